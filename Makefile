@@ -1,0 +1,37 @@
+# Everything runs in .venv, made here with the versions in constraints.txt.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: quickstart test check docs format clean
+
+quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
+	$(BIN)/topr run quickstart -o runs/quickstart
+
+test: $(READY)  ## set up, then run the tests (offline, on the CPU)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)  ## build the documentation into site/
+	$(BIN)/python -m pip install -q -c constraints.txt --group docs
+	$(BIN)/mkdocs build --strict
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install -q -U pip==26.3
+	$(BIN)/python -m pip install -q -c constraints.txt -e . --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache
