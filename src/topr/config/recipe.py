@@ -1,0 +1,241 @@
+"""A recipe: all sections together, read from YAML and dotted overrides, written back resolved."""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from topr.config.sections import (
+    CurateConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    GradeConfig,
+    ModelConfig,
+    Section,
+    TrainConfig,
+)
+from topr.config.tasks import TaskConfig
+from topr.errors import ConfigError
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+class Comparison(Section):
+    """Another way of training the starting model on the first iteration's rollouts."""
+
+    curate: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `curate` that differ."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `train` that differ."""
+
+
+class Recipe(Section):
+    """Everything that fixes a run."""
+
+    name: str
+    """Name of the recipe: that of its file where none is given."""
+    description: str = ""
+    """One line for `topr recipes`."""
+    needs: str = ""
+    """What it takes: hardware, time, downloads."""
+    seed: int = 0
+    """Seed of sampling and training."""
+    iterations: Annotated[int, Field(ge=1)] = 1
+    """Times that the loop generates, grades, curates, trains and evaluates."""
+    task: TaskConfig
+    model: ModelConfig = ModelConfig()
+    generate: GenerateConfig = GenerateConfig()
+    grade: GradeConfig = GradeConfig()
+    curate: CurateConfig = CurateConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    compare: dict[str, Comparison] = Field(default_factory=dict)
+    """Named comparisons, each trained from the starting model on the first iteration's rollouts."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that fixes the run's numbers."""
+        fixed = self.model_dump(mode="json", exclude={"description", "needs"})
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shipped_recipes() -> dict[str, Traversable]:
+    """Return the recipes in the package by name."""
+    folder = resources.files("topr") / "recipes"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {file.name.removesuffix(".yaml"): file for file in files}
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: name of a shipped recipe, or path of a YAML file.
+        overrides: `key.key=value`, the value in YAML: `train.learning_rate=1e-6`.
+
+    Raises:
+        ConfigError: no such recipe, broken YAML, an unknown key or a value that does not fit.
+
+    """
+    values = _read_yaml(source)
+    for override in overrides:
+        _apply_override(values, override)
+    values.setdefault("name", Path(str(source)).stem)
+    recipe = validate(Recipe, values, where=f"recipe {source}")
+    for name, comparison in recipe.compare.items():
+        derived_sections(recipe, comparison, where=f"recipe {source}, compare.{name}")
+    return recipe
+
+
+def derived_sections(
+    recipe: Recipe, comparison: Comparison, *, where: str
+) -> tuple[CurateConfig, TrainConfig]:
+    """Return a comparison's own `curate` and `train`: the recipe's with its differences."""
+    train = recipe.train.model_dump()
+    if comparison.train.get("objective", recipe.train.objective) != recipe.train.objective:
+        train |= {"taper": None, "objective_args": {}}  # they belong to the recipe's objective
+    return (
+        validate(CurateConfig, recipe.curate.model_dump() | comparison.curate, where=where),
+        validate(TrainConfig, train | comparison.train, where=where),
+    )
+
+
+def load_section(
+    section: type[SectionT], name: str, recipe: str | Path | None, overrides: Sequence[str] = ()
+) -> SectionT:
+    """Read one section, from a recipe or from its defaults, for a stage that is run alone.
+
+    Args:
+        section: its class.
+        name: its key in a recipe; overrides are written as for a whole recipe, `name.key=value`.
+        recipe: as for `load_recipe`, or None for the defaults.
+        overrides: as for `load_recipe`.
+
+    Raises:
+        ConfigError: as `load_recipe`, or an override belongs to another section.
+
+    """
+    values = _read_yaml(recipe) if recipe is not None else {}
+    for override in overrides:
+        if not override.startswith(f"{name}."):
+            raise ConfigError(
+                f"override {override!r}: this command reads the section {name!r} only; write "
+                f"{name}.KEY=VALUE with KEY one of {', '.join(section.model_fields)}"
+            )
+        _apply_override(values, override)
+    return validate(section, values.get(name, {}), where=f"section {name}")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML, every default written out."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe, for editors."""
+    return TypeAdapter(Recipe).json_schema()
+
+
+def _read_yaml(source: str | Path) -> dict[str, Any]:
+    shipped = shipped_recipes()
+    path = Path(source)
+    file: Traversable
+    if str(source) in shipped:
+        file = shipped[str(source)]
+    elif path.is_file():
+        file = path
+    else:
+        near = difflib.get_close_matches(str(source), shipped, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"no recipe {str(source)!r}: it is neither a file nor one of the shipped recipes "
+            f"({', '.join(shipped)}).{hint}"
+        )
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{source} holds {type(values).__name__}, expected a mapping of sections such as "
+            "`task:` and `train:`"
+        )
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers: PyYAML reads 1e-6 as text, since YAML 1.1 asks for a dot."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(
+            f"override {override!r} has no value: write it as key.key=value, "
+            "for example train.learning_rate=1e-6"
+        )
+    *parents, last = dotted.split(".")
+    section = values
+    for key in parents:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"override {override!r}: {key!r} holds a value, not a section")
+    try:
+        section[last] = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
+
+
+def validate(section: type[SectionT], values: Any, *, where: str) -> SectionT:
+    """Build a section, or raise a ConfigError that names each wrong key and what it should be."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(section, problem) for problem in error.errors()]
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _explain(section: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(section, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {key!r}; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (found {problem['input']!r})" if key else message
+
+
+def _fields_at(annotation: Any, path: Sequence[str]) -> list[str]:
+    """Return the keys of the section that a validation error's path points into."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not path:
+            return list(annotation.model_fields)
+        field = annotation.model_fields.get(path[0])
+        return _fields_at(field.annotation, path[1:]) if field else []
+    members = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return _fields_at(members[1], path[1:])
+    for member in members:
+        tag = member.model_fields.get("name") if hasattr(member, "model_fields") else None
+        if tag is None and member is not type(None):
+            return _fields_at(member, path)
+        if path and tag is not None and get_args(tag.annotation) == (path[0],):
+            return _fields_at(member, path[1:])
+    return []

@@ -1,0 +1,147 @@
+"""The `task` section: one shape per task, told apart by `name`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from topr.config.sections import Section
+
+
+class WarmupConfig(Section):
+    """The base model of the arithmetic task: its shape and its warm-up on flawed demonstrations.
+
+    The base is cached by the hash of this section and of what demonstrations are made from.
+    """
+
+    hidden_size: Annotated[int, Field(ge=8)] = 128
+    """Width."""
+    num_layers: Annotated[int, Field(ge=1)] = 2
+    """Transformer layers."""
+    num_heads: Annotated[int, Field(ge=1)] = 4
+    """Attention heads."""
+    intermediate_size: Annotated[int, Field(ge=8)] = 336
+    """Width of the feed-forward layers."""
+    steps: Annotated[int, Field(ge=1)] = 1500
+    """Optimizer steps of the warm-up."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Fresh demonstrations per step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    """Peak rate of the warm-up."""
+    seed: int = 0
+    """Seed of the weights and of the demonstrations."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "WarmupConfig":
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size={self.hidden_size} with num_heads={self.num_heads}: each head "
+                "needs an equal and even share of the width"
+            )
+        return self
+
+
+class ArithmeticConfig(Section):
+    """Synthetic word problems, made from a seed: nothing to download."""
+
+    name: Literal["arithmetic"]
+    train_problems: Annotated[int, Field(ge=1)] = 300
+    """Problems to draw rollouts for."""
+    validation_problems: Annotated[int, Field(ge=0)] = 100
+    """Problems to make choices on."""
+    test_problems: Annotated[int, Field(ge=1)] = 200
+    """Problems to report on."""
+    min_steps: Annotated[int, Field(ge=1)] = 2
+    """Fewest clauses of a problem."""
+    max_steps: Annotated[int, Field(ge=1, le=12)] = 4
+    """Most clauses of a problem; arithmetic steps are at most one more, since multiplying is
+    a step of its own."""
+    seed: int = 0
+    """Seed of the problems."""
+    warmup: WarmupConfig = WarmupConfig()
+    """The base model."""
+
+    @model_validator(mode="after")
+    def _steps_in_order(self) -> "ArithmeticConfig":
+        if self.min_steps > self.max_steps:
+            raise ValueError(
+                f"min_steps={self.min_steps} is more than max_steps={self.max_steps}: "
+                "no problem has that many clauses"
+            )
+        return self
+
+
+class _DatasetConfig(Section):
+    """What tasks read from the hub or from files share."""
+
+    train_file: str | None = None
+    """Local JSONL, JSON or parquet (also .gz) with the training problems, instead of the hub."""
+    test_file: str | None = None
+    """The same for the test problems."""
+    validation_problems: Annotated[int, Field(ge=0)] = 500
+    """Problems held out of the training split, to make choices on."""
+    train_problems: Annotated[int, Field(ge=1)] | None = None
+    """Training problems after shuffling; none given: all."""
+    test_problems: Annotated[int, Field(ge=1)] | None = None
+    """Test problems after shuffling; none given: all."""
+    prompt: Literal["plain", "chat"] = "plain"
+    """`plain`: few-shot text; `chat`: the tokenizer's chat template, examples as turns."""
+    seed: int = 0
+    """Seed of the shuffling: datasets are stored in topic order."""
+
+
+class Gsm8kConfig(_DatasetConfig):
+    """GSM8K: grade-school word problems (fields `question`, `answer` with `#### N`)."""
+
+    name: Literal["gsm8k"]
+    dataset: str = "openai/gsm8k"
+    """Hub name."""
+    subset: str | None = "main"
+    """Configuration of the hub dataset."""
+    few_shot: Annotated[int, Field(ge=0, le=8)] = 8
+    """Worked examples in the prompt, each ending in "The answer is N"."""
+
+
+class MathConfig(_DatasetConfig):
+    """MATH: competition problems (fields `problem`, `solution` with a boxed answer)."""
+
+    name: Literal["math"]
+    dataset: str = "EleutherAI/hendrycks_math"
+    """Hub name of the training problems; all its subject configurations are read."""
+    test_dataset: str = "HuggingFaceH4/MATH-500"
+    """Hub name of the test problems."""
+    few_shot: Annotated[int, Field(ge=0, le=4)] = 4
+    """Worked examples of the Minerva prompt."""
+
+
+class JsonlConfig(Section):
+    """A user's own problems: `prompt` (text or messages) and `answer`."""
+
+    name: Literal["jsonl"]
+    train_file: str
+    """JSONL, JSON or parquet (also .gz), or a hub dataset name."""
+    test_file: str | None = None
+    """Problems to report on; none given: `test_problems` are held out of `train_file`."""
+    validation_problems: Annotated[int, Field(ge=0)] = 0
+    """Problems held out of the training file, to make choices on."""
+    test_problems: Annotated[int, Field(ge=0)] = 0
+    """Problems held out of the training file where there is no `test_file`."""
+    prompt_column: str = "prompt"
+    """Text, or a list of {role, content} for the chat template."""
+    answer_column: str = "answer"
+    """The gold answer."""
+    id_column: str | None = None
+    """Names of the problems; none given: a hash of the prompt."""
+    template: str = "{prompt}"
+    """Text around a text prompt; `{prompt}` stands for it."""
+    grader: str = "numeric"
+    """numeric, math, exact, or a Python function `module:function` with the signature
+    f(completions, **columns) -> list[float | None]."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion, beside the end-of-sequence token."""
+    seed: int = 0
+    """Seed of the shuffling."""
+
+
+TaskConfig = Annotated[
+    ArithmeticConfig | Gsm8kConfig | MathConfig | JsonlConfig, Field(discriminator="name")
+]

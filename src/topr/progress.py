@@ -1,0 +1,41 @@
+"""How long steps tell of their progress. The command line draws bars; by default nothing shows."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Told of every step forward."""
+
+    def __call__(self, done: int, *, tokens: int = 0, note: str = "") -> None:
+        """Add `done` units; `tokens` of work for the rate; `note` stands beside the bar."""
+        ...
+
+
+class Progress(Protocol):
+    """Where progress goes."""
+
+    def bar(self, title: str, total: int, unit: str) -> AbstractContextManager[Advance]:
+        """Show one long step of `total` units while the context lasts."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Say one line."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        """See `Progress.bar`."""
+        yield _nothing
+
+    def say(self, text: str) -> None:
+        """See `Progress.say`."""
+
+
+def _nothing(done: int, *, tokens: int = 0, note: str = "") -> None:
+    pass
