@@ -1,0 +1,83 @@
+"""What all objectives share: their protocol, the level of a ratio, the scale of a loss.
+
+Axes: B sequences, T completion tokens (padded; the mask is true at real tokens).
+"""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Level = Literal["sequence", "token", "geometric"]
+Normalization = Literal["length", "none", "constant"]
+
+LOG_CAP = 40.0
+"""Where a ratio has no upper limit, its logarithm stops here: exp(40) = 2e17 is as good as
+infinite for a weight, and the squares that gradient clipping sums still fit float32."""
+
+
+class Objective(Protocol):
+    """From log-ratios and advantages to the weight of each token's grad log pi."""
+
+    @property
+    def coupled(self) -> bool:
+        """Whether a sequence's weight depends on the others of its group, which must then be in
+        the same batch."""
+        ...
+
+    @property
+    def normalization(self) -> Normalization:
+        """What the method's publication divides a completion's loss by."""
+        ...
+
+    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+        """Return the weight that multiplies grad log pi of each token.
+
+        Args:
+            log_ratio: log pi - log mu of each token, [B, T], float32.
+            advantage: A = R - c of each sequence, [B], float32.
+            mask: true at completion tokens, [B, T], bool.
+            group: number of each sequence's prompt, [B], int64.
+
+        Returns:
+            [B, T] float32, without gradient, zero where the mask is false. The step descends
+            -sum(weight * log pi).
+
+        """
+        ...
+
+
+def log_rho(log_ratio: Tensor, mask: Tensor, level: Level) -> Tensor:
+    """Return the logarithm of the ratio pi/mu at a level, for each token.
+
+    Args:
+        log_ratio: log pi - log mu of each token, [B, T].
+        mask: true at completion tokens, [B, T], bool.
+        level: `sequence`, the sum over the completion (the importance ratio of the paper);
+            `token`, each token's own; `geometric`, the mean over the completion.
+
+    Returns:
+        [B, T] float32, zero where the mask is false.
+
+    """
+    log_ratio = torch.where(mask, log_ratio.detach().float(), 0.0)
+    if level == "token":
+        return log_ratio
+    total = log_ratio.sum(dim=-1, keepdim=True)
+    if level == "geometric":
+        total = total / mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    return torch.where(mask, total, 0.0)
+
+
+def sequence_scale(mask: Tensor, normalization: Normalization, constant: float = 1.0) -> Tensor:
+    """Return what each sequence's loss is multiplied by, [B] float32.
+
+    `length`: 1/|y| (the paper's); `none`: 1; `constant`: 1/constant.
+    """
+    length = mask.sum(dim=-1).clamp(min=1).float()
+    scales = {
+        "length": 1.0 / length,
+        "none": torch.ones_like(length),
+        "constant": torch.full_like(length, 1.0 / constant),
+    }
+    return scales[normalization]

@@ -1,0 +1,38 @@
+"""DPO on graded completions, written as weights."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from topr.objectives.base import Normalization
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DPO:
+    """Direct preference optimization (Rafailov et al., arXiv 2305.18290, eq. 7) with mu as the
+    reference, over all pairs of a right and a wrong completion of one prompt.
+
+    The gradient of -log sigma(margin), margin = beta (log rho_chosen - log rho_rejected), has
+    weight +beta sigma(-margin) on the chosen completion and minus that on the rejected one. The
+    pairs of a group are averaged, times half its completions, so that a pair on its own has
+    exactly these weights and large groups weigh no less per completion.
+    """
+
+    beta: float = 0.1
+
+    coupled: ClassVar[bool] = True
+    normalization: ClassVar[Normalization] = "none"
+
+    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+        """Return the summed weight of each completion's pairs. See `Objective.weights`."""
+        rho = torch.where(mask, log_ratio.detach().float(), 0.0).sum(dim=-1)
+        same = group[:, None] == group[None, :]
+        chosen = advantage >= 0
+        pair = same & chosen[:, None] & ~chosen[None, :]
+        pairs_in_group = (same.float() @ pair.float().sum(dim=1)).clamp(min=1)
+        pull = self.beta * torch.sigmoid(-self.beta * (rho[:, None] - rho[None, :])) * pair
+        signed = pull.sum(dim=1) - pull.sum(dim=0)
+        weight = signed * same.sum(dim=1) / (2 * pairs_in_group)
+        return torch.where(mask, weight[:, None], 0.0)

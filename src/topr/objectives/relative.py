@@ -1,0 +1,46 @@
+"""Advantages relative to a prompt's other completions, and AsymRE."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from topr.objectives.base import Normalization
+
+
+def group_mean(value: Tensor, group: Tensor) -> Tensor:
+    """Return, for each sequence, the mean of `value` [B] over its group [B]; [B] float32."""
+    _, member = torch.unique(group, return_inverse=True)
+    total = torch.zeros(int(member.max()) + 1, device=value.device)
+    count = total.clone()
+    total.index_add_(0, member, value.float())
+    count.index_add_(0, member, torch.ones_like(value, dtype=torch.float32))
+    return (total / count)[member]
+
+
+def group_normalized(advantage: Tensor, group: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """Return (A - mean) / (std + epsilon) over each group, [B]; GRPO, arXiv 2402.03300, eq. 3.
+
+    A baseline c cancels out.
+    """
+    centered = advantage.float() - group_mean(advantage, group)
+    deviation = group_mean(centered.square(), group).sqrt()
+    return centered / (deviation + epsilon)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AsymRE:
+    """Asymmetric REINFORCE (Arnal et al., arXiv 2506.20520): no ratio, A = R - V with the
+    baseline V a little below (delta < 0) the mean reward of the behaviour policy on the prompt.
+    """
+
+    delta: float = -0.1
+
+    coupled: ClassVar[bool] = True
+    normalization: ClassVar[Normalization] = "length"
+
+    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+        """Return R - (mean of R over the group) - delta. See `Objective.weights`."""
+        relative = advantage.float() - group_mean(advantage, group) - self.delta
+        return torch.where(mask, relative[:, None], 0.0)

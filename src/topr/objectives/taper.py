@@ -1,0 +1,63 @@
+"""The taper: a ratio clipped by two pairs of limits, one for each sign of the advantage.
+
+Le Roux et al., "Tapered Off-Policy REINFORCE", arXiv 2503.14286 (2025):
+
+    grad J = sum over A >= 0 of  mu(tau) [rho]_{a+}^{b+}  A  grad log pi(tau)
+           + sum over A <  0 of  mu(tau) [rho]_{a-}^{b-}  A  grad log pi(tau)
+
+with [z]_a^b = min(max(z, a), b) and rho = pi(y|x) / mu(y|x) over the whole completion.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from topr.errors import ConfigError
+from topr.objectives.base import LOG_CAP, Level, Normalization, log_rho
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taper:
+    """TOPR and its family.
+
+    >>> Taper()  # TOPR itself
+    Taper(positive=(1.0, 1.0), negative=(0.0, 1.0), level='sequence')
+    """
+
+    positive: tuple[float, float] = (1.0, 1.0)
+    """[a+, b+], for A >= 0."""
+    negative: tuple[float, float] = (0.0, 1.0)
+    """[a-, b-], for A < 0."""
+    level: Level = "sequence"
+
+    coupled: ClassVar[bool] = False
+    normalization: ClassVar[Normalization] = "length"
+
+    def __post_init__(self) -> None:
+        """Refuse limits that are no interval."""
+        for name in ("positive", "negative"):
+            low, high = getattr(self, name)
+            if not 0.0 <= low <= high:
+                raise ConfigError(
+                    f"taper limits {name}=[{low}, {high}]: expected 0 <= lower <= upper"
+                )
+
+    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+        """Return A [rho]_a^b. See `Objective.weights`."""
+        rho = log_rho(log_ratio, mask, self.level)
+        clipped = torch.where(
+            advantage[:, None] >= 0,
+            _clipped_exp(rho, *self.positive),
+            _clipped_exp(rho, *self.negative),
+        )
+        return torch.where(mask, advantage[:, None].float() * clipped, 0.0)
+
+
+def _clipped_exp(log_z: Tensor, low: float, high: float) -> Tensor:
+    """Return [exp(log_z)]_low^high, clipped in log space so that nothing overflows."""
+    log_low = math.log(low) if low > 0 else -math.inf
+    log_high = min(math.log(high), LOG_CAP) if high > 0 else -math.inf
+    return log_z.clamp(log_low, log_high).exp()

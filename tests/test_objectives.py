@@ -1,0 +1,278 @@
+"""The objectives: the method page's facts with their derivations, reductions, and hand numbers."""
+
+import math
+
+import pytest
+import torch
+
+from topr.errors import ConfigError
+from topr.objectives import (
+    OBJECTIVES,
+    Taper,
+    baseline_for_share,
+    effective_positive_share,
+    log_rho,
+    make_objective,
+    resolve_baseline,
+    sequence_scale,
+)
+
+LENGTHS = torch.tensor([3, 1, 4, 2])
+MASK = torch.arange(4) < LENGTHS[:, None]
+GROUP = torch.tensor([0, 0, 1, 1])
+ADVANTAGE = torch.tensor([1.0, -1.0, 1.0, -1.0])
+
+
+def random_log_ratio(scale: float = 0.5) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.where(MASK, scale * torch.randn(4, 4, generator=generator), 0.0)
+
+
+def weights(name, log_ratio, advantage=ADVANTAGE, mask=MASK, group=GROUP):
+    return OBJECTIVES[name].weights(log_ratio, advantage, mask, group)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_weights_are_float32_masked_and_carry_no_gradient(name):
+    log_ratio = random_log_ratio().requires_grad_()
+    weight = weights(name, log_ratio)
+    assert weight.dtype == torch.float32
+    assert weight.shape == MASK.shape
+    assert not weight.requires_grad
+    assert (weight[~MASK] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["topr", "tis", "is", "roll_topr", "verl_topr", "ppo"])
+def test_on_policy_the_weight_is_the_advantage(name):
+    # rho = exp(0) = 1 lies within every limit, so A [rho] = A: REINFORCE (fact 1).
+    on_policy = torch.zeros(4, 4)
+    torch.testing.assert_close(weights(name, on_policy), weights("reinforce", on_policy))
+
+
+def test_without_negatives_topr_is_supervised_fine_tuning():
+    # [rho]_1^1 = 1 whatever rho, and the loss is -log pi (fact 2).
+    all_positive = torch.ones(4)
+    log_ratio = random_log_ratio(5.0)
+    expected = MASK.float()
+    torch.testing.assert_close(weights("topr", log_ratio, all_positive), expected)
+    torch.testing.assert_close(weights("sft", log_ratio, all_positive), expected)
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.1, 1.0, 10.0])
+def test_a_negative_fades_as_the_policy_leaves_it(distance):
+    # log rho = -L spread evenly over T tokens: [exp(-L)]_0^1 = exp(-L) on each (fact 3).
+    log_ratio = torch.where(MASK, -distance / LENGTHS[:, None], 0.0)
+    weight = weights("topr", log_ratio)
+    for row in (1, 3):
+        assert weight[row][MASK[row]].tolist() == pytest.approx(
+            [-math.exp(-distance)] * int(LENGTHS[row]), rel=1e-6
+        )
+    for row in (0, 2):
+        assert weight[row][MASK[row]].tolist() == [1.0] * int(LENGTHS[row])
+
+
+def test_extreme_log_ratios_are_harmless():
+    # exp(-2000) underflows to 0; [exp(2000)]_0^1 = 1 (fact 5). No NaN, no infinity anywhere.
+    for value, expected in ((-2000.0, 0.0), (2000.0, -1.0)):
+        log_ratio = torch.where(MASK, value / LENGTHS[:, None], 0.0)
+        weight = weights("topr", log_ratio)
+        assert weight[1, 0].item() == expected
+        assert weight[3, :2].tolist() == [expected, expected]
+    for name in OBJECTIVES:
+        for value in (-2000.0, 2000.0):
+            weight = weights(name, torch.where(MASK, value, 0.0))
+            assert torch.isfinite(weight).all(), name
+            # Gradient clipping sums squares in float32.
+            assert torch.isfinite(weight.square().sum()), name
+
+
+def test_no_gradient_flows_through_the_weight():
+    # d/d theta of -sum sg(w) log pi = -sum w d log pi / d theta. Finite differences of the loss
+    # with frozen weights must agree with autograd of the loss as it is (fact 4).
+    generator = torch.Generator().manual_seed(0)
+    behavior = torch.randn(4, 4, generator=generator).double()
+    theta = torch.randn(4, 4, generator=generator).double().requires_grad_()
+
+    def log_pi(parameters):
+        return torch.nn.functional.logsigmoid(parameters)
+
+    weight = weights("topr", log_pi(theta) - behavior).double()
+    loss = -(weights("topr", log_pi(theta) - behavior).double() * log_pi(theta)).sum()
+    (gradient,) = torch.autograd.grad(loss, theta)
+    step = 1e-6
+    for index in [(0, 0), (1, 0), (2, 3), (3, 1)]:
+        shift = torch.zeros_like(theta)
+        shift[index] = step
+        high = -(weight * log_pi(theta.detach() + shift)).sum()
+        low = -(weight * log_pi(theta.detach() - shift)).sum()
+        assert gradient[index].item() == pytest.approx(((high - low) / (2 * step)).item(), rel=1e-5)
+
+
+def test_padding_and_order_do_not_change_weights():
+    log_ratio = random_log_ratio()
+    for name in OBJECTIVES:
+        plain = weights(name, log_ratio)
+        wide = torch.nn.functional.pad(log_ratio, (0, 3), value=123.0)
+        wide_mask = torch.nn.functional.pad(MASK, (0, 3), value=False)
+        padded = weights(name, wide, mask=wide_mask)
+        torch.testing.assert_close(padded[:, :4], plain)
+        order = torch.tensor([2, 0, 3, 1])
+        moved = weights(name, log_ratio[order], ADVANTAGE[order], MASK[order], GROUP[order])
+        torch.testing.assert_close(moved, plain[order])
+
+
+def test_levels_of_the_ratio():
+    log_ratio = torch.tensor([[0.1, -0.3, 0.8, 9.0]])
+    mask = torch.tensor([[True, True, True, False]])
+    expected = {
+        "sequence": [0.6, 0.6, 0.6, 0.0],
+        "token": [0.1, -0.3, 0.8, 0.0],
+        "geometric": [0.2, 0.2, 0.2, 0.0],
+    }
+    for level, values in expected.items():
+        assert log_rho(log_ratio, mask, level)[0].tolist() == pytest.approx(values)
+
+
+def test_a_length_normalised_ratio_never_closes_on_long_completions():
+    # The reason for the sequence level: 500 tokens, each 1 % less likely. The sequence is
+    # exp(-5) = 0.0067 as likely and fades; its geometric mean is exp(-0.01) = 0.99.
+    log_ratio = torch.full((1, 500), -0.01)
+    arguments = (log_ratio, torch.tensor([-1.0]), torch.ones(1, 500, dtype=bool), torch.zeros(1))
+    assert OBJECTIVES["topr"].weights(*arguments)[0, 0].item() == pytest.approx(-math.exp(-5))
+    mean_ratio = OBJECTIVES["verl_topr"].weights(*arguments)[0, 0].item()
+    assert mean_ratio == pytest.approx(-0.99, abs=1e-3)
+
+
+def test_the_family_by_its_limits():
+    # One token, ratios 0.5 and 3, both signs of A.
+    log_ratio = torch.tensor([[0.5], [3.0], [0.5], [3.0]]).log()
+    advantage = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    mask = torch.ones(4, 1, dtype=bool)
+    expected = {
+        "sft": [1, 1, 0, 0],
+        "reinforce": [1, 1, -1, -1],
+        "is": [0.5, 3, -0.5, -3],
+        "tis": [0.5, 1, -0.5, -1],
+        "topr": [1, 1, -0.5, -1],
+        # PPO with clip 0.2: min(rho A, clip(rho) A) is flat above 1.2 for A > 0, below 0.8 else.
+        "ppo": [0.5, 0, 0, -3],
+    }
+    for name, values in expected.items():
+        weight = weights(name, log_ratio, advantage, mask, torch.arange(4))
+        assert weight.squeeze(1).tolist() == pytest.approx(values), name
+
+
+def test_ppo_weight_is_the_gradient_of_the_clipped_surrogate():
+    generator = torch.Generator().manual_seed(1)
+    log_ratio = (0.5 * torch.randn(4, 4, generator=generator)).requires_grad_()
+    rho = log_ratio.exp()
+    advantage = ADVANTAGE[:, None]
+    surrogate = torch.minimum(rho * advantage, rho.clamp(0.8, 1.2) * advantage)
+    (gradient,) = torch.autograd.grad((surrogate * MASK).sum(), log_ratio)
+    torch.testing.assert_close(weights("ppo", log_ratio.detach()), gradient)
+
+
+def test_gspo_weight_is_the_gradient_of_its_surrogate():
+    # s = exp(mean log rho); d s / d log pi_t = s / |y|. The 1/|y| is the loss normalisation.
+    log_ratio = (1e-4 * random_log_ratio()).requires_grad_()
+    scale = sequence_scale(MASK, "length")
+    s = ((log_ratio * MASK).sum(-1) * scale).exp()
+    deviation = 1.0  # of {+1, -1}
+    normalized = ADVANTAGE / (deviation + 1e-4)
+    surrogate = torch.minimum(s * normalized, s.clamp(1 - 3e-4, 1 + 4e-4) * normalized)
+    (gradient,) = torch.autograd.grad(surrogate.sum(), log_ratio)
+    torch.testing.assert_close(weights("gspo", log_ratio.detach()) * scale[:, None], gradient)
+
+
+def test_grpo_advantages_by_hand():
+    # Group of three with rewards 1, 1, -1: mean 1/3, population deviation sqrt(8/9) = 0.9428.
+    advantage = torch.tensor([1.0, 1.0, -1.0])
+    mask = torch.ones(3, 1, dtype=bool)
+    for baseline in (0.0, 0.4):  # a baseline cancels out
+        weight = OBJECTIVES["grpo"].weights(
+            torch.zeros(3, 1), advantage - baseline, mask, torch.tensor([7, 7, 7])
+        )
+        assert weight.squeeze(1).tolist() == pytest.approx([0.7071, 0.7071, -1.4142], rel=1e-3)
+
+
+def test_cispo_keeps_every_tokens_gradient():
+    log_ratio = torch.tensor([[0.5, 1.1, 3.0]]).log().repeat(2, 1)
+    mask = torch.ones(2, 3, dtype=bool)
+    weight = OBJECTIVES["cispo"].weights(
+        log_ratio, torch.tensor([1.0, -1.0]), mask, torch.tensor([0, 0])
+    )
+    assert weight[0].tolist() == pytest.approx([0.5, 1.1, 1.2], rel=1e-3)
+    assert weight[1].tolist() == pytest.approx([-0.5, -1.1, -1.2], rel=1e-3)
+
+
+def test_asymre_moves_the_baseline_below_the_mean():
+    # Rewards 1, -1: mean 0; V = 0 - 0.1; A = 1.1 and -0.9.
+    weight = weights("asymre", random_log_ratio())
+    assert weight[:, 0].tolist() == pytest.approx([1.1, -0.9, 1.1, -0.9])
+
+
+def test_dpo_weight_is_the_gradient_of_its_loss():
+    # One pair per group: loss = -log sigma(beta (log rho_w - log rho_l)).
+    log_ratio = random_log_ratio().requires_grad_()
+    rho = (log_ratio * MASK).sum(-1)
+    loss = -torch.nn.functional.logsigmoid(0.1 * (rho[0::2] - rho[1::2])).sum()
+    (gradient,) = torch.autograd.grad(loss, log_ratio)
+    torch.testing.assert_close(weights("dpo", log_ratio.detach()), -gradient * MASK)
+
+
+def test_dpo_averages_the_pairs_of_a_group():
+    # Two right, one wrong, on policy: 2 pairs, sigma(0) = 1/2, 3 completions:
+    # wrong: -beta (1/2 + 1/2) * 3 / (2 * 2); each right one half of that.
+    mask = torch.ones(3, 1, dtype=bool)
+    weight = OBJECTIVES["dpo"].weights(
+        torch.zeros(3, 1), torch.tensor([1.0, 1.0, -1.0]), mask, torch.zeros(3, dtype=torch.long)
+    )
+    assert weight.squeeze(1).tolist() == pytest.approx([0.0375, 0.0375, -0.075])
+
+
+def test_a_group_without_pairs_pulls_nothing_under_dpo():
+    weight = weights("dpo", random_log_ratio(), torch.ones(4))
+    assert (weight == 0).all()
+
+
+def test_normalisations():
+    assert sequence_scale(MASK, "length").tolist() == pytest.approx([1 / 3, 1, 1 / 4, 1 / 2])
+    assert sequence_scale(MASK, "none").tolist() == [1.0] * 4
+    assert sequence_scale(MASK, "constant", 512.0).tolist() == [1 / 512] * 4
+
+
+def test_own_limits_and_arguments():
+    assert make_objective("taper", positive=(0.0, 2.0)).positive == (0.0, 2.0)
+    assert make_objective("dpo", beta=0.5).beta == 0.5
+    with pytest.raises(ConfigError, match="Did you mean 'topr'"):
+        make_objective("top")
+    with pytest.raises(ConfigError, match="has no clip; it has group_normalized, high"):
+        make_objective("ppo", clip=0.1)
+    with pytest.raises(ConfigError, match=r"level: .*'sequence', 'token' or 'geometric'"):
+        make_objective("topr", level="tokne")
+    with pytest.raises(ConfigError, match="low: Input should be a valid number"):
+        make_objective("ppo", low="small")
+    with pytest.raises(ConfigError, match="expected 0 <= lower <= upper"):
+        Taper(negative=(1.0, 0.0))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("c", [-0.9, -0.3, 0.0, 0.5])
+def test_baseline_and_effective_share_are_inverse(p, c):
+    share = effective_positive_share(p, c)
+    assert baseline_for_share(p, share) == pytest.approx(c, abs=1e-12)
+    # The formula of the method page, and the meaning: positives weigh p (1 - c) of the total pull.
+    assert share == pytest.approx(p * (1 - c) / (1 + c * (1 - 2 * p)))
+    assert share == pytest.approx(p * (1 - c) / (p * (1 - c) + (1 - p) * (1 + c)))
+
+
+def test_ends_of_the_baseline():
+    assert effective_positive_share(0.25, -1.0) == 1.0
+    assert effective_positive_share(0.25, 1.0) == 0.0
+    # From 25 % positives, an effective share of 10 %: c = 0.15 / (0.35 - 0.05) = 0.5.
+    assert resolve_baseline(0.25, None, 0.1) == pytest.approx((0.5, 0.1))
+    assert resolve_baseline(0.25, None, None) == (0.0, 0.25)
+    with pytest.raises(ConfigError, match="no negatives"):
+        baseline_for_share(1.0, 0.5)
+    with pytest.raises(ConfigError, match="from -1 to 1"):
+        effective_positive_share(0.5, 1.5)
