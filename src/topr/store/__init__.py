@@ -1,0 +1,36 @@
+"""Rollouts and other rows on disk: schema, shards, manifests, and other tools' files."""
+
+from topr.store.atomic import atomic_path, write_json_atomic, write_text_atomic
+from topr.store.columns import ColumnMap
+from topr.store.files import check_output, read_rows, write_rows
+from topr.store.importers import import_rollouts
+from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
+from topr.store.schema import (
+    ROLLOUT_SCHEMA,
+    SCHEMA_VERSION,
+    rollouts_to_table,
+    table_to_rollouts,
+)
+from topr.store.shards import read_table, shard_paths, write_shard
+
+__all__ = [
+    "ROLLOUT_SCHEMA",
+    "SCHEMA_VERSION",
+    "ColumnMap",
+    "Manifest",
+    "atomic_path",
+    "begin",
+    "check_output",
+    "import_rollouts",
+    "read_manifest",
+    "read_rows",
+    "read_table",
+    "rollouts_to_table",
+    "shard_paths",
+    "table_to_rollouts",
+    "write_json_atomic",
+    "write_manifest",
+    "write_rows",
+    "write_shard",
+    "write_text_atomic",
+]

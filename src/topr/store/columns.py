@@ -1,0 +1,107 @@
+"""Which column of other tools' rows holds what. Nothing is converted here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import pyarrow as pa
+
+from topr.errors import DataError
+
+USUAL_NAMES: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "question", "problem", "query", "instruction", "input"),
+    "completion": ("completion", "solution", "response", "output", "generation"),
+    "gold": ("gold", "final_answer", "ground_truth", "gold_answer", "answer", "target"),
+    "problem_id": ("problem_id", "question_id", "prompt_id", "id"),
+    "sample": ("sample", "sample_index"),
+    "model": ("model", "model_name"),
+    "finish_reason": ("finish_reason", "stop_reason"),
+    "prompt_ids": ("prompt_ids", "prompt_token_ids"),
+    "completion_ids": ("completion_ids", "completion_token_ids"),
+    "logprobs": ("logprobs", "completion_logprobs", "token_logprobs"),
+    "reward": ("reward", "is_correct", "correct", "label", "score"),
+}
+"""Names looked for where none is given, the first one that is there wins."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnMap:
+    """The column that holds each thing. None: look for the usual names; "": there is none.
+
+    >>> ColumnMap(completion="generated_text").completion
+    'generated_text'
+    """
+
+    prompt: str | None = None
+    """Text that the model was asked, or the bare question for a template."""
+    completion: str | None = None
+    """Text that the model wrote."""
+    gold: str | None = None
+    """Reference answer."""
+    problem_id: str | None = None
+    """Name of the problem; without one, a hash of the prompt. A column named `id` is taken only
+    if it never names two rows of the same prompt differently (then it names rows)."""
+    sample: str | None = None
+    """Number of the completion; without one, counted per problem in the rows' order."""
+    model: str | None = None
+    """Who wrote the completion."""
+    finish_reason: str | None = None
+    """Why it ended."""
+    prompt_ids: str | None = None
+    """Token ids of the prompt."""
+    completion_ids: str | None = None
+    """Token ids of the completion."""
+    logprobs: str | None = None
+    """Log-probability of each completion token; looked for only beside completion ids."""
+    reward: str | None = None
+    """Verdict (bool, 0 or 1, correct or wrong) or reward."""
+
+    def resolve(
+        self, table: pa.Table, required: Sequence[str] = ("prompt", "completion")
+    ) -> "ColumnMap":
+        """Return the map with every None replaced by a column of `table`, or "" for none.
+
+        Raises:
+            DataError: a column given is not there, or one that is required was not found.
+
+        """
+        found = {f.name: self._find(f.name, table) for f in fields(self)}
+        if not found["completion_ids"] and self.logprobs is None:
+            found["logprobs"] = ""
+        detected = self.problem_id is None and found["problem_id"] == "id"
+        if detected and found["prompt"] and _names_rows(table, "id", found["prompt"]):
+            found["problem_id"] = ""
+        for name in required:
+            if not found[name]:
+                raise DataError(
+                    f"no {name} column: found {', '.join(table.column_names)}; looked for "
+                    f"{', '.join(USUAL_NAMES[name])}. Name it: {name}=COLUMN"
+                )
+        return replace(self, **found)
+
+    def describe(self) -> str:
+        """Return one line per field, for people: what was given or, once resolved, found."""
+        shown = {None: "(to be looked for)", "": "(none)"}
+        lines = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            lines.append(f"{f.name:<15} {shown.get(value, value)}")
+        return "\n".join(lines)
+
+    def _find(self, name: str, table: pa.Table) -> str:
+        given: str | None = getattr(self, name)
+        if given is None:
+            return next((usual for usual in USUAL_NAMES[name] if usual in table.column_names), "")
+        if given and given not in table.column_names:
+            raise DataError(
+                f"no column {given!r} for {name}: found {', '.join(table.column_names)}. "
+                f"Give one of them, or leave {name} out"
+            )
+        return given
+
+
+def _names_rows(table: pa.Table, identifier: str, prompt: str) -> bool:
+    """Return whether some prompt has several identifiers: then they do not name problems."""
+    pairs = set(
+        zip(table.column(identifier).to_pylist(), map(str, table.column(prompt)), strict=True)
+    )
+    return len(pairs) > len({text for _, text in pairs})
