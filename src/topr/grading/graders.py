@@ -1,0 +1,25 @@
+"""The built-in graders by name. Pure functions; only `math` loads sympy, at its first call."""
+
+from collections.abc import Callable
+
+from topr.grading.exact import grade_exact
+from topr.grading.numeric import grade_numeric, grade_numeric_marked
+from topr.records import Grade
+
+Grader = Callable[[str, str, bool], Grade]
+"""(completion, gold answer, bare) to a grade. Bare: the completion is a final answer alone."""
+
+
+def grade_math(completion: str, gold: str, bare: bool = False) -> Grade:
+    """See `topr.grading.mathematics.grade_math`, which this loads at the first call."""
+    from topr.grading.mathematics import grade_math as grade
+
+    return grade(completion, gold, bare)
+
+
+GRADERS: dict[str, Grader] = {
+    "numeric": grade_numeric,
+    "numeric_marked": grade_numeric_marked,
+    "math": grade_math,
+    "exact": grade_exact,
+}

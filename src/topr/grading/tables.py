@@ -1,0 +1,162 @@
+"""Grades as columns of a table, and how many of each there are."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from topr.config.sections import GradeConfig
+from topr.errors import DataError
+from topr.grading.graders import GRADERS
+from topr.grading.pool import grade_all
+from topr.records import FinishReason, Grade, Outcome
+
+GRADE_FIELDS = {"grade": pa.string(), "reward": pa.float32(), "answer": pa.string()}
+"""The columns that grading adds, and their types."""
+
+
+def grade_table(
+    table: pa.Table,
+    grader: str,
+    config: GradeConfig,
+    *,
+    bare: bool = False,
+    completion_column: str = "completion",
+    gold_column: str = "gold",
+    progress: Callable[[int], None] | None = None,
+) -> pa.Table:
+    """The table with `grade`, `reward` and `answer` beside its own columns, rows in order.
+
+    Columns of these names are filled in where they are there and all null (rollouts that were
+    not graded yet). Where there is a `finish_reason`, rows cut off at the token limit are treated
+    as `config.truncated` says. A user's function is given all other columns, and the gold answers
+    as `answer` too, the name they have in a task's own file.
+
+    Args:
+        table: Any table with a column of completions and, for the built-in graders, gold answers.
+        grader: A name in `GRADERS`, or a user's `module:function`.
+        config: How to grade.
+        bare: Whether the completions are final answers, not solutions.
+        completion_column: Name of the column of completions (string; null counts as empty).
+        gold_column: Name of the column of gold answers (strings or numbers; null: no gold answer).
+        progress: Called with the number of completions graded since its last call.
+
+    Raises:
+        DataError: a column is missing, of another type, or already holds grades.
+        GradingError: no such grader, it cannot start, or a user's function fails.
+
+    """
+    needed = [completion_column] + ([gold_column] if grader in GRADERS else [])
+    _check_columns(table, needed)
+    completions = [text or "" for text in _texts(table, completion_column)]
+    golds: Iterable[str | None] = [None] * len(completions)
+    if gold_column in table.column_names and grader in GRADERS:
+        golds = _texts(table, gold_column)
+    grades = grade_all(
+        list(zip(completions, golds, strict=True)),
+        grader,
+        config=config,
+        bare=bare,
+        columns=None if grader in GRADERS else _for_user(table, completion_column, gold_column),
+        progress=progress,
+    )
+    if "finish_reason" in table.column_names:
+        reasons = table["finish_reason"].to_pylist()
+        rule = _TRUNCATED[config.truncated]
+        grades = [
+            rule(grade) if reason == FinishReason.LENGTH else grade
+            for grade, reason in zip(grades, reasons, strict=True)
+        ]
+    return _with_grades(table, grades)
+
+
+def _for_user(table: pa.Table, completion_column: str, gold_column: str) -> dict[str, list[Any]]:
+    taken = {completion_column, *GRADE_FIELDS}
+    columns = {name: table[name].to_pylist() for name in table.column_names if name not in taken}
+    if gold_column in columns:
+        columns["answer"] = columns[gold_column]
+    return columns
+
+
+def _wrong(grade: Grade) -> Grade:
+    if grade.outcome in (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED):
+        return grade
+    outcome = Outcome.WRONG if grade.outcome is Outcome.CORRECT else grade.outcome
+    return Grade(outcome=outcome, reward=-1.0, answer=grade.answer)
+
+
+def _dropped(grade: Grade) -> Grade:
+    return Grade(outcome=grade.outcome, reward=None, answer=grade.answer)
+
+
+_TRUNCATED: dict[str, Callable[[Grade], Grade]] = {
+    "wrong": _wrong,
+    "grade": lambda grade: grade,
+    "drop": _dropped,
+}
+
+
+def _check_columns(table: pa.Table, needed: list[str]) -> None:
+    for name in needed:
+        if name not in table.column_names:
+            raise DataError(
+                f"the table has no column {name!r}, which grading reads: its columns are "
+                f"{', '.join(table.column_names) or '(none)'}. Rename one, or say which it is"
+            )
+    for name in GRADE_FIELDS:
+        if name in table.column_names and table[name].null_count < table.num_rows:
+            raise DataError(
+                f"the column {name!r} already holds values; grading would overwrite them. "
+                "Drop or rename it first; rollouts of `topr import` come without grades with "
+                "--reward ''"
+            )
+
+
+def _texts(table: pa.Table, name: str) -> list[str | None]:
+    column = table[name]
+    if pa.types.is_null(column.type):
+        return [None] * len(column)
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise DataError(f"the column {name!r} holds {column.type}, expected text")
+        column = pc.cast(column, pa.string())
+    texts: list[str | None] = column.to_pylist()
+    return texts
+
+
+def _with_grades(table: pa.Table, grades: list[Grade]) -> pa.Table:
+    values: dict[str, list[Any]] = {
+        "grade": [grade.outcome.value for grade in grades],
+        "reward": [grade.reward for grade in grades],
+        "answer": [None if g.answer is None else _writable(g.answer) for g in grades],
+    }
+    for name, kind in GRADE_FIELDS.items():
+        column = pa.array(values[name], kind)
+        if name in table.column_names:
+            field = table.schema.field(name)
+            kept = pa.field(name, kind, metadata=field.metadata)
+            table = table.set_column(table.schema.get_field_index(name), kept, column)
+        else:
+            table = table.append_column(pa.field(name, kind), column)
+    return table
+
+
+def _writable(text: str) -> str:
+    """Without lone surrogates, which no file format takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def counts(grades: pa.Table | Iterable[Grade]) -> dict[str, int]:
+    """How many completions have each outcome, by its name, in the order of `Outcome`; 0 left out.
+
+    Args:
+        grades: Grades, or a table that `grade_table` made.
+
+    """
+    if isinstance(grades, pa.Table):
+        found = Counter(grades["grade"].to_pylist())
+    else:
+        found = Counter(grade.outcome.value for grade in grades)
+    return {outcome.value: found[outcome.value] for outcome in Outcome if found[outcome.value]}

@@ -1,0 +1,88 @@
+"""A user's own reward function, by name: `module:function` with the signature that TRL uses.
+
+    def reward(completions: list[str], **columns: list) -> list[float | None]
+
+It is called with one completion at a time (lists of length 1), so that a completion that hangs
+costs itself alone and the result cannot depend on how completions are spread over workers.
+"""
+
+import importlib
+import math
+import numbers
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from topr.errors import GradingError
+from topr.records import Grade, Outcome
+
+RewardFunction = Callable[..., Any]
+
+
+def load_function(name: str) -> RewardFunction:
+    """The function that `module:function` names. The working directory is importable.
+
+    Raises:
+        GradingError: the name has another form, or the module or function is not there.
+
+    """
+    module_name, colon, function_name = name.partition(":")
+    if not (colon and module_name and function_name):
+        raise GradingError(
+            f"grader {name!r} is neither built in nor of the form `module:function`: "
+            "write for example `my_rewards:score`"
+        )
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise GradingError(
+            f"grader {name!r}: there is no module {error.name!r}. It must be installed, or be a "
+            f"file in the working directory {Path.cwd()}"
+        ) from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        found = "is not callable" if hasattr(module, function_name) else "does not exist"
+        raise GradingError(
+            f"grader {name!r}: {function_name!r} {found} in module {module_name!r} "
+            f"({getattr(module, '__file__', 'built in')})"
+        )
+    return cast("RewardFunction", function)
+
+
+def score(function: RewardFunction, completion: str, columns: Mapping[str, Any]) -> Grade:
+    """The grade of one completion: CORRECT where the reward is positive, UNSCORED for None.
+
+    Raises:
+        GradingError: the function fails, or returns anything but one number or None.
+
+    """
+    try:
+        rewards = function([completion], **{name: [value] for name, value in columns.items()})
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a user's code raises is reported as theirs
+        raise GradingError(f"the reward function raised {type(error).__name__}: {error}") from error
+    try:
+        rewards = list(rewards)
+    except TypeError:
+        raise GradingError(
+            f"the reward function returned {rewards!r}, expected a list with one reward"
+        ) from None
+    if len(rewards) != 1:
+        raise GradingError(f"the reward function returned {len(rewards)} rewards for 1 completion")
+    reward = rewards[0]
+    if reward is None:
+        return Grade(outcome=Outcome.UNSCORED, reward=None, answer=None)
+    if not isinstance(reward, numbers.Real) and hasattr(reward, "item"):
+        reward = reward.item()  # a scalar of numpy or torch
+    if not isinstance(reward, numbers.Real) or not math.isfinite(value := float(reward)):
+        raise GradingError(
+            f"the reward function returned {reward!r}, expected a finite number or None"
+        )
+    outcome = Outcome.CORRECT if value > 0 else Outcome.WRONG
+    return Grade(outcome=outcome, reward=value, answer=None)

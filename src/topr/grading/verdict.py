@@ -1,0 +1,44 @@
+"""Grades as the built-in graders give them: which reward belongs to which outcome."""
+
+from topr.records import Grade, Outcome
+
+_REWARDS: dict[Outcome, float | None] = {
+    Outcome.CORRECT: 1.0,
+    Outcome.WRONG: -1.0,
+    Outcome.UNPARSEABLE: -1.0,
+    Outcome.TIMEOUT: -1.0,
+    Outcome.GOLD_UNPARSEABLE: None,
+    Outcome.UNSCORED: None,
+}
+_SHOWN = 500
+"""Characters of an answer that are kept with its grade."""
+
+
+class Verdict:
+    """Makers of grades, one per outcome."""
+
+    @staticmethod
+    def make(outcome: Outcome, answer: str | None = None) -> Grade:
+        """The grade of an outcome, with the reward that belongs to it."""
+        shown = answer[:_SHOWN] if answer is not None else None
+        return Grade(outcome=outcome, reward=_REWARDS[outcome], answer=shown)
+
+    @staticmethod
+    def of(correct: bool, answer: str) -> Grade:
+        """A readable answer: correct or wrong."""
+        return Verdict.make(Outcome.CORRECT if correct else Outcome.WRONG, answer)
+
+    @staticmethod
+    def unparseable(answer: str | None = None) -> Grade:
+        """No readable answer."""
+        return Verdict.make(Outcome.UNPARSEABLE, answer)
+
+    @staticmethod
+    def timeout() -> Grade:
+        """Too much time or memory."""
+        return Verdict.make(Outcome.TIMEOUT)
+
+    @staticmethod
+    def gold_unparseable() -> Grade:
+        """The gold answer cannot be read: nobody is rewarded or punished."""
+        return Verdict.make(Outcome.GOLD_UNPARSEABLE)
