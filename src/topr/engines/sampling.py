@@ -1,0 +1,83 @@
+"""From logits to tokens and their log-probabilities: pure tensor functions.
+
+Not here: models, caches, when a completion ends, and where the random numbers come from
+(`topr.engines.streams`). Shapes: _B sequences, _V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from topr.records import SamplingParams
+
+
+def sampled_log_probs(logits_BV: Tensor, sampling: SamplingParams) -> Tensor:
+    """Return the log-probabilities of the distribution that is sampled, [B, V] float32.
+
+    log softmax(logits / temperature), cut to the `top_k` likeliest tokens, then to the smallest
+    set whose mass (within those) reaches `top_p`, each time renormalised; -inf outside. Of tokens
+    that tie at a cut, as many stay as the cut has room for.
+
+    Args:
+        logits_BV: any floating type.
+        sampling: its temperature must be positive; with temperature 0 nothing is sampled.
+
+    """
+    scaled_BV = logits_BV.float() / sampling.temperature
+    if 0 < sampling.top_k < scaled_BV.shape[-1]:
+        scaled_BV = _keep_top_k(scaled_BV, sampling.top_k)
+    if sampling.top_p < 1.0:
+        scaled_BV = _keep_top_p(scaled_BV, sampling.top_p)
+    return scaled_BV.log_softmax(-1)
+
+
+def _keep_top_k(logits_BV: Tensor, top_k: int) -> Tensor:
+    values_BK, tokens_BK = logits_BV.topk(top_k, dim=-1)
+    return torch.full_like(logits_BV, -torch.inf).scatter(-1, tokens_BK, values_BK)
+
+
+def _keep_top_p(logits_BV: Tensor, top_p: float) -> Tensor:
+    sorted_BV, tokens_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
+    probs_BV = sorted_BV.softmax(-1)
+    # A token stays where the mass of the likelier ones has not reached top_p: the first always.
+    mass_before_BV = probs_BV.cumsum(-1) - probs_BV
+    mass_before_BV[:, 0] = 0.0
+    sorted_BV = sorted_BV.masked_fill(mass_before_BV >= top_p, -torch.inf)
+    return torch.empty_like(logits_BV).scatter_(-1, tokens_BV, sorted_BV)
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on MPS, which has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
+    """Draw one token per row by inverting the cumulative distribution, in vocabulary order.
+
+    Each row depends on its own logits and its own uniform only. The cumulative sum is float64 over
+    float32 probabilities, so a token's chance is right to about 1e-7 of itself (on MPS, with a
+    float32 sum, to about 1e-7 times the size of the vocabulary).
+
+    Args:
+        logits_BV: any floating type.
+        uniforms_B: in [0, 1); not read when the temperature is 0.
+        sampling: temperature 0 takes the likeliest token, with log-probability 0.
+
+    Returns:
+        The tokens, [B] int64, and their log-probabilities, [B] float32. A row whose logits hold a
+        NaN has log-probability NaN, and a meaningless token.
+
+    """
+    if sampling.temperature == 0.0:
+        best_B, tokens_B = logits_BV.float().max(-1)
+        return tokens_B, best_B - best_B  # 0, and NaN where the logits are broken
+    log_probs_BV = sampled_log_probs(logits_BV, sampling)
+    wide = widest_float(log_probs_BV.device)
+    cumulative_BV = log_probs_BV.exp().cumsum(-1, dtype=wide)
+    total_B1 = cumulative_BV[:, -1:]
+    # Below the total even when rounding lifts u * total up to it, so that a token with positive
+    # probability is found: the first whose cumulative mass exceeds the target.
+    below_B1 = total_B1.nextafter(torch.zeros_like(total_B1))
+    target_B1 = (uniforms_B.to(wide)[:, None] * total_B1).minimum(below_B1)
+    tokens_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
+    tokens_B1 = tokens_B1.clamp(max=logits_BV.shape[-1] - 1)  # NaN rows search past the end
+    return tokens_B1[:, 0], log_probs_BV.gather(-1, tokens_B1)[:, 0]

@@ -1,0 +1,35 @@
+"""Finds the token that completes a stop string. Cutting text is not done here: it stays."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+
+class StopStrings:
+    """Says of token sequences whether their last token completed one of some strings.
+
+    Only the tail that can hold a stop string is decoded, so the cost of a token does not grow
+    with its position. Special tokens are written out for this check: their text can be a stop
+    string too.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        # A token brings one byte at least. The margin keeps the tail's first tokens, which decode
+        # differently without what came before them, out of reach of a match.
+        self.tail = max((len(text.encode()) for text in stop), default=0) + 4
+
+    def __bool__(self) -> bool:
+        return bool(self._stop)
+
+    def completed(self, tails: list[list[int]]) -> list[bool]:
+        """Say for each sequence whether it holds a stop string.
+
+        Args:
+            tails: the last `tail` token ids, or all where there are fewer, of completions that
+                held no stop string one token earlier.
+
+        """
+        texts = self._tokenizer.batch_decode(tails, skip_special_tokens=False)
+        return [any(stop in text for stop in self._stop) for text in texts]

@@ -1,0 +1,175 @@
+"""The engine that needs nothing but transformers: any causal LM with a key-value cache.
+
+Not here: how a batch is decoded (`topr.engines.decoding`) and how a token is chosen
+(`topr.engines.sampling`). Batches are decoded one after another: none joins a batch on its way.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from topr.engines.base import Request
+from topr.engines.decoding import Decoded, Decoder
+from topr.engines.stops import StopStrings
+from topr.engines.streams import uniform_stream
+from topr.errors import EngineError
+from topr.models import eos_ids
+from topr.records import FinishReason, Rollout, SamplingParams
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """One completion to draw."""
+
+    request: Request
+    sample: int
+
+
+class TransformersEngine:
+    """Draws completions from a model that lies in memory."""
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        model_name: str,
+        revision: str | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        """Draw from `model`, on the device and in the dtype that it has.
+
+        Args:
+            model: any causal LM of transformers with a key-value cache. Its training mode is
+                left as it was.
+            tokenizer: turns ids into text; prompts come tokenised.
+            model_name: what records say drew them.
+            revision: likewise; see `topr.models.fingerprint`.
+            batch_size: rows decoded side by side. It changes speed and memory, not the samples.
+
+        """
+        if batch_size < 1:
+            raise EngineError(f"batch_size is {batch_size}; expected 1 or more rows side by side")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.model_name = model_name
+        self.revision = revision
+        self.batch_size = batch_size
+        self._eos_ids = sorted(eos_ids(model, tokenizer))
+
+    def generate(
+        self, requests: Sequence[Request], sampling: SamplingParams, *, iteration: int = 0
+    ) -> Iterator[Rollout]:
+        """Yield the completions batch by batch, those of the longest prompts first.
+
+        Every request is checked before anything is drawn.
+
+        Raises:
+            EngineError: a prompt is empty, holds an id that the model does not know, or leaves no
+                room for `max_tokens`; memory runs out; the model's logits are not numbers.
+
+        """
+        for request in requests:
+            self._refuse_unfit(request, sampling)
+        rows = [
+            _Row(request=request, sample=request.first_sample + offset)
+            for request in sorted(requests, key=lambda request: -len(request.prompt_ids))
+            for offset in range(request.n)
+        ]
+        return self._rollouts(rows, sampling, iteration)
+
+    def _rollouts(
+        self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int
+    ) -> Iterator[Rollout]:
+        stops = StopStrings(self.tokenizer, sampling.stop)
+        decoder = Decoder(self.model, sampling, self._eos_ids, stops)
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            for row, decoded in zip(batch, self._decode(decoder, batch), strict=True):
+                yield self._rollout(row, decoded, sampling, iteration)
+
+    def _decode(self, decoder: Decoder, rows: Sequence[_Row]) -> list[Decoded]:
+        prompts = [row.request.prompt_ids for row in rows]
+        streams = [
+            uniform_stream(decoder.sampling.seed, row.request.problem_id, row.sample)
+            for row in rows
+        ]
+        try:
+            with _evaluating(self.model):
+                decoded = decoder.decode(prompts, streams)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"the device ran out of memory with {len(rows)} completions side by side, prompts "
+                f"of up to {max(map(len, prompts))} tokens and {decoder.sampling.max_tokens} new "
+                f"tokens; lower the engine's batch_size, now {self.batch_size}"
+            ) from error
+        for row, completion in zip(rows, decoded, strict=True):
+            if any(
+                value != value for value in completion.logprobs
+            ):  # NaN alone differs from itself
+                raise EngineError(
+                    f"{self.model_name} gave logits that are NaN or infinite on problem "
+                    f"{row.request.problem_id!r}; its weights may have diverged, or float16 "
+                    "overflowed: try dtype float32 or bfloat16"
+                )
+        return decoded
+
+    def _rollout(
+        self, row: _Row, decoded: Decoded, sampling: SamplingParams, iteration: int
+    ) -> Rollout:
+        text = self.tokenizer.decode(list(decoded.ids), skip_special_tokens=True)
+        return Rollout(
+            problem_id=row.request.problem_id,
+            sample=row.sample,
+            prompt=row.request.prompt,
+            prompt_ids=row.request.prompt_ids,
+            completion=str(text),
+            completion_ids=decoded.ids,
+            logprobs=decoded.logprobs,
+            finish_reason=FinishReason.STOP if decoded.ended else FinishReason.LENGTH,
+            sampling=sampling,
+            model=self.model_name,
+            revision=self.revision,
+            engine=self.name,
+            iteration=iteration,
+            gold=row.request.gold,
+        )
+
+    def _refuse_unfit(self, request: Request, sampling: SamplingParams) -> None:
+        where, length = f"problem {request.problem_id!r}", len(request.prompt_ids)
+        if not length:
+            raise EngineError(
+                f"{where} has an empty prompt; a model needs one token at least, such as its "
+                "beginning-of-sequence token"
+            )
+        embedding: Any = self.model.get_input_embeddings()
+        known = int(embedding.weight.shape[0])
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < known:
+            raise EngineError(
+                f"{where} has token id {max(request.prompt_ids)}, but the model knows ids 0 to "
+                f"{known - 1}; tokenise prompts with the model's own tokenizer"
+            )
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and length + sampling.max_tokens > limit:
+            raise EngineError(
+                f"{where} has a prompt of {length} tokens; with max_tokens={sampling.max_tokens} "
+                f"that is {length + sampling.max_tokens}, and the model ends at {limit}; lower "
+                "max_tokens, or shorten or drop the problem"
+            )
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Turn dropout off for a while."""
+    training = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,197 @@
+"""Problems to rollouts on disk: prompts rendered, completions drawn, shards written one by one.
+
+The one place that draws rollouts, for training and evaluation alike. No grading, no metrics, and no
+manifest: whether a stage is done is the caller's to say.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from topr.engines.base import Engine, Request
+from topr.errors import DataError, EngineError, RunDirectoryError
+from topr.records import Problem, Rollout, SamplingParams
+from topr.store import (
+    ROLLOUT_SCHEMA,
+    read_table,
+    rollouts_to_table,
+    shard_paths,
+    write_shard,
+)
+from topr.tasks.prompts import render
+
+if TYPE_CHECKING:  # it takes seconds to import, and nothing here runs it
+    from transformers import PreTrainedTokenizerBase
+
+Progress = Callable[[int, int], None]
+"""Told of every step forward: (completions, tokens) since the last call."""
+
+
+def draw(
+    problems: Sequence[Problem],
+    engine: Engine,
+    tokenizer: "PreTrainedTokenizerBase",
+    sampling: SamplingParams,
+    n: int,
+    directory: Path,
+    *,
+    shard_problems: int,
+    iteration: int = 0,
+    keep_columns: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Draw n completions of each problem into shards of `shard_problems` problems.
+
+    Shard `part-00000.parquet` holds the first chunk of problems in the order given, and so on; its
+    rows are in the order of (problem, sample), whatever order the engine finished them in. A shard
+    that is there is left alone, so that an interrupted call costs one shard at most when it is
+    made again.
+
+    Args:
+        problems: with ids of their own.
+        engine: draws the completions.
+        tokenizer: the model's, for its chat template and ids.
+        sampling: how completions are drawn.
+        n: completions per problem, numbered from 0.
+        directory: where the shards go; made where it is not there.
+        shard_problems: problems per shard.
+        iteration: written into each row.
+        keep_columns: write the problems' further columns beside the rollouts', so that a user's own
+            reward function can be given them. Those named like a column of the schema are left out:
+            the gold answer is in `gold`.
+        progress: called as completions finish. A shard that was there counts with 0 tokens, since
+            nothing was drawn.
+
+    Returns:
+        The number of completions that this call drew.
+
+    Raises:
+        DataError: two problems share an id, or a further column holds values of unlike types.
+        RunDirectoryError: a shard that is there holds other problems or was drawn otherwise.
+        EngineError: the engine failed, or did not return what it was asked for.
+
+    """
+    _check_ids(problems)
+    chunks = [problems[i : i + shard_problems] for i in range(0, len(problems), shard_problems)]
+    there = {path.name: path for path in shard_paths(directory)}
+    names = [f"part-{index:05d}.parquet" for index in range(len(chunks))]
+    _check_none_further(directory, sorted(set(there) - set(names)), problems, names)
+    # Over all problems, so that every shard has the same columns of the same types.
+    further = _further_columns(problems) if keep_columns else {}
+    drawn = 0
+    for index, (shard, chunk) in enumerate(zip(names, chunks, strict=True)):
+        asked = [(problem.id, sample) for problem in chunk for sample in range(n)]
+        if shard in there:
+            _check_shard(there[shard], asked, sampling, iteration)
+            if progress is not None:
+                progress(len(asked), 0)
+            continue
+        rollouts = _draw_chunk(chunk, engine, tokenizer, sampling, n, iteration, progress)
+        _check_complete(rollouts, asked, engine)
+        place = {key: position for position, key in enumerate(asked)}
+        rollouts.sort(key=lambda rollout: place[rollout.problem_id, rollout.sample])
+        table = rollouts_to_table(rollouts)
+        for name, values in further.items():
+            first = index * shard_problems
+            owners = [first + position // n for position in range(len(asked))]
+            table = table.append_column(name, values.take(pa.array(owners)))
+        write_shard(directory, index, table)
+        drawn += len(asked)
+    return drawn
+
+
+def _draw_chunk(
+    chunk: Sequence[Problem],
+    engine: Engine,
+    tokenizer: "PreTrainedTokenizerBase",
+    sampling: SamplingParams,
+    n: int,
+    iteration: int,
+    progress: Progress | None,
+) -> list[Rollout]:
+    prompts = [render(problem.prompt, tokenizer) for problem in chunk]
+    requests = [
+        Request(
+            problem_id=problem.id,
+            prompt=prompt.text,
+            prompt_ids=tuple(prompt.ids),
+            n=n,
+            gold=problem.answer,
+        )
+        for problem, prompt in zip(chunk, prompts, strict=True)
+    ]
+    rollouts = []
+    for rollout in engine.generate(requests, sampling, iteration=iteration):
+        rollouts.append(rollout)
+        if progress is not None:
+            progress(1, len(rollout.completion_ids))
+    return rollouts
+
+
+def _further_columns(problems: Sequence[Problem]) -> dict[str, pa.Array]:
+    names = dict.fromkeys(name for problem in problems for name in problem.columns)
+    columns = {}
+    for name in names:
+        if name in ROLLOUT_SCHEMA.names:
+            continue
+        try:
+            columns[name] = pa.array([problem.columns.get(name) for problem in problems])
+        except pa.ArrowException as error:
+            raise DataError(
+                f"column {name!r} of the problems cannot be stored ({error}): expected values of "
+                "one type. Write them alike, as text for instance, or leave the column out"
+            ) from error
+    return columns
+
+
+def _check_ids(problems: Sequence[Problem]) -> None:
+    ids = [problem.id for problem in problems]
+    if len(set(ids)) != len(ids):
+        twice = next(id_ for position, id_ in enumerate(ids) if id_ in ids[:position])
+        raise DataError(
+            f"{len(ids)} problems have {len(set(ids))} ids ({twice!r} is there twice): give each "
+            "problem an id of its own"
+        )
+
+
+def _check_none_further(
+    directory: Path, further: list[str], problems: Sequence[Problem], names: list[str]
+) -> None:
+    if further:
+        raise RunDirectoryError(
+            f"{directory} holds {', '.join(further)} beyond the {len(names)} shards that "
+            f"{len(problems)} problems make: they are of another run. Write elsewhere, or remove "
+            "them"
+        )
+
+
+def _check_complete(rollouts: list[Rollout], asked: list[tuple[str, int]], engine: Engine) -> None:
+    returned = sorted((rollout.problem_id, rollout.sample) for rollout in rollouts)
+    if returned != sorted(asked):
+        raise EngineError(
+            f"engine {engine.name!r} was asked for {len(asked)} completions and returned "
+            f"{len(returned)}, of which {len(set(returned) & set(asked))} are among those asked "
+            "for: nothing of this shard is kept. Run it again; if it stays so, the engine is at "
+            "fault"
+        )
+
+
+def _check_shard(
+    shard: Path, asked: list[tuple[str, int]], sampling: SamplingParams, iteration: int
+) -> None:
+    """Refuse to continue what was begun with other problems or other settings."""
+    table = read_table(shard, ["problem_id", "sample", "sampling", "iteration"])
+    found = table.to_pydict()
+    settings = {
+        SamplingParams(**{**each, "stop": tuple(each["stop"])}) for each in found["sampling"]
+    }
+    rows = list(zip(found["problem_id"], found["sample"], strict=True))
+    if rows == asked and settings <= {sampling} and set(found["iteration"]) <= {iteration}:
+        return
+    raise RunDirectoryError(
+        f"{shard} holds {len(rows)} completions that are not those asked for now "
+        f"({len(asked)} with {sampling}, iteration {iteration}; there: {settings}): the problems "
+        "or the settings have changed since it was drawn. Write elsewhere, or remove it"
+    )

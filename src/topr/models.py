@@ -1,0 +1,235 @@
+"""Loads a causal language model and its tokenizer. The only place that does.
+
+Not here: drawing from a model (`topr.engines`), training it (`topr.training`), or making the
+arithmetic task's own base model (`topr.tasks`).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from topr.config.sections import ModelConfig
+from topr.errors import ModelError
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_CONFIG_FILES = ("config.json", "generation_config.json", "adapter_config.json")
+# Weights up to this size are hashed whole; of larger files, this much is spread over the file.
+# 64 MiB takes a tenth of a second, and no training leaves all of it as it was.
+_HASHED_BYTES = 64 * 2**20
+_BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A model in eval mode on its device, its tokenizer, and what records say of it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    """The path or hub name it was loaded from."""
+    revision: str | None
+    """Commit of a hub model; fingerprint of a local one."""
+
+
+def load(config: ModelConfig) -> LoadedModel:
+    """Load the model and the tokenizer that a recipe's section names.
+
+    Raises:
+        ModelError: there is no such model, its weights are incomplete, or the device is missing.
+
+    """
+    model, tokenizer = load_model(config), load_tokenizer(config)
+    directory = Path(config.path).expanduser()
+    commit = getattr(model.config, "_commit_hash", None)
+    revision = fingerprint(directory) if directory.is_dir() else commit or config.revision
+    return LoadedModel(model=model, tokenizer=tokenizer, name=config.path, revision=revision)
+
+
+def load_model(config: ModelConfig) -> PreTrainedModel:
+    """Load the weights, in the section's dtype, onto its device, in eval mode.
+
+    Raises:
+        ModelError: as `load`.
+
+    """
+    path, device = _checked_path(config.path), resolve_device(config.device)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=config.revision or "main",
+            dtype=DTYPES[config.dtype],
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,  # a pickle runs whatever code is in it
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_cannot_load("model", config, error)) from error
+    weights, report = loaded
+    _refuse_incomplete(config.path, report)
+    model: PreTrainedModel = weights.to(device).eval()
+    return model
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the model that the section names.
+
+    Raises:
+        ModelError: there is none.
+
+    """
+    path = _checked_path(config.path)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path,
+            revision=config.revision or "main",
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_cannot_load("tokenizer", config, error)) from error
+    return tokenizer
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token id that ends a text for this model.
+
+    The generation config, the model config and the tokenizer may each name others (Llama 3's
+    `<|eot_id|>` is in the first only): all of them count.
+    """
+    named = (
+        getattr(model.generation_config, "eos_token_id", None),
+        getattr(model.config.get_text_config(), "eos_token_id", None),
+        tokenizer.eos_token_id,
+    )
+    ids: set[int] = set()
+    for value in named:
+        ids.update(value if isinstance(value, Iterable) else () if value is None else (value,))
+    return frozenset(ids)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn a recipe's device into a torch device; `auto` is CUDA where there is one.
+
+    Raises:
+        ModelError: the name is no device's, or this machine has none of that kind.
+
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(
+            f"device {name!r} is not a device's name; use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": _mps_devices()}
+    found = available.get(device.type)
+    if found is not None and (device.index or 0) >= found:
+        raise ModelError(
+            f"device {name!r} is asked for, but this machine has {found} of type {device.type}; "
+            "use auto or cpu, or look at `topr env` for what torch sees"
+        )
+    return device
+
+
+def fingerprint(path: str | Path) -> str:
+    """Name the weights and config of a local model directory by their content.
+
+    sha256 over names, sizes and content of its config files and weights, as `sha256:` and 16 hex
+    digits. Files above 64 MiB are sampled: 64 blocks of 1 MiB, evenly spread, the first and the
+    last included. It tells one training's result from another's; it is no proof against forgery.
+    Two directories with the same files have the same fingerprint, wherever they are.
+
+    Raises:
+        ModelError: the directory holds no model.
+
+    """
+    directory = Path(path).expanduser()
+    configs = [directory / name for name in _CONFIG_FILES if (directory / name).is_file()]
+    weights = sorted(directory.glob("*.safetensors"))
+    if not configs or not weights:
+        raise ModelError(
+            f"{directory} holds no model: expected config.json and *.safetensors; "
+            "save one there with `model.save_pretrained`"
+        )
+    digest = hashlib.sha256()
+    for file in (*configs, *weights):
+        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        _hash_content(file, digest)
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _hash_content(file: Path, digest: Any) -> None:
+    """Feed a file to the digest: the whole, or evenly spread blocks of a large one."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= _HASHED_BYTES:
+            for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):
+                digest.update(block)
+            return
+        blocks = _HASHED_BYTES // _BLOCK_BYTES
+        for number in range(blocks):
+            stream.seek(number * (size - _BLOCK_BYTES) // (blocks - 1))
+            digest.update(stream.read(_BLOCK_BYTES))
+
+
+def _mps_devices() -> int:
+    return int(torch.backends.mps.is_available())
+
+
+def _checked_path(path: str) -> str:
+    """Return what transformers is given: a model directory, or a name that may be the hub's."""
+    directory = Path(path).expanduser()
+    if path == "builtin":
+        raise ModelError(
+            "the path is `builtin`, which only the arithmetic task makes; "
+            "give `model.path` a directory or a hub name"
+        )
+    if directory.is_dir():
+        if not any((directory / name).is_file() for name in _CONFIG_FILES):
+            raise ModelError(
+                f"{directory} is a directory without config.json, so it holds no Hugging Face "
+                "model; give the directory that `save_pretrained` wrote"
+            )
+        return str(directory)
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise ModelError(
+            f"there is no directory {directory} (seen from {Path.cwd()}); "
+            "check `model.path`, or give a hub name such as owner/name"
+        )
+    return path
+
+
+def _cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
+    at = f" at revision {config.revision}" if config.revision else ""
+    return (
+        f"cannot load the {what} {config.path!r}{at}: {error}\n"
+        "Expected a directory with config, tokenizer and safetensors, or the name of a causal "
+        "language model on the hub. Check the name and your access to it, or download it and "
+        "give its path"
+    )
+
+
+def _refuse_incomplete(path: str, report: dict[str, Any]) -> None:
+    """Refuse weights that transformers would fill up with random numbers."""
+    missing = [str(key) for key in report.get("missing_keys", ())]
+    missing += [str(key) for key in report.get("mismatched_keys", ())]
+    if missing:
+        raise ModelError(
+            f"the weights of {path!r} lack {len(missing)} tensors that the model needs (such as "
+            f"{sorted(missing)[0]}), or hold them in another shape; expected a causal language "
+            "model with its head. Check that the directory is complete and of this architecture"
+        )

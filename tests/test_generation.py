@@ -1,0 +1,180 @@
+"""Drawing into shards: what is asked of the engine, what is written, what is not drawn twice."""
+
+import dataclasses
+
+import pytest
+
+from tiny import tiny_tokenizer
+from topr.errors import DataError, EngineError, RunDirectoryError
+from topr.generation import draw
+from topr.records import FinishReason, Problem, Rollout, SamplingParams
+from topr.store import read_table, shard_paths, table_to_rollouts
+
+SAMPLING = SamplingParams(temperature=0.7, stop=("\n",), seed=3)
+PROBLEMS = [Problem(id=f"p{i}", prompt=f"What is {i} ?", answer=str(i)) for i in range(7)]
+
+
+class Backwards:
+    """Finishes everything in the opposite order, and remembers what it was asked."""
+
+    name = "backwards"
+
+    def __init__(self):
+        self.requests = []
+
+    def generate(self, requests, sampling, *, iteration=0):
+        self.requests += requests
+        for request in reversed(requests):
+            for sample in reversed(range(request.n)):
+                yield Rollout(
+                    problem_id=request.problem_id,
+                    sample=sample,
+                    prompt=request.prompt,
+                    prompt_ids=request.prompt_ids,
+                    completion=f"{request.problem_id} {sample}",
+                    completion_ids=(7, 8, 2),
+                    logprobs=(-1.0, -0.5, -0.25),
+                    finish_reason=FinishReason.STOP,
+                    sampling=sampling,
+                    model="m",
+                    revision=None,
+                    engine=self.name,
+                    iteration=iteration,
+                    gold=request.gold,
+                )
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def draw_into(tokenizer):
+    def call(directory, engine=None, problems=PROBLEMS, *, sampling=SAMPLING, n=2, **options):
+        options = {"shard_problems": 3, "iteration": 2} | options
+        engine = engine or Backwards()
+        return draw(problems, engine, tokenizer, sampling, n, directory, **options)
+
+    return call
+
+
+def test_shards_hold_the_problems_in_order_whatever_the_engine_finished_first(tmp_path, draw_into):
+    assert draw_into(tmp_path) == 14
+    assert [path.name for path in shard_paths(tmp_path)] == [
+        f"part-0000{index}.parquet" for index in range(3)
+    ]
+    rollouts = list(table_to_rollouts(read_table(tmp_path)))
+    assert [(r.problem_id, r.sample) for r in rollouts] == [
+        (f"p{i}", sample) for i in range(7) for sample in range(2)
+    ]
+    assert read_table(shard_paths(tmp_path)[2]).num_rows == 2
+    assert {(r.sampling, r.iteration) for r in rollouts} == {(SAMPLING, 2)}
+    assert [r.gold for r in rollouts[::2]] == [problem.answer for problem in PROBLEMS]
+
+
+def test_the_engine_is_given_the_rendered_prompt(tmp_path, draw_into, tokenizer):
+    engine = Backwards()
+    draw_into(tmp_path, engine)
+    assert [request.prompt for request in engine.requests] == [p.prompt for p in PROBLEMS]
+    assert list(engine.requests[0].prompt_ids) == tokenizer(PROBLEMS[0].prompt)["input_ids"]
+    assert {(request.n, request.first_sample) for request in engine.requests} == {(2, 0)}
+
+
+def test_shards_that_are_there_are_not_drawn_again(tmp_path, draw_into):
+    draw_into(tmp_path)
+    before = {path.name: path.read_bytes() for path in shard_paths(tmp_path)}
+    (tmp_path / "part-00001.parquet").unlink()
+    engine, steps = Backwards(), []
+    drawn = draw_into(tmp_path, engine, progress=lambda *step: steps.append(step))
+    assert drawn == 6
+    assert {request.problem_id for request in engine.requests} == {"p3", "p4", "p5"}
+    assert {path.name: path.read_bytes() for path in shard_paths(tmp_path)} == before
+    # The shards that were there count, without tokens: nothing was drawn for them.
+    assert steps == [(6, 0), *[(1, 3)] * 6, (2, 0)]
+
+
+def test_nothing_of_an_interrupted_shard_is_left(tmp_path, draw_into):
+    class Interrupted(Backwards):
+        def generate(self, requests, sampling, *, iteration=0):
+            for rollout in super().generate(requests, sampling, iteration=iteration):
+                if rollout.problem_id == "p4":
+                    raise KeyboardInterrupt
+                yield rollout
+
+    with pytest.raises(KeyboardInterrupt):
+        draw_into(tmp_path, Interrupted())
+    assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sampling": dataclasses.replace(SAMPLING, seed=4)},
+        {"sampling": dataclasses.replace(SAMPLING, stop=())},
+        {"n": 3},
+        {"iteration": 1},
+        {"problems": PROBLEMS[::-1]},
+        {"shard_problems": 2},
+    ],
+)
+def test_a_directory_of_another_draw_is_refused_before_anything_is_drawn(
+    tmp_path, draw_into, changed
+):
+    draw_into(tmp_path)
+    engine = Backwards()
+    with pytest.raises(RunDirectoryError, match="changed since it was drawn"):
+        draw_into(tmp_path, engine, **changed)
+    assert engine.requests == []
+
+
+def test_shards_of_further_problems_are_refused(tmp_path, draw_into):
+    draw_into(tmp_path)
+    with pytest.raises(RunDirectoryError, match=r"part-00001.parquet, part-00002.parquet beyond"):
+        draw_into(tmp_path, problems=PROBLEMS[:3])
+
+
+@pytest.mark.parametrize("fault", ["lost", "twice", "stranger"])
+def test_an_engine_that_returns_something_else_is_refused(tmp_path, draw_into, fault):
+    class Faulty(Backwards):
+        def generate(self, requests, sampling, *, iteration=0):
+            first, *others = super().generate(requests, sampling, iteration=iteration)
+            yield from others
+            if fault == "twice":
+                yield from (first, first)
+            if fault == "stranger":
+                yield dataclasses.replace(first, problem_id="x")
+
+    with pytest.raises(EngineError, match="nothing of this shard is kept"):
+        draw_into(tmp_path, Faulty())
+    assert shard_paths(tmp_path) == []
+
+
+def test_problems_that_share_an_id_are_refused(tmp_path, draw_into):
+    with pytest.raises(DataError, match="'p1' is there twice"):
+        draw_into(tmp_path, problems=[*PROBLEMS, PROBLEMS[1]])
+
+
+def test_further_columns_of_the_problems_are_kept_where_asked_for(tmp_path, draw_into):
+    problems = [
+        dataclasses.replace(
+            p, columns={"tests": [i] * (i % 3), "prompt": "x"} | ({"hint": f"{i}"} if i > 4 else {})
+        )
+        for i, p in enumerate(PROBLEMS)
+    ]
+    draw_into(tmp_path / "without", problems=problems)
+    draw_into(tmp_path / "with", problems=problems, keep_columns=True)
+    plain, table = read_table(tmp_path / "without"), read_table(tmp_path / "with")
+    assert table.column_names == [*plain.column_names, "tests", "hint"]
+    assert table.select(plain.column_names).equals(plain)
+    assert table["tests"].to_pylist() == [[i] * (i % 3) for i in range(7) for _ in range(2)]
+    assert table["hint"].to_pylist() == [None] * 10 + ["5", "5", "6", "6"]
+
+
+def test_a_further_column_of_unlike_types_is_refused(tmp_path, draw_into):
+    problems = [
+        dataclasses.replace(p, columns={"level": i if i % 2 else "easy"})
+        for i, p in enumerate(PROBLEMS)
+    ]
+    with pytest.raises(DataError, match="'level' of the problems cannot be stored"):
+        draw_into(tmp_path, problems=problems, keep_columns=True)
