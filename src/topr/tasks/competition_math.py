@@ -1,0 +1,242 @@
+"""MATH: competition problems, with the 4-shot Minerva prompt. Named so as not to be `math`.
+
+Dataset: Hendrycks et al. 2021, arXiv 2103.03874; test problems: the 500 of Lightman et al. 2023,
+arXiv 2305.20050. Prompt: Lewkowycz et al. 2022, arXiv 2206.14858, appendix D.2.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+
+from topr.config import MathConfig
+from topr.records import Problem
+from topr.tasks.base import Split
+from topr.tasks.prompts import chat_prompt
+from topr.tasks.sources import Source, read_file, read_hub, read_hub_subsets
+from topr.tasks.splits import Splits, divide, pick, question_key
+
+logger = logging.getLogger(__name__)
+
+# Widely used copies of this prompt have a stray brace after the first problem; it is left out.
+EXAMPLES: tuple[tuple[str, str], ...] = (
+    (
+        r"Find the domain of the expression $\frac{\sqrt{x-2}}{\sqrt{5-x}}$.",
+        r"The expressions inside each square root must be non-negative. Therefore, $x-2 \ge 0$, so "
+        r"$x\ge2$, and $5 - x \ge 0$, so $x \le 5$. Also, the denominator cannot be equal to zero, "
+        r"so $5-x>0$, which gives $x<5$. Therefore, the domain of the expression is "
+        r"$\boxed{[2,5)}$."
+        "\nFinal Answer: The final answer is $[2,5)$. I hope it is correct.",
+    ),
+    (
+        r"If $\det \mathbf{A} = 2$ and $\det \mathbf{B} = 12,$ then find "
+        r"$\det (\mathbf{A} \mathbf{B}).$",
+        r"We have that $\det (\mathbf{A} \mathbf{B}) = (\det \mathbf{A})(\det \mathbf{B}) = "
+        r"(2)(12) = \boxed{24}.$"
+        "\nFinal Answer: The final answer is $24$. I hope it is correct.",
+    ),
+    (
+        "Terrell usually lifts two 20-pound weights 12 times. If he uses two 15-pound weights "
+        "instead, how many times must Terrell lift them in order to lift the same total weight?",
+        r"If Terrell lifts two 20-pound weights 12 times, he lifts a total of "
+        r"$2\cdot 12\cdot20=480$ pounds of weight.  If he lifts two 15-pound weights instead for "
+        r"$n$ times, he will lift a total of $2\cdot15\cdot n=30n$ pounds of weight.  Equating "
+        "this to 480 pounds, we can solve for $n$:\n"
+        "\\begin{align*}\n"
+        "30n&=480\\\\\n"
+        "\\Rightarrow\\qquad n&=480/30=\\boxed{16}\n"
+        "\\end{align*}"
+        "\nFinal Answer: The final answer is $16$. I hope it is correct.",
+    ),
+    (
+        "If the system of equations\n\n"
+        "\\begin{align*}\n"
+        "6x-4y&=a,\\\\\n"
+        "6y-9x &=b.\n"
+        "\\end{align*}has a solution $(x, y)$ where $x$ and $y$ are both nonzero, find "
+        r"$\frac{a}{b},$ assuming $b$ is nonzero.",
+        "If we multiply the first equation by $-\\frac{3}{2}$, we obtain\n\n"
+        "$$6y-9x=-\\frac{3}{2}a.$$Since we also know that $6y-9x=b$, we have\n\n"
+        r"$$-\frac{3}{2}a=b\Rightarrow\frac{a}{b}=\boxed{-\frac{2}{3}}.$$"
+        "\nFinal Answer: The final answer is $-\\frac{2}{3}$. I hope it is correct.",
+    ),
+)
+"""Problems and worked solutions, in the paper's order and wording."""
+
+INSTRUCTION = (
+    "Solve the problem step by step. End with "
+    '"Final Answer: The final answer is $ANSWER$. I hope it is correct."'
+)
+"""Stands in for the examples where there are none: nothing else says how an answer ends."""
+
+_ADVICE = (
+    "MATH has the columns 'problem' and 'solution', the latter with its answer in \\boxed{}, or "
+    "'problem' and 'answer'; for other columns use task.name=jsonl"
+)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\boxed\s+(?P<bare>[^\s$.,]+)")
+
+
+class MathTask:
+    """MATH, from the hub or from local files of the same fields."""
+
+    name = "math"
+    grader = "math"
+
+    def __init__(self, config: MathConfig) -> None:
+        self._config = config
+        # The examples' closing words end an answer at once, and what runs on after them could
+        # only be another problem. "\nProblem:" catches a model that leaves the closing words out.
+        # A chat model ends its turn itself, and must be trained to.
+        self.stop: tuple[str, ...] = (
+            ("I hope it is correct.", "\nProblem:") if config.prompt == "plain" else ()
+        )
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """All problems of a split, shuffled: the dataset is stored in the order of its subjects.
+
+        Raises:
+            DataError: the source cannot be read, or a row lacks its problem or solution.
+            ConfigError: the recipe gives this split no problems.
+
+        """
+        return pick(self._splits, split, what=self.name)
+
+    @cached_property
+    def _splits(self) -> Splits:
+        config = self._config
+        return divide(
+            self._train(),
+            self._test(),
+            what=self.name,
+            seed=config.seed,
+            validation_problems=config.validation_problems,
+            train_problems=config.train_problems,
+            test_problems=config.test_problems,
+        )
+
+    def _train(self) -> list[Problem]:
+        config = self._config
+        source = (
+            read_file(config.train_file)
+            if config.train_file is not None
+            else read_hub_subsets(config.dataset, "train", instead="train_file")
+        )
+        in_prompt = {question_key(problem) for problem, _ in EXAMPLES[: config.few_shot]}
+        left_out: Counter[str] = Counter()
+        problems = []
+        for index in range(len(source.rows)):
+            question = source.text(index, "problem", _ADVICE)
+            gold, whole = _gold(source, index)
+            if not gold:
+                left_out["with an empty answer"] += 1
+            elif not whole:
+                # Often all boxes together are the answer: half an answer would be rewarded, and
+                # the whole one punished. The test keeps them, as everybody's does.
+                left_out["with several different boxed answers"] += 1
+            elif question_key(question) in in_prompt:
+                # The four examples are training problems; their prompt would hold the solution.
+                left_out["that are examples in the prompt"] += 1
+            else:
+                problems.append(self._problem(source, index, "train", gold))
+        self._warn(source, left_out)
+        return problems
+
+    def _test(self) -> list[Problem]:
+        config = self._config
+        source = (
+            read_file(config.test_file)
+            if config.test_file is not None
+            else read_hub(config.test_dataset, None, "test", instead="test_file")
+        )
+        golds = [_gold(source, index)[0] for index in range(len(source.rows))]
+        problems = [
+            self._problem(source, index, "test", gold) for index, gold in enumerate(golds) if gold
+        ]
+        self._warn(source, Counter({"with an empty answer": golds.count("")}))
+        return problems
+
+    def _warn(self, source: Source, left_out: Counter[str]) -> None:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+        if reasons:
+            logger.warning(
+                "%s: of %d problems left out: %s", source.name, len(source.rows), reasons
+            )
+
+    def _problem(self, source: Source, index: int, split: str, gold: str) -> Problem:
+        row = source.rows[index]
+        question = source.text(index, "problem", _ADVICE).strip()
+        examples = EXAMPLES[: self._config.few_shot]
+        return Problem(
+            id=source.identifier(index, "id", _ADVICE)
+            if "id" in row
+            else f"math-{split}-{index:05d}",
+            prompt=plain_prompt(question, examples)
+            if self._config.prompt == "plain"
+            else chat_prompt(question, examples, INSTRUCTION),
+            answer=gold,
+            columns=row,
+        )
+
+
+def plain_prompt(problem: str, examples: Sequence[tuple[str, str]]) -> str:
+    r"""Return text that ends where the solution begins.
+
+    It ends in the line break that follows "Solution:" in the examples: tokenizers that join ":\n"
+    into one token would otherwise see another token there than in the examples.
+    """
+    shots = "".join(
+        f"Problem:\n{asked}\n\nSolution:\n{solution}\n\n" for asked, solution in examples
+    )
+    return (shots or f"{INSTRUCTION}\n\n") + f"Problem:\n{problem}\n\nSolution:\n"
+
+
+def boxed(solution: str) -> list[str]:
+    r"""Return what stands in each outermost \boxed{} or \fbox{}, in order, unchanged.
+
+    >>> boxed(r"Either $\boxed{-2}$ or \fbox{$\frac{1}{2}$}.")
+    ['-2', '$\\frac{1}{2}$']
+    """
+    found = []
+    position = 0
+    while (match := _BOX.search(solution, position)) is not None:
+        if match["bare"] is not None:
+            found.append(match["bare"])
+            position = match.end()
+            continue
+        end = _closing_brace(solution, match.end())
+        if end is None:
+            break
+        found.append(solution[match.end() : end])
+        position = end + 1
+    return found
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Return where the brace that was opened before `start` is closed."""
+    depth = 1
+    for position in range(start, len(text)):
+        if text[position] == "{":
+            depth += 1
+        elif text[position] == "}":
+            depth -= 1
+            if depth == 0:
+                return position
+    return None
+
+
+def _gold(source: Source, index: int) -> tuple[str, bool]:
+    """Return the gold answer, and whether it is surely the whole answer."""
+    row = source.rows[index]
+    given = row.get("answer")
+    if given is not None and not isinstance(given, str):
+        given = source.identifier(index, "answer", _ADVICE)
+    if given is not None and row.get("solution") is None:
+        return given.strip(), True
+    boxes = boxed(source.text(index, "solution", _ADVICE))
+    if given is None and not boxes:
+        raise source.fail(index, "column 'solution' has no \\boxed{} answer", _ADVICE)
+    gold = boxes[-1] if given is None else given
+    # An answer other than the last box was written by somebody who looked at the whole.
+    whole = len(set(boxes)) <= 1 or gold != boxes[-1]
+    return gold.strip(), whole

@@ -1,0 +1,148 @@
+"""GSM8K: grade-school word problems, with the 8-shot chain-of-thought prompt.
+
+Dataset: Cobbe et al. 2021, arXiv 2110.14168. Prompt: Wei et al. 2022, arXiv 2201.11903, table 20.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from topr.config import Gsm8kConfig
+from topr.records import Message, Problem
+from topr.tasks.base import Split
+from topr.tasks.prompts import chat_prompt
+from topr.tasks.sources import Source, read_file, read_hub
+from topr.tasks.splits import Splits, divide, pick
+
+EXAMPLES: tuple[tuple[str, str], ...] = (
+    (
+        "There are 15 trees in the grove. Grove workers will plant trees in the grove today. After "
+        "they are done, there will be 21 trees. How many trees did the grove workers plant today?",
+        "There are 15 trees originally. Then there were 21 trees after some more were planted. So "
+        "there must have been 21 - 15 = 6. The answer is 6.",
+    ),
+    (
+        "If there are 3 cars in the parking lot and 2 more cars arrive, how many cars are in the "
+        "parking lot?",
+        "There are originally 3 cars. 2 more cars arrive. 3 + 2 = 5. The answer is 5.",
+    ),
+    (
+        "Leah had 32 chocolates and her sister had 42. If they ate 35, how many pieces do they "
+        "have left in total?",
+        "Originally, Leah had 32 chocolates. Her sister had 42. So in total they had 32 + 42 = 74. "
+        "After eating 35, they had 74 - 35 = 39. The answer is 39.",
+    ),
+    (
+        "Jason had 20 lollipops. He gave Denny some lollipops. Now Jason has 12 lollipops. How "
+        "many lollipops did Jason give to Denny?",
+        "Jason started with 20 lollipops. Then he had 12 after giving some to Denny. So he gave "
+        "Denny 20 - 12 = 8. The answer is 8.",
+    ),
+    (
+        "Shawn has five toys. For Christmas, he got two toys each from his mom and dad. How many "
+        "toys does he have now?",
+        "Shawn started with 5 toys. If he got 2 toys each from his mom and dad, then that is 4 "
+        "more toys. 5 + 4 = 9. The answer is 9.",
+    ),
+    (
+        "There were nine computers in the server room. Five more computers were installed each "
+        "day, from monday to thursday. How many computers are now in the server room?",
+        "There were originally 9 computers. For each of 4 days, 5 more computers were added. So "
+        "5 * 4 = 20 computers were added. 9 + 20 is 29. The answer is 29.",
+    ),
+    (
+        "Michael had 58 golf balls. On tuesday, he lost 23 golf balls. On wednesday, he lost 2 "
+        "more. How many golf balls did he have at the end of wednesday?",
+        "Michael started with 58 golf balls. After losing 23 on tuesday, he had 58 - 23 = 35. "
+        "After losing 2 more, he had 35 - 2 = 33 golf balls. The answer is 33.",
+    ),
+    (
+        "Olivia has $23. She bought five bagels for $3 each. How much money does she have left?",
+        "Olivia had 23 dollars. 5 bagels for 3 dollars each will be 5 x 3 = 15 dollars. So she has "
+        "23 - 15 dollars left. 23 - 15 is 8. The answer is 8.",
+    ),
+)
+"""Questions and worked answers, in the paper's order and wording."""
+
+INSTRUCTION = 'Solve the problem step by step. End with "The answer is N.", N being a number.'
+"""Stands in for the examples where there are none: nothing else says how an answer ends."""
+
+_ADVICE = (
+    "GSM8K has the columns 'question' and 'answer', the latter ending in '#### N'; "
+    "for other columns use task.name=jsonl"
+)
+
+
+class Gsm8kTask:
+    """GSM8K, from the hub or from local files of the same fields."""
+
+    name = "gsm8k"
+    grader = "numeric"
+
+    def __init__(self, config: Gsm8kConfig) -> None:
+        self._config = config
+        # A base model goes on with a question of its own after its answer. "\nQuestion:" is also
+        # the end of "\n\nQuestion:". A chat model ends its turn itself.
+        self.stop: tuple[str, ...] = ("\nQuestion:",) if config.prompt == "plain" else ()
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """All problems of a split, shuffled.
+
+        Raises:
+            DataError: the source cannot be read, or a row lacks its question or answer.
+            ConfigError: the recipe gives this split no problems.
+
+        """
+        return pick(self._splits, split, what=self.name)
+
+    @cached_property
+    def _splits(self) -> Splits:
+        config = self._config
+        return divide(
+            list(self._read("train", config.train_file)),
+            list(self._read("test", config.test_file)),
+            what=self.name,
+            seed=config.seed,
+            validation_problems=config.validation_problems,
+            train_problems=config.train_problems,
+            test_problems=config.test_problems,
+        )
+
+    def _read(self, split: str, file: str | None) -> Iterator[Problem]:
+        config = self._config
+        source = (
+            read_file(file)
+            if file is not None
+            else read_hub(config.dataset, config.subset, split, instead=f"{split}_file")
+        )
+        for index, row in enumerate(source.rows):
+            yield Problem(
+                id=source.identifier(index, "id", _ADVICE)
+                if "id" in row
+                else f"gsm8k-{split}-{index:05d}",
+                prompt=self._prompt(source.text(index, "question", _ADVICE).strip()),
+                answer=_gold(source, index),
+                columns=row,
+            )
+
+    def _prompt(self, question: str) -> str | tuple[Message, ...]:
+        examples = EXAMPLES[: self._config.few_shot]
+        if self._config.prompt == "plain":
+            return plain_prompt(question, examples)
+        return chat_prompt(question, examples, INSTRUCTION)
+
+
+def plain_prompt(question: str, examples: Sequence[tuple[str, str]]) -> str:
+    """Return text that ends where the answer begins.
+
+    It ends in a colon, not in a space: tokenizers join a space to the word that follows it.
+    """
+    shots = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in examples)
+    return (shots or f"{INSTRUCTION}\n\n") + f"Question: {question}\nAnswer:"
+
+
+def _gold(source: Source, index: int) -> str:
+    """Return the text after the last ####, as it stands: graders read thousands commas."""
+    _, mark, gold = source.text(index, "answer", _ADVICE).rpartition("####")
+    if not mark or not gold.strip():
+        raise source.fail(index, "column 'answer' does not end in '#### N'", _ADVICE)
+    return gold.strip()
