@@ -1,0 +1,227 @@
+"""From a dataset of graded completions to the rows that are trained on, checked before any step."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from topr.errors import DataError
+from topr.records import FinishReason, Message
+from topr.tasks.prompts import render
+
+logger = logging.getLogger(__name__)
+
+ROW_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),  # number in the dataset that was given
+        ("name", pa.string()),  # problem and sample, for people
+        ("group", pa.int64()),  # number of the prompt
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("completion_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),  # log mu as the sampler recorded it, or null
+        ("temperature", pa.float32()),
+        ("truncated_sampling", pa.bool_()),  # log mu is renormalised over a part of the vocabulary
+        ("reward", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composition:
+    """What a training set is made of."""
+
+    rows: int
+    positives: int
+    """Rows with reward > 0."""
+    unscored: int
+    """Rows left out since they have no reward."""
+    empty: int
+    """Rows left out since their completion has no tokens."""
+    too_long: int
+    """Rows left out since they exceed `max_length`."""
+
+    lowest: float
+    """Smallest reward."""
+    highest: float
+    """Largest reward."""
+    signed: bool
+    """Whether all rewards are +1 or -1."""
+
+    @property
+    def positive_share(self) -> float:
+        """P, the share of positives."""
+        return self.positives / self.rows
+
+
+def prepare_rows(
+    dataset: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None = None,
+) -> tuple[Dataset, Composition]:
+    """Turn rows of prompt, completion and reward into tokens, and check every one.
+
+    Args:
+        dataset: rows with `prompt` (text or messages), `completion` (text) and `reward` (number;
+            None leaves the row out), and where there are: `prompt_ids`, `completion_ids`,
+            `logprobs` (log mu per completion token), `sampling` (temperature, top_p, top_k),
+            `problem_id`, `sample`, `finish_reason`. Ids are kept as they are; text without ids is
+            tokenised once, with an end-of-sequence token unless `finish_reason` is `length`.
+        tokenizer: for text, and for the end-of-sequence token.
+        max_length: prompt and completion tokens at most.
+
+    Returns:
+        Rows of `ROW_SCHEMA`, and what they are made of.
+
+    Raises:
+        DataError: a column is missing, a value is of the wrong kind, or no row is left.
+
+    """
+    rows: list[dict[str, Any]] = []
+    groups: dict[tuple[int, ...], int] = {}
+    dropped: Counter[str] = Counter()
+    for number, source in enumerate(dataset):
+        reward = _reward(source, number)
+        if reward is None:
+            dropped["unscored"] += 1
+            continue
+        row = _row(source, number, reward, tokenizer)
+        if not row["completion_ids"]:  # imported text can be empty: there is nothing to train on
+            dropped["empty"] += 1
+            continue
+        if max_length and len(row["prompt_ids"]) + len(row["completion_ids"]) > max_length:
+            dropped["too_long"] += 1
+            continue
+        row["group"] = groups.setdefault(tuple(row["prompt_ids"]), len(groups))
+        rows.append(row)
+    if not rows:
+        raise DataError(
+            f"no rows to train on: {dropped['unscored']} have no reward, {dropped['empty']} are "
+            f"empty and {dropped['too_long']} exceed max_length={max_length}"
+        )
+    composition = Composition(
+        rows=len(rows),
+        positives=sum(row["reward"] > 0 for row in rows),
+        unscored=dropped["unscored"],
+        empty=dropped["empty"],
+        too_long=dropped["too_long"],
+        lowest=min(row["reward"] for row in rows),
+        highest=max(row["reward"] for row in rows),
+        signed=all(row["reward"] in (1.0, -1.0) for row in rows),
+    )
+    return Dataset(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)), composition
+
+
+def _reward(source: Mapping[str, Any], number: int) -> float | None:
+    if "reward" not in source:
+        raise DataError(
+            f"row {number} has no column 'reward' (columns: {', '.join(source)}); expected +1 for "
+            "a correct completion and -1 for any other: grade the file with `topr grade` first"
+        )
+    reward = source["reward"]
+    if reward is None:
+        return None
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not np.isfinite(value):
+        raise DataError(f"row {number}: reward {reward!r} is no finite number")
+    return value
+
+
+def _row(
+    source: Mapping[str, Any], number: int, reward: float, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    prompt_ids = source.get("prompt_ids")
+    if prompt_ids is None:
+        prompt_ids = _prompt_ids(source, number, tokenizer)
+    completion_ids = source.get("completion_ids")
+    if completion_ids is None:
+        completion_ids = _completion_ids(source, number, tokenizer)
+    if len(prompt_ids) == 0:
+        raise DataError(f"row {number}: prompt_ids is empty, expected at least one token id")
+    sampling = source.get("sampling") or {}
+    temperature = _number(sampling, "temperature", 1.0)
+    return {
+        "row": number,
+        "name": f"{source.get('problem_id', number)}#{source.get('sample', 0)}",
+        "prompt_ids": _checked_ids(prompt_ids, "prompt_ids", number, len(tokenizer)),
+        "completion_ids": _checked_ids(completion_ids, "completion_ids", number, len(tokenizer)),
+        "logprobs": _checked_logprobs(source.get("logprobs"), len(completion_ids), number),
+        "temperature": temperature or 1.0,
+        "truncated_sampling": temperature == 0.0
+        or _number(sampling, "top_p", 1.0) < 1.0
+        or _number(sampling, "top_k", 0) > 0,
+        "reward": reward,
+    }
+
+
+def _number(sampling: Mapping[str, Any], name: str, default: float) -> float:
+    value = sampling.get(name)
+    return default if value is None else float(value)
+
+
+def _prompt_ids(
+    source: Mapping[str, Any], number: int, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    prompt = source.get("prompt")
+    if isinstance(prompt, list):
+        prompt = tuple(Message(role=turn["role"], content=turn["content"]) for turn in prompt)
+    if not isinstance(prompt, str | tuple):
+        raise DataError(
+            f"row {number}: prompt is {type(prompt).__name__}, expected text or a list of "
+            "{role, content} messages (or a column 'prompt_ids')"
+        )
+    return list(render(prompt, tokenizer).ids)
+
+
+def _completion_ids(
+    source: Mapping[str, Any], number: int, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    completion = source.get("completion")
+    if isinstance(completion, list) and len(completion) == 1:
+        completion = completion[0].get("content")
+    if not isinstance(completion, str):
+        raise DataError(
+            f"row {number}: completion is {type(completion).__name__}, expected text or one "
+            "{role, content} message (or a column 'completion_ids')"
+        )
+    ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
+    ended = source.get("finish_reason", FinishReason.STOP) != FinishReason.LENGTH
+    return [*ids, tokenizer.eos_token_id] if ended else list(ids)
+
+
+def _checked_ids(ids: Any, column: str, number: int, vocabulary: int) -> list[int]:
+    checked = [int(i) for i in ids]
+    bad = next((i for i in checked if not 0 <= i < vocabulary), None)
+    if bad is not None:
+        raise DataError(
+            f"row {number}: {column} holds {bad}, but the tokenizer has {vocabulary} tokens; were "
+            "these completions made with another model's tokenizer?"
+        )
+    return checked
+
+
+def _checked_logprobs(logprobs: Any, length: int, number: int) -> list[float] | None:
+    if logprobs is None:
+        return None
+    if len(logprobs) != length:
+        raise DataError(
+            f"row {number}: {len(logprobs)} logprobs for {length} completion tokens, "
+            "expected one each"
+        )
+    values = np.asarray(logprobs, dtype=np.float32)
+    if not np.isfinite(values).all() or (values > 1e-3).any():
+        raise DataError(
+            f"row {number}: logprobs hold {values[~(np.isfinite(values) & (values <= 1e-3))][0]}, "
+            "expected finite natural logarithms of probabilities, at most 0"
+        )
+    result: list[float] = values.tolist()
+    return result

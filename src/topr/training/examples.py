@@ -1,0 +1,39 @@
+"""A few hundred trained completions with log pi before and after, for people to look at."""
+
+import pyarrow as pa
+
+from topr.training.behavior import recompute
+from topr.training.trainer import TOPRTrainer
+
+PROBLEMS = 40
+PER_PROBLEM = 8
+
+
+def examples_table(trainer: TOPRTrainer, dataset: pa.Table) -> pa.Table:
+    """Return rows of the dataset as it was given, with columns added.
+
+    `tokens`: the completion's tokens as text, list<string>; `behavior_logprobs` and
+    `policy_logprobs`: log mu as used and log pi after training, per token, list<float32>.
+    """
+    taken: dict[int, int] = {}
+    chosen = []
+    for position, group in enumerate(trainer.rows["group"]):
+        if group in taken or len(taken) < PROBLEMS:
+            taken[group] = taken.get(group, 0) + 1
+            if taken[group] <= PER_PROBLEM:
+                chosen.append(position)
+    rows = trainer.rows.select(chosen)
+    size = trainer.settings.micro_batch_size or trainer.settings.per_device_train_batch_size
+    with trainer.accelerator.autocast():
+        policy = recompute(trainer.accelerator.unwrap_model(trainer.model), rows, size)
+    pieces = [trainer.tokenizer.batch_decode([[i] for i in ids]) for ids in rows["completion_ids"]]
+    floats = pa.list_(pa.float32())
+    added = {
+        "tokens": pa.array(pieces, pa.list_(pa.string())),
+        "behavior_logprobs": pa.array(rows["behavior_logprobs"], floats),
+        "policy_logprobs": pa.array([values.tolist() for values in policy], floats),
+    }
+    table = dataset.take(pa.array(list(rows["row"])))
+    for name, column in added.items():
+        table = table.append_column(name, column)
+    return table

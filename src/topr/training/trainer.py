@@ -1,0 +1,427 @@
+"""`TOPRTrainer`: a `transformers.Trainer` that turns the weights of an objective into a gradient.
+
+It does not sample, grade or choose: rows come graded, with the behaviour's log-probabilities or
+the wish to have them recomputed.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+)
+
+from topr.config import ModelConfig
+from topr.errors import ConfigError, DivergedError, TrainingError
+from topr.models import load_model, load_tokenizer
+from topr.objectives import Objective, make_objective, resolve_baseline, sequence_scale
+from topr.store import write_json_atomic
+from topr.training.arguments import TOPRConfig
+from topr.training.batches import (
+    PaddedBatch,
+    Row,
+    ShuffledBatches,
+    pad,
+    pad_tokens,
+    split_by_length,
+)
+from topr.training.behavior import (
+    LARGE_GAP,
+    Gap,
+    gap_sample,
+    measure_gap,
+    recompute,
+    recompute_cached,
+    recorded,
+)
+from topr.training.data import Composition, prepare_rows
+from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
+from topr.training.logprobs import token_logprobs
+
+logger = logging.getLogger(__name__)
+
+
+class TOPRTrainer(Trainer):
+    """Trains a causal language model on graded completions.
+
+    The loss on the N completions of an optimizer step is
+
+        loss = -1/N sum_i s_i sum_t w_it log pi(y_it | x_i, y_i<t),
+
+    with w the objective's weights (no gradient flows through them) and s_i the loss normalisation
+    (1/|y_i| by default). For TOPR, w_it = A_i [rho_i]: arXiv 2503.14286.
+
+    One batch of the loader is one step's completions on this device; the step splits it into
+    micro-batches, which changes memory and time but not the gradient.
+
+    Args:
+        model: a causal language model, or the path or hub name of one.
+        args: a `TOPRConfig`.
+        train_dataset: rows of `prompt`, `completion`, `reward`, and where there are, ids, logprobs
+            and sampling parameters: see `topr.training.data.prepare_rows`.
+        processing_class: the tokenizer; none given: the model's own.
+        callbacks: of transformers.
+        peft_config: of peft, to train an adapter.
+        behavior_model: the model that wrote the completions, for `behavior_logprobs=recompute`;
+            none given: `model` as it is before the first step.
+        optimizers: optimizer and schedule, instead of those that `args` names.
+
+    Raises:
+        ToprError: data, configuration or model do not fit, before any step is taken.
+
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | str,
+        args: TOPRConfig | None = None,
+        train_dataset: Iterable[Mapping[str, Any]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: Any = None,
+        behavior_model: nn.Module | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        args = args if args is not None else TOPRConfig(output_dir="topr-output")
+        if train_dataset is None:
+            raise ConfigError("TOPRTrainer needs a train_dataset of prompt, completion and reward")
+        path = model if isinstance(model, str) else model.config.name_or_path
+        if processing_class is None:
+            processing_class = load_tokenizer(ModelConfig(path=path))
+        loaded: Any = load_model(ModelConfig(path=model)) if isinstance(model, str) else model
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            loaded = get_peft_model(loaded, peft_config)
+        _refuse_unfit(args, loaded)
+        _disable_dropout(loaded)
+        self.settings = args
+        self.directory = Path(args.output_dir or "topr-output")
+        self.objective: Objective = _objective(args)
+        self.tokenizer: PreTrainedTokenizerBase = processing_class
+        self.normalization = args.loss_normalization or self.objective.normalization
+        self.rows, self.composition = prepare_rows(
+            train_dataset, processing_class, max_length=args.max_length
+        )
+        self.baseline, self.effective_positive_share = _baseline(args, self.composition)
+        warn_one_sided(self.objective, np.asarray(self.rows["reward"]) - self.baseline)
+        # Wrong groups must be refused now, not after the behaviour was recomputed.
+        self._batches = ShuffledBatches(
+            self.rows["group"],
+            args.per_device_train_batch_size,
+            seed=args.seed,
+            whole_groups=self.objective.coupled or args.shuffle_by == "prompt",
+        )
+        super().__init__(
+            model=loaded,
+            args=args,
+            train_dataset=self.rows,
+            processing_class=processing_class,
+            data_collator=_as_rows,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.loss_is_scaled_for_ga = True  # The loss is divided by the whole step's completions.
+        self.behavior_gap: Gap | None = None
+        self._behavior_model = behavior_model
+        self._statistics = StepStatistics()
+        self._idleness = Idleness(self.objective)
+        self._parameter_count: int = sum(p.numel() for p in loaded.parameters())
+        self._logged_at = time.perf_counter()
+        self.add_callback(_EndOfEpoch(self._idleness))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; see `transformers.Trainer.train`. Measures the behaviour gap before it starts.
+
+        Raises:
+            DivergedError: a loss or gradient is NaN or infinite. The rows of the batch are in
+                `diverged.json` in the output directory; the last checkpoint stays.
+
+        """
+        if "behavior_logprobs" not in self.rows.column_names:
+            self.prepare_behavior()
+        self._logged_at = time.perf_counter()
+        return super().train(*args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of one step's rows at a time, shuffled by (seed, epoch)."""
+        loader: DataLoader[Any] = DataLoader(
+            self.rows,
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Run forward and backward over one loader batch, micro-batch by micro-batch."""
+        model.train()
+        rows: Sequence[Row] = inputs["rows"]
+        items = int(num_items_in_batch or len(rows))
+        parts = split_by_length(rows, self.settings.micro_batch_size)
+        known = self._coupled_weights(model, rows, parts) if self.objective.coupled else None
+        total = torch.zeros((), device=self.args.device)
+        seen: list[tuple[Tensor, ...]] = []
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model=model):
+                loss, statistics = self._forward_backward(
+                    model,
+                    [rows[i] for i in part],
+                    items,
+                    known[part] if known is not None else None,
+                )
+            total += loss
+            seen.append(statistics)
+        log_ratio, weight, advantage, scale = (torch.cat(part) for part in zip(*seen, strict=True))
+        if not torch.isfinite(total) or not torch.isfinite(log_ratio).all():
+            self._stop_diverged(f"the loss is {total.item()}", rows)
+        self._last_rows = rows
+        tokens = sum(len(row["completion_ids"]) for row in rows)
+        self._statistics.add_step(log_ratio, weight, advantage, scale, tokens)
+        self._idleness.add_step(log_ratio, weight, advantage, self.state.global_step)
+        return total
+
+    def _forward_backward(
+        self, model: nn.Module, rows: Sequence[Row], items: int, weights: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The one place where weights become a gradient.
+
+        Returns the loss, and of each sequence log rho, mean weight, advantage, and what the sum
+        of its tokens' gradients is multiplied by beside the weight.
+        """
+        batch = pad(rows).to(self.args.device)
+        with self.compute_loss_context_manager():
+            logprobs = token_logprobs(model, batch)
+        log_ratio = self._log_ratio(logprobs, rows, batch)
+        advantage = self._advantage(rows)
+        if weights is None:
+            weights = self.objective.weights(log_ratio, advantage, batch.mask, self._groups(rows))
+        else:
+            weights = torch.where(batch.mask, weights[:, : batch.mask.shape[1]], 0.0)
+        scale = sequence_scale(batch.mask, self.normalization, self.settings.normalization_constant)
+        loss = -(scale * (weights * logprobs).sum(dim=-1)).sum() / items
+        self.accelerator.backward(loss)
+        mean_weight = weights.sum(dim=-1) / batch.mask.sum(dim=-1)
+        length = batch.mask.sum(dim=-1)
+        return loss.detach(), (log_ratio.sum(dim=-1), mean_weight, advantage, scale * length)
+
+    @torch.no_grad()
+    def _coupled_weights(
+        self, model: nn.Module, rows: Sequence[Row], parts: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Return the weights of all rows at once, [B, T], from a forward pass over all parts.
+
+        A weight that depends on the other completions of its prompt can't be known from a
+        micro-batch alone.
+        """
+        whole = pad(rows).to(self.args.device)
+        logprobs = torch.zeros(whole.mask.shape, device=self.args.device)
+        for part in parts:
+            batch = pad([rows[i] for i in part]).to(self.args.device)
+            with self.compute_loss_context_manager():
+                values = token_logprobs(model, batch)
+            logprobs[torch.tensor(part), : values.shape[1]] = values
+        log_ratio = self._log_ratio(logprobs, rows, whole)
+        return self.objective.weights(
+            log_ratio, self._advantage(rows), whole.mask, self._groups(rows)
+        )
+
+    def _log_ratio(self, logprobs: Tensor, rows: Sequence[Row], batch: PaddedBatch) -> Tensor:
+        behavior = pad_tokens([row["behavior_logprobs"] for row in rows], batch)
+        return torch.where(batch.mask, logprobs.detach().float() - behavior, 0.0)
+
+    def _advantage(self, rows: Sequence[Row]) -> Tensor:
+        rewards = torch.tensor([row["reward"] for row in rows], dtype=torch.float32)
+        return (rewards - self.baseline).to(self.args.device)
+
+    def _groups(self, rows: Sequence[Row]) -> Tensor:
+        return torch.tensor([row["group"] for row in rows], device=self.args.device)
+
+    def prepare_behavior(self, progress: Callable[[int], None] | None = None) -> None:
+        """Fix log mu for the whole run, and measure the gap between its two sources.
+
+        `train` does this where it was not done. `progress` is told of completions recomputed.
+        """
+        rows, size = self.rows, self.settings.micro_batch_size or self._batches.batch_size
+        start = self.accelerator.unwrap_model(self.model)
+        sample = gap_sample(rows)
+        if self.settings.behavior_logprobs == "sampler":
+            behavior = recorded(rows)
+            if sample is not None:
+                self.behavior_gap = self._gap(start, sample, size)
+        else:
+            model = self._behavior_model if self._behavior_model is not None else start
+            with self.accelerator.autocast():  # in the numerics of the training steps
+                behavior = recompute_cached(
+                    model, rows, size, self.directory,
+                    numerics=self.accelerator.mixed_precision, progress=progress,
+                )  # fmt: skip
+            if sample is not None:
+                self.behavior_gap = self._gap(model, sample, size)
+        self.rows = rows.add_column("behavior_logprobs", [b.tolist() for b in behavior])
+        self.train_dataset = self.rows
+        gap = self.behavior_gap
+        if gap is None:
+            return
+        logger.info(
+            "recorded and recomputed log-probabilities differ by %.2g per token on average (%.2g "
+            "at most) and by %.2g per completion at most, over %d completions",
+            gap.token_mean, gap.token_max, gap.sequence_max, gap.rows,
+        )  # fmt: skip
+        if gap.sequence_max > LARGE_GAP and self.settings.behavior_logprobs == "sampler":
+            logger.warning(
+                "the sampler's log-probabilities are not those of this model in the trainer's "
+                "numerics: a completion's sum is off by up to %.2g. If the model that is trained "
+                "wrote these completions, set behavior_logprobs=recompute; if another did, this "
+                "is its distance from the model",
+                gap.sequence_max,
+            )
+
+    def _gap(self, model: nn.Module, sample: Dataset, size: int) -> Gap:
+        with self.accelerator.autocast():
+            return measure_gap(recompute(model, sample, size), recorded(sample))
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[Any], device: torch.device
+    ) -> Tensor | int | None:
+        """Count the completions of the whole optimizer step, over all its batches."""
+        return sum(len(batch["rows"]) for batch in batch_samples)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the gradient's norm, or stop: clipping by NaN would destroy the weights."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        if not self.args.fp16 and not torch.isfinite(torch.as_tensor(float(norm))):
+            self._stop_diverged(f"the gradient's norm is {float(norm)}", self._last_rows)
+        return norm
+
+    def _stop_diverged(self, what: str, rows: Sequence[Row]) -> None:
+        path = self.directory / "diverged.json"
+        found = [{"row": row["row"], "name": row["name"], "reward": row["reward"]} for row in rows]
+        write_json_atomic(path, {"step": self.state.global_step, "what": what, "rows": found})
+        raise DivergedError(
+            f"step {self.state.global_step}: {what}; the weights were not changed by this step. "
+            f"The {len(rows)} completions of the batch are listed in {path}. Try a lower learning "
+            "rate, float32, or an objective with an upper limit"
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step's numbers, and keep the histogram of taper weights in the history."""
+        if "loss" not in logs:
+            super().log(logs, start_time)
+            return
+        statistics, self._statistics = self._statistics, StepStatistics()
+        now = time.perf_counter()
+        seconds, self._logged_at = now - self._logged_at, now
+        logs |= statistics.summary()
+        if self.effective_positive_share is not None:
+            logs["effective_positive_share"] = self.effective_positive_share
+        logs["tokens_per_second"] = round(statistics.sums[1].item() / max(seconds, 1e-9), 1)
+        if self.behavior_gap is not None and self.state.global_step <= self.args.logging_steps:
+            logs |= self.behavior_gap.as_log()
+        super().log(logs, start_time)
+        entry: dict[str, Any] = self.state.log_history[-1]
+        entry["weight_histogram"] = statistics.histogram()
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 6 x tokens x parameters, the usual estimate of a step's work."""
+        rows = inputs["rows"]
+        tokens: int = sum(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
+        return 6 * tokens * self._parameter_count
+
+
+class _EndOfEpoch(TrainerCallback):
+    def __init__(self, idleness: Idleness) -> None:
+        self._idleness = idleness
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        self._idleness.end_epoch()
+
+
+def _as_rows(rows: list[Row]) -> dict[str, Any]:
+    return {"rows": rows}
+
+
+def _objective(args: TOPRConfig) -> Objective:
+    arguments = args.objective_args or {}
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    return make_objective(args.objective, **arguments)
+
+
+def _refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
+    """Refuse what would train wrongly without a word."""
+    if args.world_size > 1:
+        raise TrainingError(
+            f"started as one of {args.world_size} processes: training on several is not built yet, "
+            "and batches would be lost. Start it without torchrun or accelerate launch"
+        )
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # Else transformers would split each batch over all GPUs it sees.
+        logger.warning("training uses the first of the visible GPUs only")
+    trained = {p.dtype for p in model.parameters() if p.requires_grad}
+    if torch.float16 in trained:
+        raise TrainingError(
+            "the trained weights are float16, whose range small updates and gradients leave; load "
+            "the model in float32 (and set bf16 for speed)"
+        )
+    if torch.bfloat16 in trained:
+        logger.warning(
+            "the trained weights are bfloat16: an update below 0.4 % of a weight is rounded away, "
+            "which at small learning rates is nearly every update; train float32 weights with "
+            "bf16 autocast instead"
+        )
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    """Set every dropout of the model to 0.
+
+    log pi must be that of the model that is sampled from, or an unchanged model's ratio is not 1.
+    """
+    found = 0.0
+    for module in model.modules():
+        names = [n for n, v in vars(module).items() if "dropout" in n and isinstance(v, float)]
+        names += ["p"] if isinstance(module, nn.Dropout) else []
+        for name in names:
+            found = max(found, getattr(module, name))
+            setattr(module, name, 0.0)
+    if found:
+        logger.info("dropout of up to %g is set to 0: ratios need the model as it samples", found)
+
+
+def _baseline(args: TOPRConfig, composition: Composition) -> tuple[float, float | None]:
+    """Return c and p~; p~ only where all rewards are +1 and -1, for which it is defined."""
+    share = args.effective_positive_share
+    if args.baseline is not None and share is not None:
+        raise ConfigError(
+            f"both baseline={args.baseline} and effective_positive_share={share} are set: each "
+            "fixes the other, so set one"
+        )
+    if composition.signed:
+        return resolve_baseline(composition.positive_share, args.baseline, share)
+    if share is not None:
+        raise ConfigError(
+            f"effective_positive_share={share} needs rewards of +1 and -1, and these lie from "
+            f"{composition.lowest:g} to {composition.highest:g}: set baseline instead"
+        )
+    return args.baseline or 0.0, None

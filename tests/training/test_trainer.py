@@ -1,0 +1,430 @@
+"""The trainer: its gradient against plain computations, invariances, resuming, and refusals."""
+
+import json
+import logging
+
+import pytest
+import torch
+from peft import LoraConfig
+from rollouts_for_training import made_rows, plain_logprobs
+from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
+
+from tiny import save_tiny, tiny_model, tiny_tokenizer
+from topr.errors import ConfigError, DataError, DivergedError, TrainingError
+from topr.objectives import make_objective
+from topr.training import TOPRConfig, TOPRTrainer
+
+
+def make_trainer(tmp_path, rows, model=None, *, name="out", **arguments):
+    peft_config = arguments.pop("peft_config", None)
+    settings = {
+        "output_dir": str(tmp_path / name),
+        "per_device_train_batch_size": 16,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "optim": "sgd",
+        "learning_rate": 1e-2,
+        "max_grad_norm": 0.0,
+        "seed": 5,
+    }
+    return TOPRTrainer(
+        model=model if model is not None else tiny_model(),
+        args=TOPRConfig(**(settings | arguments)),
+        train_dataset=rows,
+        processing_class=tiny_tokenizer(),
+        peft_config=peft_config,
+    )
+
+
+def gradients(trainer, indices=None):
+    """The gradient of one step over the given rows."""
+    if "behavior_logprobs" not in trainer.rows.column_names:
+        trainer.prepare_behavior()
+    indices = indices if indices is not None else range(len(trainer.rows))
+    trainer.model.zero_grad()
+    trainer.training_step(trainer.model, {"rows": [trainer.rows[i] for i in indices]})
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+
+def plain_gradients(model, rows, objective, *, by_length, baseline=0.0, shift=0.0):
+    """Autograd of the paper's formula, sequence by sequence, without any padding."""
+    model.zero_grad()
+    logprobs = [plain_logprobs(model, row) for row in rows]
+    loss = torch.zeros((), dtype=torch.float64)
+    for row, logprob in zip(rows, logprobs, strict=True):
+        rho = (logprob.detach() - torch.tensor(row["logprobs"])).sum().exp()
+        advantage = row["reward"] - baseline
+        low, high = objective.positive if advantage >= 0 else objective.negative
+        scale = 1 / len(logprob) if by_length else 1.0
+        loss = loss - advantage * rho.clamp(low, high) * scale * logprob.sum() / len(rows)
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def assert_same(ours, theirs, tolerance=2e-5):
+    for name, expected in theirs.items():
+        size = expected.norm().item()
+        assert (ours[name] - expected).norm().item() <= tolerance * max(size, 1e-3), name
+
+
+@pytest.fixture
+def drifted_rows():
+    """Rows whose behaviour model is another one, so that the ratios are far from 1."""
+    rows = made_rows(model=tiny_model(seed=1))
+    for row in rows:  # bring the ratios to where the taper bends
+        ours = plain_logprobs(tiny_model(), row).detach()
+        theirs = torch.tensor(row["logprobs"])
+        row["logprobs"] = (ours + 0.05 * (theirs - ours)).clamp(max=0).tolist()
+    return rows
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("normalization", ["length", "none"])
+def test_the_gradient_is_the_papers(tmp_path, drifted_rows, architecture, normalization):
+    trainer = make_trainer(
+        tmp_path,
+        drifted_rows,
+        tiny_model(architecture),
+        loss_normalization=normalization,
+        baseline=-0.3,
+    )
+    expected = plain_gradients(
+        tiny_model(architecture),
+        drifted_rows,
+        make_objective("topr"),
+        by_length=normalization == "length",
+        baseline=-0.3,
+    )
+    assert_same(gradients(trainer), expected)
+
+
+def test_the_taper_bends_on_these_rows(tmp_path, drifted_rows):
+    # Guards the test above: some negatives must be inside (0, 1), else it would say little.
+    trainer = make_trainer(tmp_path, drifted_rows)
+    gradients(trainer)
+    counts = trainer._statistics.histogram()["negative"]
+    assert sum(counts[1:19]) >= 2
+
+
+def test_positives_only_is_the_models_own_cross_entropy(tmp_path):
+    rows = [row for row in made_rows() if row["reward"] > 0]
+    ours = gradients(make_trainer(tmp_path, rows))
+    model = tiny_model()
+    for row in rows:
+        ids = torch.tensor([row["prompt_ids"] + row["completion_ids"]])
+        labels = ids.clone()
+        labels[0, : len(row["prompt_ids"])] = -100
+        (model(input_ids=ids, labels=labels).loss / len(rows)).backward()
+    assert_same(ours, {name: p.grad for name, p in model.named_parameters()})
+
+
+@pytest.mark.parametrize("objective", ["topr", "grpo", "dpo", "asymre"])
+def test_micro_batches_and_order_do_not_change_the_gradient(tmp_path, drifted_rows, objective):
+    whole = gradients(make_trainer(tmp_path, drifted_rows, objective=objective))
+    for size in (1, 3, 5):
+        trainer = make_trainer(tmp_path, drifted_rows, objective=objective, micro_batch_size=size)
+        assert_same(gradients(trainer, list(reversed(range(16)))), whole)
+
+
+def test_accumulation_is_the_same_as_one_batch(tmp_path, drifted_rows):
+    def trained(**arguments):
+        trainer = make_trainer(tmp_path, drifted_rows, num_train_epochs=3, **arguments)
+        trainer.train()
+        return trainer
+
+    whole = trained(per_device_train_batch_size=8)
+    parts = trained(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    assert whole.state.global_step == parts.state.global_step == 6
+    assert_same(dict(parts.model.named_parameters()), dict(whole.model.named_parameters()))
+    for a, b in zip(whole.state.log_history, parts.state.log_history, strict=True):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+            assert a["weight/negative"] == pytest.approx(b["weight/negative"], rel=1e-4)
+
+
+@pytest.mark.parametrize("source", ["sampler", "recompute"])
+def test_log_rho_is_0_on_the_first_batch_of_an_unchanged_model(tmp_path, source):
+    trainer = make_trainer(tmp_path, made_rows(), behavior_logprobs=source, learning_rate=0.1)
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert abs(first["log_ratio/positive"]) < 1e-4
+    assert abs(first["log_ratio/negative"]) < 1e-4
+    assert first["weight/negative"] == pytest.approx(1.0, abs=1e-4)
+    assert first["behavior_gap/sequence_max"] < 1e-3
+
+
+def test_recomputed_logprobs_are_cached(tmp_path, monkeypatch):
+    rows = made_rows(logprobs=False)
+    first = make_trainer(tmp_path, rows, behavior_logprobs="recompute")
+    first.prepare_behavior()
+    monkeypatch.setattr("topr.training.behavior.recompute", None)  # a call would fail
+    second = make_trainer(tmp_path, rows, behavior_logprobs="recompute")
+    second.prepare_behavior()
+    assert second.rows["behavior_logprobs"] == first.rows["behavior_logprobs"]
+    other = make_trainer(tmp_path, rows, tiny_model(seed=2), behavior_logprobs="recompute")
+    with pytest.raises(TypeError):  # another model: the cache must not be used
+        other.prepare_behavior()
+
+
+def test_positives_rise_and_negatives_fall(tmp_path):
+    trainer = make_trainer(
+        tmp_path,
+        made_rows(),
+        num_train_epochs=20,
+        learning_rate=0.05,
+        behavior_logprobs="recompute",
+    )
+    trainer.train()
+    last = [line for line in trainer.state.log_history if "loss" in line][-1]
+    assert last["log_ratio/positive"] > 1.0
+    assert last["log_ratio/negative"] < -1.0
+    assert last["weight/positive"] == 1.0
+    assert last["weight/negative"] < 0.5
+    assert last["effective_positive_share"] == 0.5
+    assert sum(last["weight_histogram"]["negative"]) == 8
+
+
+class _Kill(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [3, 5, 8])
+def test_a_resumed_training_ends_with_the_weights_of_a_straight_one(tmp_path, stop):
+    arguments = {
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 3,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "linear",
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "behavior_logprobs": "recompute",
+    }
+    straight = make_trainer(tmp_path, made_rows(), name="straight", **arguments)
+    straight.train()
+    broken = make_trainer(tmp_path, made_rows(), name="broken", **arguments)
+    broken.add_callback(_Kill(stop))
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = make_trainer(tmp_path, made_rows(), name="broken", **arguments)
+    resumed.train(resume_from_checkpoint=True)
+    for (name, a), (_, b) in zip(
+        straight.model.named_parameters(), resumed.model.named_parameters(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    losses = [
+        [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        for trainer in (straight, resumed)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_diverged_step_stops_the_run_and_names_its_rows(tmp_path):
+    model = tiny_model()
+    trainer = make_trainer(tmp_path, made_rows(), model, per_device_train_batch_size=4)
+    trainer.prepare_behavior()
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(DivergedError, match=r"the loss is nan.*4 completions"):
+        trainer.train()
+    saved = json.loads((tmp_path / "out/diverged.json").read_text())
+    assert len(saved["rows"]) == 4
+    assert saved["rows"][0]["name"].startswith("p")
+
+
+def test_an_infinite_gradient_stops_before_the_weights_change(tmp_path):
+    model = tiny_model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer = make_trainer(tmp_path, made_rows(), model, max_grad_norm=1.0)
+    model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(DivergedError, match="gradient's norm is"):
+        trainer.train()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_settings_that_do_nothing_say_so(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger="topr.training")
+    make_trainer(tmp_path, made_rows(), learning_rate=1e-7).train()
+    assert "the taper was never active" not in caplog.text  # a single step per epoch: no ratio yet
+    caplog.clear()
+    rows = made_rows()
+    make_trainer(
+        tmp_path, rows, learning_rate=1e-6, per_device_train_batch_size=4, num_train_epochs=2
+    ).train()
+    assert caplog.text.count("the taper was never active in this epoch") == 1
+    caplog.clear()
+    make_trainer(
+        tmp_path,
+        rows,
+        learning_rate=1e-30,
+        per_device_train_batch_size=4,
+        behavior_logprobs="recompute",
+        micro_batch_size=1,
+    ).train()
+    assert "the ratio pi/mu was 1" in caplog.text
+    assert "the taper was never active" not in caplog.text
+    caplog.clear()
+    make_trainer(tmp_path, [row for row in rows if row["reward"] > 0])
+    assert "none of the 8 completions has a negative advantage (8 positive, 0 zero)" in caplog.text
+    caplog.clear()
+    make_trainer(tmp_path, [row for row in rows if row["reward"] < 0])
+    assert "none of the 8 completions has a positive advantage" in caplog.text
+    caplog.clear()
+    make_trainer(tmp_path, rows, baseline=-1.0)
+    assert "none of the 16 completions has a negative advantage (8 positive, 8 zero)" in caplog.text
+
+
+def test_rewards_of_1_and_0_are_said_to_have_no_negatives(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger="topr.training")
+    rows = [row | {"reward": (row["reward"] + 1) / 2} for row in made_rows()]
+    trainer = make_trainer(tmp_path, rows)
+    assert "rewards of 1 and 0 need baseline 0.5" in caplog.text
+    assert trainer.effective_positive_share is None  # defined for +1 and -1 alone
+    caplog.clear()
+    halves = gradients(make_trainer(tmp_path, rows, baseline=0.5))
+    assert caplog.text == ""
+    signed = gradients(make_trainer(tmp_path, made_rows()))
+    assert_same(halves, {name: gradient / 2 for name, gradient in signed.items()})
+    with pytest.raises(ConfigError, match="needs rewards of"):
+        make_trainer(tmp_path, rows, effective_positive_share=0.2)
+
+
+def test_log_rho_is_0_under_autocast_too(tmp_path):
+    # mu must come from the numerics of the training steps, not from a float32 pass.
+    trainer = make_trainer(tmp_path, made_rows(), behavior_logprobs="recompute", bf16=True)
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert abs(first["log_ratio/positive"]) < 1e-4
+    assert abs(first["log_ratio/negative"]) < 1e-4
+    assert first["behavior_gap/sequence_max"] > 1e-3  # against the recorded float32
+
+
+def test_dropout_is_off(tmp_path):
+    config = GPT2Config(
+        vocab_size=len(tiny_tokenizer()), n_embd=32, n_layer=2, n_head=2, n_positions=64,
+        attn_pdrop=0.3, resid_pdrop=0.3, embd_pdrop=0.3, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    trainer = make_trainer(
+        tmp_path, made_rows(logprobs=False), GPT2LMHeadModel(config), behavior_logprobs="recompute"
+    )
+    gradients(trainer)
+    assert abs(trainer._statistics.summary()["log_ratio/negative"]) < 1e-4
+
+
+def test_gradient_checkpointing_does_not_change_the_gradient(tmp_path, drifted_rows):
+    plain = gradients(make_trainer(tmp_path, drifted_rows))
+    trainer = make_trainer(tmp_path, drifted_rows, micro_batch_size=5)
+    trainer.model.activation_checkpointing_enable()
+    assert_same(gradients(trainer), plain)
+
+
+def test_weights_too_coarse_for_small_rates_are_named(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, logger="topr.training")
+    make_trainer(tmp_path, made_rows(), tiny_model().to(torch.bfloat16))
+    assert "an update below 0.4 % of a weight is rounded away" in caplog.text
+    with pytest.raises(TrainingError, match="float16"):
+        make_trainer(tmp_path, made_rows(), tiny_model().to(torch.float16))
+
+
+def test_the_share_of_the_gradient_knows_the_normalisation(tmp_path):
+    # A positive of 20 tokens and a negative of 2, on policy, not divided by length: 20/22.
+    def row(length, reward):
+        return {
+            "prompt_ids": [5, 6],
+            "completion_ids": list(range(10, 10 + length)),
+            "reward": reward,
+        }
+
+    rows = [row(20, 1.0), row(2, -1.0)]
+    shares = {"none": 20 / 22, "length": 0.5}
+    for normalization, expected in shares.items():
+        trainer = make_trainer(
+            tmp_path, rows, loss_normalization=normalization, behavior_logprobs="recompute"
+        )
+        gradients(trainer)
+        share = trainer._statistics.summary()["gradient_share/positive"]
+        assert share == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_sampler_that_disagrees_is_reported(tmp_path, caplog):
+    rows = made_rows(model=tiny_model(seed=1))
+    caplog.set_level(logging.WARNING, logger="topr.training")
+    trainer = make_trainer(tmp_path, rows)
+    trainer.prepare_behavior()
+    assert "set behavior_logprobs=recompute" in caplog.text
+    first = plain_logprobs(tiny_model(), rows[0]).sum() - sum(rows[0]["logprobs"])
+    assert trainer.behavior_gap.sequence_max >= abs(first.item()) - 1e-3
+
+
+def test_rows_are_checked_before_any_step(tmp_path):
+    rows = made_rows()
+    cases = [
+        ([{k: v for k, v in rows[0].items() if k != "reward"}], "row 0 has no column 'reward'"),
+        ([rows[0] | {"reward": float("nan")}], "is no finite number"),
+        ([rows[0] | {"logprobs": [0.0]}], "1 logprobs for"),
+        ([rows[0] | {"logprobs": [0.5] * len(rows[0]["logprobs"])}], "at most 0"),
+        ([rows[0] | {"completion_ids": [9999], "logprobs": None}], "another model's tokenizer"),
+        ([rows[0] | {"reward": None}], "no rows to train on: 1 have no reward"),
+        ([{"prompt": 3, "completion": "a", "reward": 1}], "prompt is int"),
+        ([{"prompt": "a", "completion": None, "reward": 1}], "completion is NoneType"),
+    ]
+    for bad, message in cases:
+        with pytest.raises(DataError, match=message):
+            make_trainer(tmp_path, bad)
+    with pytest.raises(DataError, match="16 of 16 rows have no logprobs"):
+        make_trainer(tmp_path, made_rows(logprobs=False)).train()
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 500}
+    with pytest.raises(DataError, match="drawn with top-k"):
+        make_trainer(tmp_path, [row | {"sampling": sampling} for row in rows]).train()
+    with pytest.raises(ConfigError, match="set one"):
+        make_trainer(tmp_path, rows, baseline=0.1, effective_positive_share=0.1)
+
+
+def test_rows_without_a_reward_or_too_long_are_left_out_and_counted(tmp_path):
+    rows = made_rows()
+    rows[0]["reward"] = None
+    longest = max(len(row["prompt_ids"] + row["completion_ids"]) for row in rows[1:])
+    composition = make_trainer(tmp_path, rows, max_length=longest - 1).composition
+    assert composition.unscored == 1
+    assert composition.too_long >= 1
+    assert composition.rows == 16 - 1 - composition.too_long
+
+
+def test_text_alone_is_tokenised_with_an_end(tmp_path):
+    rows = [
+        {"prompt": "The answer", "completion": " is 12", "reward": 1},
+        {"prompt": "The answer", "completion": " is 12", "reward": -1, "finish_reason": "length"},
+    ]
+    trainer = make_trainer(tmp_path, rows, behavior_logprobs="recompute")
+    tokenizer = tiny_tokenizer()
+    ended, cut = trainer.rows["completion_ids"]
+    assert ended == [*cut, tokenizer.eos_token_id]
+    assert tokenizer.decode(cut) == " is 12"
+    trainer.train()
+
+
+def test_a_model_path_and_lora(tmp_path):
+    path = save_tiny(tmp_path / "model")
+    trainer = TOPRTrainer(
+        model=str(path),
+        args=TOPRConfig(
+            output_dir=str(tmp_path / "out"), use_cpu=True, disable_tqdm=True, save_strategy="no",
+            learning_rate=1e-2, optim="sgd", num_train_epochs=2,
+        ),
+        train_dataset=made_rows(),
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    trainer.train()
+    assert abs(trainer.state.log_history[0]["log_ratio/negative"]) < 1e-4
+    changed = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
+    assert changed
+    assert all("lora_" in name for name in changed)
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
