@@ -1,0 +1,175 @@
+"""One model on held-out problems, from drawing to `evaluation.json`. Resumable.
+
+The formulas and the files' shapes are elsewhere; this is the order in which things happen.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topr.config import EvaluateConfig, GradeConfig
+from topr.engines.base import Engine
+from topr.errors import DataError
+from topr.evaluation.results import RESULT_FILE, read_evaluation, write_evaluation
+from topr.evaluation.scoring import SCORED_COLUMNS, score
+from topr.generation import Progress, draw
+from topr.grading import GRADERS, grade_table
+from topr.records import EvalResult, SamplingParams
+from topr.store import (
+    Manifest,
+    begin,
+    read_table,
+    shard_paths,
+    write_manifest,
+    write_shard,
+)
+from topr.tasks.base import Split, Task
+
+if TYPE_CHECKING:  # it takes seconds to import, and scoring alone does not need it
+    from transformers import PreTrainedTokenizerBase
+
+SHARDS = "evaluation"
+
+
+def evaluate(
+    task: Task,
+    engine: Engine,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    config: EvaluateConfig,
+    grade: GradeConfig,
+    directory: Path,
+    name: str,
+    model: str,
+    iteration: int = 0,
+    seed: int = 0,
+    max_tokens: int = 512,
+    stop: tuple[str, ...] | None = None,
+    shard_problems: int = 64,
+    fingerprint: str = "",
+    on_draw: Progress | None = None,
+    on_grade: Callable[[int], None] | None = None,
+) -> EvalResult:
+    """Measure one model; write `evaluation/` and `evaluation.json` into `directory`.
+
+    Each problem gets `config.n` sampled completions and, with `config.greedy`, one at temperature
+    0. All are kept in `evaluation/part-*.parquet`; a greedy row is known by its
+    `sampling.temperature`. Killed anywhere and called again with the same arguments, it goes on:
+    shards that are there are not drawn again, and a finished evaluation is read, not repeated.
+
+    Args:
+        task: problems, stop strings and the grader.
+        engine: draws from the model that is measured.
+        tokenizer: that model's.
+        config: how many problems and completions, sampling, metrics.
+        grade: how completions are graded.
+        directory: of this model: an iteration's, or a comparison's.
+        name: the model's name in tables.
+        model: its path or hub name.
+        iteration: written into the result and each row.
+        seed: of sampling and of the intervals.
+        max_tokens: where `config.max_tokens` is none.
+        stop: strings that end a completion; none given: the task's.
+        shard_problems: problems per shard while drawing.
+        fingerprint: hash of what fixes the result, for the manifest.
+        on_draw: told of completions and tokens as they are drawn.
+        on_grade: told of completions as they are graded.
+
+    Raises:
+        DataError: the split holds no problems, or none of them can be scored.
+        RunDirectoryError: `directory` holds another evaluation.
+        EngineError: drawing failed.
+        GradingError: grading cannot start.
+
+    """
+    shards = directory / SHARDS
+    drawn = shards / "drawn"
+    if begin(shards, "evaluate", fingerprint) is not None:
+        shutil.rmtree(drawn, ignore_errors=True)
+        return read_evaluation(directory / RESULT_FILE)
+    problems = task.problems(Split(config.split))[: config.problems]
+    if not problems:
+        raise DataError(
+            f"task {task.name!r} has no {config.split} problems: choose another "
+            "`evaluate.split`, or give the task some"
+        )
+    draws = _draws(config, max_tokens, task.stop if stop is None else stop, seed)
+    for folder, (sampling, n) in draws.items():
+        draw(
+            problems,
+            engine,
+            tokenizer,
+            sampling,
+            n,
+            drawn / folder,
+            shard_problems=shard_problems,
+            iteration=iteration,
+            keep_columns=task.grader not in GRADERS,
+            progress=on_draw,
+        )
+    _grade(task, shards, [drawn / folder for folder in draws], grade, on_grade)
+    result = score(
+        read_table(shards, SCORED_COLUMNS),
+        name=name,
+        iteration=iteration,
+        model=model,
+        split=config.split,
+        pass_at=config.pass_at,
+        resamples=config.bootstrap,
+        seed=seed,
+    )
+    write_evaluation(directory / RESULT_FILE, result)
+    _finish(shards, fingerprint)
+    # The graded shards hold everything that the drawn ones do.
+    shutil.rmtree(drawn)
+    return result
+
+
+def _draws(
+    config: EvaluateConfig, max_tokens: int, stop: tuple[str, ...], seed: int
+) -> dict[str, tuple[SamplingParams, int]]:
+    """Return what is drawn, by the folder it is drawn into: how, and how often per problem."""
+    limit = config.max_tokens or max_tokens
+    sampled = SamplingParams(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        max_tokens=limit,
+        stop=stop,
+        seed=seed,
+    )
+    greedy = SamplingParams(temperature=0.0, max_tokens=limit, stop=stop, seed=seed)
+    draws = {"sampled": (sampled, config.n)}
+    return draws | {"greedy": (greedy, 1)} if config.greedy else draws
+
+
+def _grade(
+    task: Task,
+    shards: Path,
+    folders: list[Path],
+    config: GradeConfig,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Write the drawn rows with their grades, one shard for each folder of draws."""
+    done = {path.name for path in shard_paths(shards)}
+    for index, folder in enumerate(folders):
+        table = read_table(folder)
+        if f"part-{index:05d}.parquet" not in done:
+            write_shard(shards, index, grade_table(table, task.grader, config, progress=progress))
+        elif progress is not None:
+            progress(table.num_rows)
+
+
+def _finish(shards: Path, fingerprint: str) -> None:
+    files = shard_paths(shards)
+    rows = read_table(shards, ["problem_id"]).num_rows
+    write_manifest(
+        shards,
+        Manifest(
+            stage="evaluate",
+            fingerprint=fingerprint,
+            rows=rows,
+            files=tuple(path.name for path in files),
+        ),
+    )
