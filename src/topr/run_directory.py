@@ -1,0 +1,70 @@
+"""A run's directory: claimed by one process for one recipe, never overwritten."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from topr.config import Recipe, dump_recipe
+from topr.environment import environment
+from topr.errors import RunDirectoryError
+from topr.store import write_json_atomic, write_text_atomic
+
+
+@contextmanager
+def claimed(recipe: Recipe, directory: Path) -> Iterator[None]:
+    """Hold a run directory for this process and this recipe."""
+    found = directory / "recipe.yaml"
+    if directory.exists() and not directory.is_dir():
+        raise RunDirectoryError(f"{directory} is a file: give a directory for the run")
+    if directory.is_dir() and not found.is_file():
+        # A claim that was killed may have left the lock and a temporary recipe.
+        names = sorted(p.name for p in directory.iterdir() if not p.name.startswith("."))
+        if names:
+            raise RunDirectoryError(
+                f"{directory} is not empty ({', '.join(names[:5])}) and holds no run: give a new "
+                "directory"
+            )
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunDirectoryError(
+                f"another process is running in {directory}: wait for it, or stop it first"
+            ) from None
+        if found.is_file():
+            _refuse_other_recipe(recipe, found)
+        else:
+            write_text_atomic(found, dump_recipe(recipe))
+        if not (directory / "environment.json").is_file():
+            write_json_atomic(directory / "environment.json", environment())
+        yield
+
+
+def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
+    there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    here = yaml.safe_load(dump_recipe(recipe))
+    differing = [
+        f"{key} ({old!r} there, {new!r} now)"
+        for key, (old, new) in _differences(there, here).items()
+        if key not in ("description", "needs")
+    ]
+    if differing:
+        raise RunDirectoryError(
+            f"{path.parent} holds a run of another recipe; it differs in "
+            f"{'; '.join(differing[:5])}. Nothing is overwritten: give another output directory, "
+            "or the same recipe to go on"
+        )
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return {} if a == b else {prefix: (a, b)}
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*a, *(k for k in b if k not in a)]:
+        found |= _differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
+    return found

@@ -1,0 +1,88 @@
+"""Problems and a model to rollouts on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from topr.config import GenerateConfig
+from topr.engines import Engine, load_engine
+from topr.generation import draw
+from topr.models import LoadedModel
+from topr.progress import Progress
+from topr.records import Problem, SamplingParams
+from topr.store import Manifest, begin, read_table, shard_paths, write_manifest
+
+
+def make_engine(loaded: LoadedModel, config: GenerateConfig) -> Engine:
+    """Return the engine that the section names, on a loaded model."""
+    return load_engine(
+        config.engine,
+        loaded.model,
+        loaded.tokenizer,
+        model_name=loaded.name,
+        revision=loaded.revision,
+        batch_size=config.batch_size,
+    )
+
+
+def generate_rollouts(
+    problems: Sequence[Problem],
+    loaded: LoadedModel,
+    config: GenerateConfig,
+    directory: Path,
+    *,
+    stop: tuple[str, ...],
+    keep_columns: bool,
+    seed: int,
+    iteration: int,
+    mark: str,
+    progress: Progress,
+) -> Manifest:
+    """Draw `config.n` completions of each problem; see `topr.generation.draw`.
+
+    Args:
+        problems: of the training split.
+        loaded: the behaviour model.
+        config: the section `generate`.
+        directory: where the shards go.
+        stop: the task's stop strings, where the section names none.
+        keep_columns: also store the problems' own columns, for a user's reward function.
+        seed: of sampling.
+        iteration: written into each row.
+        mark: fingerprint of the result.
+        progress: told of completions and tokens.
+
+    """
+    done = begin(directory, "generate", mark)
+    if done is not None:
+        return done
+    sampling = SamplingParams(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        max_tokens=config.max_tokens,
+        stop=config.stop if config.stop is not None else stop,
+        seed=seed,
+    )
+    with progress.bar("generating", len(problems) * config.n, "completions") as advance:
+        draw(
+            problems,
+            make_engine(loaded, config),
+            loaded.tokenizer,
+            sampling,
+            config.n,
+            directory,
+            shard_problems=config.shard_problems,
+            iteration=iteration,
+            keep_columns=keep_columns,
+            progress=lambda completions, tokens: advance(completions, tokens=tokens),
+        )
+    ids = read_table(directory, ["completion_ids"]).column("completion_ids")
+    manifest = Manifest(
+        stage="generate",
+        fingerprint=mark,
+        rows=len(ids),
+        files=tuple(path.name for path in shard_paths(directory)),
+        details={"problems": len(problems), "tokens": sum(map(len, ids))},
+    )
+    write_manifest(directory, manifest)
+    return manifest

@@ -1,0 +1,57 @@
+"""Rollouts to graded rollouts on disk, shard by shard."""
+
+from collections import Counter
+from pathlib import Path
+
+from topr.config import GradeConfig
+from topr.errors import DataError
+from topr.grading import grade_table
+from topr.progress import Progress
+from topr.store import Manifest, begin, read_table, shard_paths, write_manifest, write_shard
+
+
+def grade_rollouts(
+    rollouts: Path, grader: str, config: GradeConfig, directory: Path, *, mark: str,
+    progress: Progress, bare: bool = False,
+) -> Manifest:  # fmt: skip
+    """Write the rows of `rollouts` with `grade`, `reward` and `answer` filled in.
+
+    Args:
+        rollouts: a directory of shards.
+        grader: a name in `topr.grading.GRADERS`, or a user's `module:function`.
+        config: the section `grade`.
+        directory: where the graded shards go, under the names of the ungraded ones.
+        mark: fingerprint of the result.
+        progress: told of completions.
+        bare: completions are final answers, not solutions.
+
+    Raises:
+        DataError: there are no rollouts, or they are graded already.
+
+    """
+    if not (sources := shard_paths(rollouts)):
+        raise DataError(f"{rollouts} holds no rollouts to grade: draw or import some first")
+    done = begin(directory, "grade", mark)
+    if done is not None:
+        return done
+    there = {path.name for path in shard_paths(directory)}
+    total = sum(read_table(path, ["sample"]).num_rows for path in sources)
+    with progress.bar("grading", total, "completions") as advance:
+        for index, source in enumerate(sources):
+            table = read_table(source)
+            if source.name in there:
+                advance(table.num_rows)
+                continue
+            graded = grade_table(table, grader, config, bare=bare, progress=lambda n: advance(n))
+            write_shard(directory, index, graded)
+    table = read_table(directory, ["grade", "reward"])
+    outcomes = Counter(table.column("grade").to_pylist())
+    manifest = Manifest(
+        stage="grade",
+        fingerprint=mark,
+        rows=table.num_rows,
+        files=tuple(path.name for path in shard_paths(directory)),
+        details={"grader": grader, "outcomes": dict(sorted(outcomes.items()))},
+    )
+    write_manifest(directory, manifest)
+    return manifest

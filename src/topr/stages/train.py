@@ -1,0 +1,279 @@
+"""A training set and a model to a trained model on disk."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.trainer_utils import get_last_checkpoint
+
+from topr.config import ModelConfig, TrainConfig
+from topr.errors import ConfigError, DataError
+from topr.models import LoadedModel, load, resolve_device
+from topr.progress import Advance, Progress
+from topr.store import (
+    Manifest,
+    atomic_path,
+    begin,
+    read_manifest,
+    read_rows,
+    write_json_atomic,
+    write_manifest,
+    write_text_atomic,
+)
+from topr.training import TOPRConfig, TOPRTrainer
+from topr.training.examples import examples_table
+
+logger = logging.getLogger(__name__)
+
+COMPLETE = "complete"
+"""Marks a checkpoint that was written to its end."""
+
+
+def train_model(
+    model: ModelConfig,
+    dataset: Path,
+    config: TrainConfig,
+    directory: Path,
+    *,
+    seed: int,
+    mark: str,
+    progress: Progress,
+) -> Manifest:
+    """Train, and write `model/` and `training/` into `directory`.
+
+    Killed and called again, it goes on from the last checkpoint and ends with the same weights.
+
+    Args:
+        model: what training starts from; `path` is a directory or a hub name.
+        dataset: a directory of graded rollouts, or a file of rows with prompt, completion, reward.
+        config: the section `train`.
+        directory: an iteration's or a comparison's.
+        seed: of the order of the rows.
+        mark: fingerprint of the result.
+        progress: told of optimizer steps.
+
+    """
+    work = directory / "training"
+    if read_manifest(work) is None:  # A wrong file or model is found before anything is written.
+        rows = _read(dataset)
+        loaded = load(model.model_copy(update={"dtype": config.dtype}))
+    done = begin(work, "train", mark)
+    if done is not None:
+        return done
+    set_seed(seed)
+    trainer = TOPRTrainer(
+        model=loaded.model,
+        args=training_arguments(config, model, work, seed),
+        train_dataset=Dataset(rows),
+        processing_class=loaded.tokenizer,
+        callbacks=[_CompleteCheckpoints()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    resume = _last_complete(work)
+    if resume is not None:
+        progress.say(f"resuming training from {resume.name}")
+    if config.behavior_logprobs == "recompute":
+        title = "recomputing log mu"
+        with progress.bar(title, len(trainer.rows), "completions") as advance:
+            trainer.prepare_behavior(lambda n: advance(n))
+    with ExitStack() as stack:
+        # The bar starts with the first step: its rate must not count what comes before.
+        trainer.add_callback(
+            _Bar(lambda: stack.enter_context(progress.bar("training", _steps(trainer), "steps")))
+        )
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return _save(trainer, loaded, rows, directory, mark)
+
+
+def _read(dataset: Path) -> pa.Table:
+    """Return rollouts, or the rows of any file that says prompt, completion and reward."""
+    table = read_rows(dataset)
+    for name in ("prompt", "completion"):
+        if not {name, f"{name}_ids"} & set(table.column_names):
+            raise DataError(
+                f"{dataset} has no column {name!r}: found {', '.join(table.column_names)}. Rename "
+                "one, or make rollouts of the file with `topr import`, which takes other names"
+            )
+    return table
+
+
+def training_arguments(
+    config: TrainConfig, model: ModelConfig, output: Path, seed: int
+) -> TOPRConfig:
+    """Translate the section `train` into the trainer's arguments. The one place that does.
+
+    Raises:
+        ConfigError: `training_arguments` names no field, or one that the section has itself.
+
+    """
+    device = resolve_device(model.device)
+    if device.index:
+        raise ConfigError(
+            f"model.device={model.device}: training runs on the first GPU that it sees; choose "
+            "another with CUDA_VISIBLE_DEVICES and leave the device at auto"
+        )
+    taper = config.taper.model_dump() if config.taper else {}
+    chosen: dict[str, Any] = {
+        "output_dir": str(output),
+        "objective": config.objective,
+        "objective_args": {**config.objective_args, **taper},
+        "loss_normalization": config.normalization,
+        "normalization_constant": config.normalization_constant,
+        "baseline": config.baseline,
+        "effective_positive_share": config.effective_positive_share,
+        "behavior_logprobs": config.behavior_logprobs,
+        "max_length": config.max_length,
+        "micro_batch_size": config.micro_batch_size,
+        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_steps,
+        "optim": config.optim,
+        "adam_beta1": config.adam_beta1,
+        "adam_beta2": config.adam_beta2,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "num_train_epochs": config.num_train_epochs,
+        "max_steps": -1 if config.max_steps is None else config.max_steps,
+        "activation_checkpointing": config.gradient_checkpointing,
+        "bf16": config.bf16,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "logging_steps": config.logging_steps,
+        "report_to": list(config.report_to) or "none",
+        "seed": seed,
+        "use_cpu": device.type == "cpu",
+        "disable_tqdm": True,
+    }
+    known = {field.name for field in fields(TOPRConfig)}
+    for name in config.training_arguments:
+        if name in chosen or name not in known:
+            what = "is set by the section train itself" if name in chosen else "is unknown"
+            raise ConfigError(
+                f"train.training_arguments.{name} {what}; it takes fields of TOPRConfig that the "
+                "section has no key for"
+            )
+    try:
+        if config.report_to:
+            get_reporting_integration_callbacks(list(config.report_to))  # type: ignore[no-untyped-call]
+        return TOPRConfig(**chosen, **config.training_arguments)
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"section train: {error}") from error
+
+
+class _CompleteCheckpoints(TrainerCallback):
+    """Marks each checkpoint once it is whole, so that a killed one is never resumed from."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Resumed from a checkpoint of its last step, the Trainer would take one step more.
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if folder.is_dir():
+            write_text_atomic(folder / COMPLETE, "")
+
+
+class _Bar(TrainerCallback):
+    """Moves the progress bar."""
+
+    advance: Advance
+
+    def __init__(self, start: Callable[[], Advance]) -> None:
+        self._start = start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.advance = self._start()
+        self.advance(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            ratio = logs.get("log_ratio/negative")
+            note = "" if ratio is None else f"log rho of negatives {ratio:+.2f}"
+            self.advance(0, note=note)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.advance(1)
+
+
+def _steps(trainer: TOPRTrainer) -> int:
+    """Return the optimizer steps of the whole training."""
+    args = trainer.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    per_epoch = len(trainer.get_train_dataloader())
+    per_epoch = -(-per_epoch // args.gradient_accumulation_steps)
+    return max(1, -(-int(per_epoch * args.num_train_epochs * 1000) // 1000))
+
+
+def _newest(work: Path) -> str | None:
+    if not work.is_dir():
+        return None
+    found: str | None = get_last_checkpoint(str(work))  # type: ignore[no-untyped-call]
+    return found
+
+
+def _last_complete(work: Path) -> Path | None:
+    """Return the newest whole checkpoint; a broken one is removed."""
+    while (last := _newest(work)) is not None:
+        if (Path(last) / COMPLETE).is_file():
+            return Path(last)
+        logger.warning("%s is not complete (its writer was killed): removed", last)
+        shutil.rmtree(last)
+    return None
+
+
+def _save(
+    trainer: TOPRTrainer, loaded: LoadedModel, rows: pa.Table, directory: Path, mark: str
+) -> Manifest:
+    """Write the model, the log and the examples; then drop the checkpoints."""
+    work, target = directory / "training", directory / "model"
+    temporary = directory / ".model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    trainer.save_model(str(temporary))
+    (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
+    shutil.rmtree(target, ignore_errors=True)  # of a call that was killed before its manifest
+    temporary.replace(target)
+    history = [line for line in trainer.state.log_history if "loss" in line]
+    write_text_atomic(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+    with atomic_path(work / "examples.parquet", overwrite=True) as path:
+        pq.write_table(examples_table(trainer, rows), path)
+    composition = trainer.composition
+    details = {
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "objective": trainer.settings.objective,
+        "steps": trainer.state.global_step,
+        "rows": composition.rows,
+        "unscored": composition.unscored,
+        "empty": composition.empty,
+        "too_long": composition.too_long,
+        "positive_share": composition.positive_share,
+        "baseline": trainer.baseline,
+        "effective_positive_share": trainer.effective_positive_share,
+        "behavior_gap": trainer.behavior_gap.as_log() if trainer.behavior_gap else None,
+    }
+    write_json_atomic(target / "topr.json", details)
+    manifest = Manifest(
+        stage="train",
+        fingerprint=mark,
+        rows=composition.rows,
+        files=("log.jsonl", "examples.parquet"),
+        details=details,
+    )
+    write_manifest(work, manifest)
+    for checkpoint in work.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return manifest
