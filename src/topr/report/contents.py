@@ -1,0 +1,83 @@
+"""What a report shows, as records. No files, no rendering."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from topr.report.rollouts import Source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """One evaluated model."""
+
+    name: str
+    iteration: int
+    comparison: bool
+    """Trained beside the loop, from the starting model."""
+    metrics: Mapping[str, Any]
+    """By documented key; a key ending in `_ci` holds a 95 % interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A paired comparison of two models on the same problems."""
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    ci: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """The log of one training."""
+
+    label: str
+    model: str
+    log: tuple[Mapping[str, Any], ...]
+    """One mapping per logged optimizer step."""
+    details: Mapping[str, Any]
+    """Of its manifest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """What one training was given."""
+
+    label: str
+    drawn: int | None
+    """Completions drawn, as the rollouts' manifest says."""
+    outcomes: Mapping[str, int]
+    """Graded completions by outcome."""
+    kept: int
+    positives: int
+    """Kept completions with a positive reward."""
+    positive_share: float | None
+    """p of what was trained on, as the training says; before that, of what was kept."""
+    baseline: float | None
+    """c."""
+    effective_share: float | None
+    """Share of positives that the baseline makes the dataset act like."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Everything that the report shows."""
+
+    name: str
+    recipe: Mapping[str, Any]
+    recipe_text: str
+    environment: Mapping[str, Any]
+    started: datetime | None
+    models: tuple[Model, ...]
+    differences: tuple[Difference, ...]
+    trainings: tuple[Training, ...]
+    datasets: tuple[Dataset, ...]
+    sources: tuple[Source, ...]
+    first_source: int
+    """Which of the sources to show first: the evaluation of the loop's latest model."""
+    missing: tuple[str, ...]
+    """What is left out, one short phrase each."""

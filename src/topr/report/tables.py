@@ -1,0 +1,271 @@
+"""The report's tables and headline: numbers as they were stored, put into words and columns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from topr.report.contents import Dataset, Model, Run
+from topr.report.text import as_number, clip, visible
+
+_NOT_METRICS = frozenset(
+    {"name", "iteration", "path", "model", "split", "problems", "samples", "schema"}
+)
+_SHARES = frozenset({"greedy", "invalid", "truncated"})
+_LOWER_IS_BETTER = frozenset({"invalid", "truncated"})
+_TITLES = {"invalid": "invalid", "truncated": "cut off", "mean_length": "mean length"}
+_OUTCOMES = ("correct", "wrong", "unparseable", "timeout", "gold_unparseable", "unscored")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One value with its interval, as text."""
+
+    value: str
+    interval: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """The summary: one row per model."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, str, bool, tuple[Cell, ...]], ...]
+    """Name, iteration, whether it is a comparison, cells."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Headline:
+    """One number at the start and at the end of the loop."""
+
+    metric: str
+    start: Cell
+    end: Cell
+    change: str
+    better: bool | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DifferenceRow:
+    """One paired difference, with its place on a common scale from 0 to 100."""
+
+    a: str
+    b: str
+    metric: str
+    value: str
+    interval: str
+    low: float
+    high: float
+    middle: float
+    clear: bool
+    """The interval leaves zero out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetRow:
+    """One dataset with the shares that are drawn as bars."""
+
+    label: str
+    drawn: str
+    outcomes: tuple[tuple[str, int, float], ...]
+    """Outcome, count, percent of the graded."""
+    kept: str
+    positives: str
+    share: float | None
+    baseline: str
+    effective_share: float | None
+
+
+def percent(value: Any) -> str:
+    """Return a share as percent: `61.6 %`."""
+    return f"{100 * value:.1f}\u202f%" if _is_number(value) else "—"
+
+
+def number(value: Any) -> str:
+    """Return a number with at most four figures, thousands apart."""
+    if not _is_number(value):
+        return "—" if value is None else visible(str(value))
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−")
+
+
+def accuracy_metrics(models: Sequence[Model]) -> list[str]:
+    """Return the shares among the metrics, in the order of the table; figures are made of these."""
+    return [metric for metric in _metrics(models) if _is_share(metric) and metric != "truncated"]
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Return the header's lines: when, on what, with which seed."""
+    environment = flat(run.environment)
+    known = {key.rsplit(".", 1)[-1]: value for key, value in reversed(environment)}
+    when = next((known[key] for key in ("started", "created", "time", "date") if key in known), "")
+    if not when and run.started:
+        when = run.started.strftime("%Y-%m-%d %H:%M UTC")
+    task = run.recipe.get("task")
+    lines = [
+        ("Started", when),
+        ("Task", str(task.get("name", "")) if isinstance(task, Mapping) else ""),
+        ("Device", _device(run.environment)),
+        ("Seed", str(run.recipe.get("seed", known.get("seed", "")))),
+        ("Iterations", str(run.recipe.get("iterations", ""))),
+        ("topr", " ".join(filter(None, (known.get("topr", ""), known.get("commit", "")[:10])))),
+        (
+            "Libraries",
+            ", ".join(f"{n} {known[n]}" for n in ("torch", "transformers") if n in known),
+        ),
+    ]
+    return [(name, visible(value)) for name, value in lines if value]
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    """Accelerators by name and number; without any, the CPU and its threads."""
+    names = environment.get("devices")
+    if isinstance(names, list) and names:
+        counts = {str(name): names.count(name) for name in names}
+        return ", ".join(f"{n} × {name}" if n > 1 else name for name, n in counts.items())
+    cpu = environment.get("cpu")
+    threads = cpu.get("threads") if isinstance(cpu, Mapping) else None
+    return f"CPU, {threads} thread{'s' * (threads != 1)}" if threads else ""
+
+
+def headline(run: Run) -> list[Headline]:
+    """Return the start and the end of the loop for at most four metrics."""
+    loop = sorted((m for m in run.models if not m.comparison), key=lambda m: m.iteration)
+    if len(loop) < 2:
+        return []
+    start, end = loop[0], loop[-1]
+    names = _metrics(loop)
+    wanted = ("pass@1", *(name for name in names if name.startswith("maj@")), "greedy", "invalid")
+    rows = []
+    for metric in [name for name in wanted if name in names][:4]:
+        before, after = as_number(start.metrics.get(metric)), as_number(end.metrics.get(metric))
+        if before is not None and after is not None:
+            better = (after > before) != (metric in _LOWER_IS_BETTER) if after != before else None
+            rows.append(
+                Headline(
+                    metric=_TITLES.get(metric, metric),
+                    start=_cell(start, metric),
+                    end=_cell(end, metric),
+                    change=f"{_signed(100 * (after - before))} points",
+                    better=better,
+                )
+            )
+    return rows
+
+
+def summary(run: Run) -> Table:
+    """Return the table of all models and metrics."""
+    names = _metrics(run.models)
+    return Table(
+        columns=tuple(visible(_TITLES.get(name, name)) for name in names),
+        rows=tuple(
+            (
+                visible(model.name),
+                str(model.iteration),
+                model.comparison,
+                tuple(_cell(model, name) for name in names),
+            )
+            for model in run.models
+        ),
+    )
+
+
+def differences(run: Run) -> list[DifferenceRow]:
+    """Return the paired differences; bars of one metric kind share a scale."""
+    rows = []
+    for entry in run.differences:
+        share = _is_share(entry.metric)
+        alike = [d for d in run.differences if _is_share(d.metric) == share]
+        reach = max((abs(end) for d in alike for end in (*d.ci, d.difference)), default=0) or 1
+        factor = 100 if share else 1
+        low, high = sorted(entry.ci)
+        rows.append(
+            DifferenceRow(
+                a=visible(entry.a),
+                b=visible(entry.b),
+                metric=visible(entry.metric),
+                value=_signed(factor * entry.difference) + (" points" if share else ""),
+                interval=f"[{_signed(factor * low)}, {_signed(factor * high)}]",
+                low=50 + 48 * low / reach,
+                high=50 + 48 * high / reach,
+                middle=50 + 48 * entry.difference / reach,
+                clear=low > 0 or high < 0,
+            )
+        )
+    return rows
+
+
+def datasets(run: Run) -> list[DatasetRow]:
+    """Return what each training was given."""
+    return [_dataset_row(dataset) for dataset in run.datasets]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested mappings as dotted names and text."""
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            rows.append((visible(f"{prefix}{key}"), clip(visible(str(value)), head=400)))
+    return rows
+
+
+def _dataset_row(dataset: Dataset) -> DatasetRow:
+    graded = sum(dataset.outcomes.values())
+    order = {name: place for place, name in enumerate(_OUTCOMES)}
+    outcomes = sorted(dataset.outcomes.items(), key=lambda item: order.get(item[0], len(order)))
+    return DatasetRow(
+        label=visible(dataset.label),
+        drawn=number(dataset.drawn),
+        outcomes=tuple((visible(n), count, 100 * count / graded) for n, count in outcomes if count),
+        kept=number(dataset.kept),
+        positives=number(dataset.positives),
+        share=dataset.positive_share,
+        baseline=number(dataset.baseline),
+        effective_share=dataset.effective_share,
+    )
+
+
+def _metrics(models: Sequence[Model]) -> list[str]:
+    """Metrics that any model has: pass@k by k, maj@k by k, greedy, then the others."""
+    names = dict.fromkeys(
+        key
+        for model in models
+        for key, value in model.metrics.items()
+        if _is_number(value) and key not in _NOT_METRICS and not (key == "unscored" and value == 0)
+    )
+    kinds = ("pass", "maj", "greedy", "invalid", "truncated", "mean_length")
+
+    def place(name: str) -> tuple[int, int, str]:
+        kind, _, k = name.partition("@")
+        return (
+            kinds.index(kind) if kind in kinds else len(kinds),
+            int(k) if k.isdigit() else 0,
+            name,
+        )
+
+    return sorted(names, key=place)
+
+
+def _cell(model: Model, metric: str) -> Cell:
+    value = model.metrics.get(metric)
+    interval = model.metrics.get(f"{metric}_ci")
+    share = _is_share(metric)
+    text = percent(value) if share else number(value)
+    if isinstance(interval, list | tuple) and all(_is_number(end) for end in interval):
+        ends = [f"{100 * end:.1f}" if share else number(end) for end in interval]
+        return Cell(value=text, interval=f"[{', '.join(ends)}]")
+    return Cell(value=text)
+
+
+def _is_share(metric: str) -> bool:
+    return metric in _SHARES or metric.startswith(("pass@", "maj@"))
+
+
+def _is_number(value: Any) -> bool:
+    return as_number(value) is not None
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")

@@ -1,0 +1,305 @@
+"""A run directory as the loop leaves it, made without a model, hostile strings included."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from topr.config import dump_recipe
+from topr.config.recipe import Recipe
+from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.store import Manifest, rollouts_to_table, write_json_atomic, write_manifest, write_shard
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</script><script>document.documentElement.dataset.pwned='1'</script>",
+    "<img src=x onerror=\"document.documentElement.dataset.pwned='2'\">",
+    "<!--<script>",
+    "\"quotes' & `ticks` ${document.title='pwned'} {{ 7*7 }} {% raw %}",
+    "The answer is 1\u202e2\u202c\u2066 3\u2069\u200f and\u2028a\u2029line \x1b[31mred\x00\x07",
+    "null undefined NaN None \\u003c \\",
+    "",
+    "x" * 60_000,
+)
+KINDS = {  # name -> (share correct of a sampled answer, share without an answer)
+    "base": (0.27, 0.09),
+    "topr": (0.60, 0.01),
+    "sft": (0.49, 0.03),
+    "reinforce": (0.05, 0.85),
+}
+
+
+def make_run(
+    directory: Path, *, iterations: int = 2, problems: int = 48, steps: int = 75, seed: int = 0
+) -> Path:
+    """Write a complete run of `iterations` with two comparisons and return its directory."""
+    rng = random.Random(seed)
+    recipe = Recipe.model_validate(
+        {
+            "name": "quickstart",
+            "description": "A small model gets better at word problems <b>offline</b>",
+            "iterations": iterations,
+            "task": {"name": "arithmetic"},
+            "train": {"learning_rate": 1e-4, "baseline": -0.3, "optim": "adamw_torch"},
+            "compare": {
+                "sft": {"curate": {"strategy": "positives"}, "train": {"objective": "sft"}},
+                "reinforce": {"train": {"objective": "reinforce"}},
+            },
+        }
+    )
+    directory.mkdir(parents=True)
+    (directory / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    write_json_atomic(
+        directory / "environment.json",
+        {
+            "topr": "0.1.0",
+            "commit": "0123456789abcdef",
+            "python": "3.11.9",
+            "packages": {"torch": "2.13.0", "transformers": "5.23.0"},
+            "cpu": {"count": 2, "threads": 1},
+            "cuda": None,
+            "devices": [],
+            "command": ["topr", "run", "</script><script>alert(2)</script>"],
+        },
+    )
+    evaluations = [_evaluate(rng, directory / "iteration-00", "base", 0, problems)]
+    for iteration in range(1, iterations + 1):
+        folder = directory / f"iteration-{iteration:02d}"
+        graded = _rollouts(rng, "base", problems, iteration, "train", hostile=False)
+        _store(folder / "rollouts", [_ungraded(r) for r in graded])
+        _store(folder / "graded", graded)
+        _store(folder / "dataset", graded)
+        _train(rng, folder / "training", graded, "topr", steps)
+        evaluations.append(_evaluate(rng, folder, "topr", iteration, problems))
+    for name in ("sft", "reinforce"):
+        folder = directory / "compare" / name
+        graded = _rollouts(rng, "base", problems, 1, "train", hostile=False)
+        kept = [r for r in graded if name != "sft" or r.grade.reward > 0]
+        _store(folder / "dataset", kept)
+        _train(rng, folder / "training", kept, name, steps)
+        evaluations.append(_evaluate(rng, folder, name, 1, problems))
+    write_json_atomic(directory / "summary.json", _summary(evaluations))
+    return directory
+
+
+def _summary(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    models = [
+        {"name": e["name"], "iteration": e["iteration"], "path": e["model"]} | e["metrics"]
+        for e in evaluations
+    ]
+    last = max((m for m in models if m["name"] == "topr"), key=lambda m: m["iteration"])
+    others = [m for m in models if m["name"] != "topr"]
+    comparisons = []
+    for other in others:
+        for metric in ("pass@1", "greedy"):
+            difference = last[metric] - other[metric]
+            comparisons.append(
+                {
+                    "a": "topr",
+                    "b": other["name"],
+                    "metric": metric,
+                    "difference": difference,
+                    "ci": [difference - 0.05, difference + 0.045],
+                }
+            )
+    return {
+        "schema": 1,
+        "recipe": "quickstart",
+        "seed": 0,
+        "models": models,
+        "comparisons": comparisons,
+    }
+
+
+def _evaluate(
+    rng: random.Random, folder: Path, name: str, iteration: int, problems: int
+) -> dict[str, Any]:
+    rollouts = _rollouts(rng, name, problems, iteration, "test", hostile=True)
+    _store(folder / "evaluation", rollouts)
+    correct, invalid = KINDS[name]
+    correct += 0.08 * (iteration - 1) * (name == "topr")
+    metrics: dict[str, Any] = {}
+    for key, value in (
+        ("pass@1", correct),
+        ("pass@4", 1 - (1 - correct) ** 3),
+        ("pass@16", 1 - (1 - correct) ** 6),
+        ("maj@16", min(0.97, correct + 0.3 * (correct > 0.1))),
+        ("greedy", min(0.97, correct + 0.33 * (correct > 0.1))),
+        ("invalid", invalid),
+    ):
+        metrics |= {key: value, f"{key}_ci": [max(0.0, value - 0.045), min(1.0, value + 0.04)]}
+    metrics |= {"truncated": 0.01, "mean_length": 27.3, "unscored": 0}
+    per_problem = [
+        {"problem_id": f"arithmetic-test-{i:05d}", "samples": 16, "correct": 3, "greedy": 1}
+        for i in range(problems)
+    ]
+    evaluation = {
+        "schema": 1, "name": name, "iteration": iteration, "model": f"runs/{name}",
+        "split": "test", "problems": problems, "samples": 16, "metrics": metrics,
+        "per_problem": per_problem,
+    }  # fmt: skip
+    write_json_atomic(folder / "evaluation.json", evaluation)
+    return evaluation
+
+
+def _rollouts(
+    rng: random.Random, name: str, problems: int, iteration: int, split: str, *, hostile: bool
+) -> list[Rollout]:
+    rollouts = []
+    for number in range(problems):
+        a, b, c = rng.randint(3, 20), rng.randint(2, 9), rng.randint(2, 4)
+        prompt = (
+            f"Tom has {a} pens . Tom buys {b} more . Tom gets {c} bags of {b} . How many pens now ?"
+        )
+        gold = a + b + c * b
+        for sample in range(17 if split == "test" else 16):
+            strange = hostile and number == 0 and sample < len(HOSTILE)
+            text, outcome, answer = _answer(rng, name, a, b, c)
+            if strange:
+                text, outcome, answer = HOSTILE[sample], Outcome.UNPARSEABLE, None
+            ids = (*range(10, 10 + len(text.split())), 2)
+            rollouts.append(
+                Rollout(
+                    problem_id=f"arithmetic-{split}-{number:05d}",
+                    sample=sample,
+                    prompt=prompt,
+                    prompt_ids=(1, 5, 6),
+                    completion=text,
+                    completion_ids=ids,
+                    logprobs=tuple(-abs(rng.gauss(0, 0.6)) for _ in ids),
+                    finish_reason=FinishReason.LENGTH if len(text) > 1000 else FinishReason.STOP,
+                    sampling=SamplingParams(
+                        temperature=0.0 if sample == 16 else 1.0, max_tokens=64, seed=0
+                    ),
+                    model=f"runs/{name}",
+                    revision="abc",
+                    engine="scripted",
+                    iteration=iteration,
+                    gold=str(gold),
+                    grade=Grade(
+                        outcome=outcome,
+                        reward=1.0 if outcome is Outcome.CORRECT else -1.0,
+                        answer=answer,
+                    ),
+                )
+            )
+    return rollouts
+
+
+def _answer(
+    rng: random.Random, name: str, a: int, b: int, c: int
+) -> tuple[str, Outcome, str | None]:
+    share_correct, share_invalid = KINDS[name]
+    gold = a + b + c * b
+    roll = rng.random()
+    if roll < share_invalid:
+        return f"{a} + {b} + + = = so so so so", Outcome.UNPARSEABLE, None
+    right = roll > 1 - share_correct
+    said = gold if right else gold + rng.choice([-3, -2, -1, 1, 2, 5])
+    text = f"{a} + {b} = {a + b} . {c} * {b} = {c * b} . The answer is {said}"
+    return text, Outcome.CORRECT if right else Outcome.WRONG, str(said)
+
+
+def _ungraded(rollout: Rollout) -> Rollout:
+    values = {name: getattr(rollout, name) for name in Rollout.__slots__}
+    return Rollout(**values | {"grade": None})
+
+
+def _store(folder: Path, rollouts: list[Rollout]) -> None:
+    half = len(rollouts) // 2
+    paths = [
+        write_shard(folder, index, rollouts_to_table(part))
+        for index, part in enumerate((rollouts[:half], rollouts[half:]))
+    ]
+    _manifest(folder, len(rollouts), [p.name for p in paths], {})
+
+
+def _manifest(folder: Path, rows: int, files: list[str], details: dict[str, Any]) -> None:
+    write_manifest(
+        folder,
+        Manifest(
+            stage=folder.name, fingerprint="f" * 16, rows=rows, files=tuple(files), details=details
+        ),
+    )
+
+
+def _train(
+    rng: random.Random, folder: Path, rollouts: list[Rollout], name: str, steps: int
+) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps(_log_row(rng, name, step, steps)) for step in range(1, steps + 1)]
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    examples = [r for r in rollouts if r.sample < 3]
+    if name == "topr":
+        examples[0] = _with_text(examples[0], HOSTILE[1])
+    table = rollouts_to_table(examples)
+    tokens = [[*r.completion.split(), "</s>"] for r in examples]
+    behavior = [list(r.logprobs[: len(t)]) for r, t in zip(examples, tokens, strict=True)]
+    policy = [
+        [min(-0.001, value + rng.gauss(0.1 if r.grade.reward > 0 else -0.5, 0.5)) for value in row]
+        for r, row in zip(examples, behavior, strict=True)
+    ]
+    for column, values, kind in (
+        ("tokens", tokens, pa.list_(pa.string())),
+        ("behavior_logprobs", behavior, pa.list_(pa.float32())),
+        ("policy_logprobs", policy, pa.list_(pa.float32())),
+    ):
+        table = table.append_column(column, pa.array(values, kind))
+    pq.write_table(table, folder / "examples.parquet")
+    positives = sum(r.grade.reward > 0 for r in rollouts)
+    details = {
+        "objective": "topr",
+        "positive_share": 0.2345 if name == "topr" else positives / len(rollouts),
+        "baseline": -0.3,
+        "behavior_gap": {"behavior_gap/mean": 1e-6},
+    }
+    _manifest(folder, steps, ["log.jsonl"], details)
+
+
+def _with_text(rollout: Rollout, text: str) -> Rollout:
+    values = {name: getattr(rollout, name) for name in Rollout.__slots__}
+    n = len(text.split()) + 1
+    ids = tuple(range(n))
+    return Rollout(
+        **values | {"completion": text, "completion_ids": ids, "logprobs": tuple([-0.5] * n)}
+    )
+
+
+def _log_row(rng: random.Random, name: str, step: int, steps: int) -> dict[str, Any]:
+    t = step / steps
+    collapse = name == "reinforce"
+    down = -260 * t**2 if collapse else -3.0 * t
+    weight = 1.0 if collapse else math.exp(down / 1.6)
+    below = 0.0 if collapse else 0.22 * t
+    edges = [round(0.05 * i, 2) for i in range(21)]
+    share = 0.25
+    negative = [0] * 21
+    for _ in range(48):
+        # a taper bounded by 1, as the histogram's 21st bin (above 1) shows by staying empty
+        w = 1.0 if collapse else min(1.0, math.exp(min(0.0, rng.gauss(down, 1.2 * t))))
+        negative[min(19, int(w * 20))] += 1
+    return {
+        "step": step,
+        "epoch": t,
+        "loss": (-40 * t**2 if collapse else 0.1 - 0.18 * t) + rng.gauss(0, 0.015),
+        "learning_rate": 1e-4,
+        "grad_norm": (1 + 30 * t**2 if collapse else 0.9 - 0.3 * t) + abs(rng.gauss(0, 0.06)),
+        "tokens_per_second": 9000 + rng.gauss(0, 260),
+        "log_ratio/positive": (-60 * t**2 if collapse else 0.6 * t) + rng.gauss(0, 0.05),
+        "log_ratio/negative": down + rng.gauss(0, 0.1),
+        "weight/positive": 1.0,
+        "weight/negative": None if name == "sft" else weight,
+        "weight/negative_below_0.01": below,
+        "effective_sample_size": 60 - 22 * t * (not collapse) + rng.gauss(0, 1.5),
+        "gradient_share/positive": share * 1.3 / (share * 1.3 + (1 - share) * 0.7 * weight),
+        "effective_positive_share": 0.383,
+        "weight_histogram": {
+            "edges": edges,
+            "positive": [0] * 19 + [16, 0],
+            "negative": [0] * 21 if name == "sft" else negative,
+        },
+    }

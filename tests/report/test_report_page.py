@@ -1,0 +1,119 @@
+"""The page as a file: what stands in it, and what cannot happen in it."""
+
+import base64
+import dataclasses
+import hashlib
+import re
+
+import pytest
+from make_run import HOSTILE
+
+from topr.report.read import read_run
+from topr.report.tables import facts
+from topr.report.text import clip, visible
+
+
+def test_nothing_on_the_page_points_outside(page):
+    for tag, attributes in page.elements:
+        for name, value in attributes.items():
+            if name in ("src", "href", "action", "data", "srcset", "poster", "formaction"):
+                assert value is not None
+                assert value.startswith("#"), f"<{tag} {name}={value}>"
+    assert not {"link", "iframe", "img", "object", "embed", "base"} & {t for t, _ in page.elements}
+
+
+def test_the_style_sheet_loads_nothing(report):
+    style = report.read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
+    assert "@import" not in style
+    assert "url(" not in style
+
+
+def test_the_policy_allows_our_two_scripts_and_no_connection(page):
+    policy = next(
+        a["content"]
+        for a in page.attributes("meta")
+        if a.get("http-equiv") == "Content-Security-Policy"
+    )
+    directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert directives["default-src"] == "'none'"
+    assert set(directives) == {
+        "default-src", "script-src", "style-src", "img-src", "base-uri", "form-action",
+    }  # fmt: skip
+    hashes = [
+        base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in page.code
+    ]
+    assert len(hashes) == 2
+    assert directives["script-src"].split() == [f"'sha256-{value}'" for value in hashes]
+
+
+def test_hostile_strings_are_text_and_nothing_else(page):
+    assert len(page.scripts) == 3
+    assert not [a for _, attributes in page.elements for a in attributes if a.startswith("on")]
+    shown = {completion["text"] for completion in page.completions()}
+    for text in HOSTILE:
+        assert clip(visible(text), head=4000) in shown
+    assert "A small model gets better at word problems <b>offline</b>" in page.text
+    assert "b" not in {tag for tag, _ in page.elements}
+
+
+def test_no_direction_or_control_character_reaches_the_page(report, page):
+    bidi = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\x00\x1b]")
+    assert not bidi.search(report.read_text(encoding="utf-8"))
+    assert not [c for c in page.completions() if bidi.search(c["text"])]
+
+
+def test_every_placeholder_has_its_figure_and_every_figure_its_placeholder(page):
+    places = [a["data-figure"] for a in page.attributes("div") if "data-figure" in a]
+    assert sorted(places) == sorted(page.data["figures"])
+    assert len(places) == 6 + 9 + 3
+
+
+def test_numbers_of_the_summary_are_on_the_page(page):
+    for text in ("27.0\u202f%", "[22.5, 31.0]", "68.0\u202f%", "+41.0 points", "[+36.0, +45.5]"):
+        assert text in page.text
+
+
+def test_header_says_what_was_run_and_on_what(page):
+    for text in (
+        "quickstart",
+        "CPU, 1 thread",
+        "torch 2.13.0, transformers 5.23.0",
+        "0.1.0 0123456789",
+    ):
+        assert text in page.text
+
+
+def test_the_browser_holds_a_bounded_part_and_knows_the_whole(page):
+    data = page.data
+    evaluation = data["sources"][data["first_source"]]
+    assert evaluation["label"] == "topr · iteration 2 — evaluation"
+    assert (len(evaluation["problems"]), evaluation["problems_total"]) == (40, 48)
+    assert evaluation["completions_total"] == 48 * 17
+    first = evaluation["problems"][0]["completions"]
+    assert [c["greedy"] for c in first] == [True] + [False] * 16
+    assert [c["sample"] for c in first[1:]] == list(range(16))
+
+
+def test_training_examples_have_tokens_with_both_log_probabilities(page):
+    source = next(s for s in page.data["sources"] if "sft — training" in s["label"])
+    completion = source["problems"][1]["completions"][0]
+    assert completion["tokens"][1] == " +"
+    assert completion["tokens"][-1] == "</s>"
+    for name in ("behavior", "policy"):
+        assert len(completion[name]) == len(completion["tokens"]) == completion["length"]
+        assert all(value < 0 for value in completion[name])
+
+
+@pytest.mark.parametrize(
+    ("environment", "device"),
+    [
+        ({"devices": ["NVIDIA H100", "NVIDIA H100"]}, "2 × NVIDIA H100"),
+        ({"devices": ["NVIDIA A10"], "cpu": {"threads": 8}}, "NVIDIA A10"),
+        ({"devices": [], "cpu": {"threads": 8}}, "CPU, 8 threads"),
+        ({}, None),
+        ({"devices": 3, "cpu": "many"}, None),
+    ],
+)
+def test_the_header_names_the_device_that_was_used(whole_run, environment, device):
+    run = dataclasses.replace(read_run(whole_run), environment=environment)
+    assert dict(facts(run)).get("Device") == device
