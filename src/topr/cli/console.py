@@ -1,0 +1,159 @@
+"""What the terminal shows: bars where there is a terminal, plain lines where there is none."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from topr.progress import Advance
+
+if TYPE_CHECKING:  # bars and tables take a tenth of a second to import: not for `--help`
+    from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+PLAIN_SECONDS = 15.0
+"""Between two lines of one step, where there is no terminal."""
+
+
+def log_to_console(level: int) -> None:
+    """Show the warnings of topr, once each and without a traceback of their own."""
+    logger = logging.getLogger("topr")
+    logger.handlers = [_Handler()]
+    logger.propagate = False
+    logger.setLevel(level)
+
+
+class _Handler(logging.Handler):
+    """One line each, on the error stream."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name = record.levelname.lower()
+        colour = "yellow" if record.levelno >= logging.WARNING else "dim"
+        err.print(f"[{colour}]{name}:[/] {escape(record.getMessage())}", soft_wrap=True)
+
+
+class ConsoleProgress:
+    """`topr.progress.Progress` on the console."""
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
+        """See `topr.progress.Progress.bar`."""
+        shown = _live_bar if out.is_terminal else _plain_bar
+        with shown(title, total, unit) as advance:
+            yield advance
+
+    def say(self, text: str) -> None:
+        """See `topr.progress.Progress.say`."""
+        out.print(escape(text), soft_wrap=True)
+
+
+@contextmanager
+def _live_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=out,
+        transient=False,
+    )
+    meter = _Meter(unit)
+    with progress:
+        task = progress.add_task(title, total=total, rate="", note="")
+
+        def advance(done: int, *, tokens: int = 0, note: str = "") -> None:
+            meter.add(done, tokens)
+            fields: dict[str, Any] = {"rate": meter.rate()}
+            if note:
+                fields["note"] = escape(note)
+            progress.update(task, advance=done, **fields)
+
+        yield advance
+
+
+@contextmanager
+def _plain_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
+    meter = _Meter(unit)
+    last, notes = time.monotonic(), [""]
+
+    def line() -> None:
+        parts = [f"{title}: {meter.done}/{total} {unit}", meter.rate(), notes[0]]
+        if 0 < meter.done < total:
+            left = (total - meter.done) * meter.seconds() / meter.done
+            parts.append(f"about {left:.0f} s left")
+        out.print(escape(", ".join(part for part in parts if part)), soft_wrap=True)
+
+    def advance(done: int, *, tokens: int = 0, note: str = "") -> None:
+        nonlocal last
+        meter.add(done, tokens)
+        notes[0] = note or notes[0]
+        if time.monotonic() - last >= PLAIN_SECONDS:
+            last = time.monotonic()
+            line()
+
+    yield advance
+    line()
+
+
+class _Meter:
+    """Counts units and tokens, and how fast they come."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.done = 0
+        self.tokens = 0
+        self._start = time.monotonic()
+
+    def add(self, done: int, tokens: int) -> None:
+        self.done += done
+        self.tokens += tokens
+
+    def seconds(self) -> float:
+        return max(time.monotonic() - self._start, 1e-9)
+
+    def rate(self) -> str:
+        if self.tokens:
+            return f"{self.tokens / self.seconds():,.0f} tokens/s"
+        return f"{self.done / self.seconds():,.1f} {self.unit}/s"
+
+
+def models_table(summary: dict[str, Any]) -> "Table":
+    """Return the summary's models as a table; all metrics are in summary.json and the report."""
+    from rich.table import Table
+
+    table = Table(title=f"{summary['recipe']}: accuracy with 95 % intervals over problems")
+    models = summary["models"]
+    majority = [key for key in models[-1] if key.startswith("maj@") and not key.endswith("_ci")]
+    keys = ["pass@1", *majority, "greedy", "invalid"]
+    table.add_column("model")
+    for key in keys:
+        table.add_column(key, justify="right", no_wrap=True)
+    for model in models:
+        name = model["name"] + (f" ({model['iteration']})" if model["iteration"] > 1 else "")
+        table.add_row(escape(name), *(_cell(model, key) for key in keys))
+    return table
+
+
+def _cell(model: dict[str, Any], key: str) -> str:
+    if model.get(key) is None:
+        return "-"
+    low, high = (100 * bound for bound in model[f"{key}_ci"])
+    return f"{model[key]:.1%} [dim]{low:.0f}–{high:.0f}[/]"

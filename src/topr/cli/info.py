@@ -1,0 +1,48 @@
+"""`topr recipes`, `topr schema`, `topr env`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from topr.cli.console import out
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(recipes)
+    app.command()(schema)
+    app.command()(env)
+
+
+def recipes(
+    show: Annotated[str | None, typer.Argument(help="Print this recipe, resolved.")] = None,
+) -> None:
+    """List the shipped recipes and what each needs, or print one."""
+    from rich.table import Table
+
+    from topr.config import dump_recipe, load_recipe, shipped_recipes
+
+    if show is not None:
+        typer.echo(dump_recipe(load_recipe(show)), nl=False)
+        return
+    table = Table("recipe", "what it does", "what it needs")
+    for name in shipped_recipes():
+        recipe = load_recipe(name)
+        table.add_row(name, recipe.description, recipe.needs)
+    out.print(table)
+    out.print("Run one with: topr run NAME -o DIR")
+
+
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    from topr.config import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+def env() -> None:
+    """Print versions and devices, for bug reports."""
+    from topr.environment import environment
+
+    typer.echo(json.dumps(environment(), indent=2))

@@ -1,0 +1,299 @@
+"""`topr run`, and the stages as commands of their own: generate, grade, curate, train, eval."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from topr.cli.console import ConsoleProgress, models_table, out
+from topr.records import Split
+
+RecipeName = Annotated[
+    str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write; made if absent.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes of settings, such as train.learning_rate=1e-6."),
+]
+ModelPath = Annotated[str | None, typer.Option("--model", "-m", help="Directory or hub name.")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="Take the section from this recipe.")
+]
+
+GRADER_OF_TASK = {"arithmetic": "numeric", "gsm8k": "numeric", "math": "math"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(generate)
+    app.command()(grade)
+    app.command()(curate)
+    app.command()(train)
+    app.command("eval")(evaluate)
+
+
+def run(recipe: RecipeName, output: Output, overrides: Overrides = None) -> None:
+    """Run a recipe: generate, grade, curate, train, evaluate, again. Interrupted, it goes on."""
+    from topr.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    _prepare()
+    from topr import loop
+
+    summary = loop.run(loaded, output, ConsoleProgress())
+    out.print(models_table(summary))
+    for line in _verdict(summary):
+        out.print(escape(line), soft_wrap=True)
+
+
+def generate(
+    recipe: RecipeName,
+    output: Output,
+    overrides: Overrides = None,
+    model: ModelPath = None,
+    split: Annotated[Split, typer.Option(help="Which problems.")] = Split.TRAIN,
+    iteration: Annotated[int, typer.Option(help="Written into each rollout.")] = 1,
+) -> None:
+    """Draw completions of a recipe's problems into parquet shards."""
+    from topr.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    _prepare()
+    from topr.grading import GRADERS
+    from topr.loop import starting_model
+    from topr.models import load
+    from topr.stages.common import fingerprint
+    from topr.stages.generate import generate_rollouts
+    from topr.tasks import load_task
+
+    progress = ConsoleProgress()
+    task = load_task(loaded.task)
+    start = starting_model(_with_model(loaded, model), progress)
+    manifest = generate_rollouts(
+        task.problems(split),
+        load(start),
+        loaded.generate,
+        output,
+        stop=task.stop,
+        keep_columns=task.grader not in GRADERS,
+        seed=loaded.seed,
+        iteration=iteration,
+        mark=fingerprint(loaded.task, start, loaded.generate, loaded.seed, split, iteration),
+        progress=progress,
+    )
+    out.print(
+        f"{manifest.rows} completions of {manifest.details['problems']} problems "
+        f"({manifest.details['tokens']} tokens) in {escape(str(output))}"
+    )
+
+
+def grade(
+    source: Annotated[Path, typer.Argument(help="Rollouts, or JSONL, JSON, CSV or parquet.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File (or directory) to write.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task", "-t",
+            help="arithmetic, gsm8k, math; or a grader: numeric, numeric_marked, math, exact, "
+            "module:function.",
+        ),
+    ],
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Completions are final answers, not solutions.")
+    ] = False,
+    completion: Annotated[str, typer.Option(help="Column of the completions.")] = "completion",
+    gold: Annotated[str, typer.Option(help="Column of the gold answers.")] = "gold",
+    recipe: RecipeOption = None,
+    overrides: Overrides = None,
+) -> None:  # fmt: skip
+    """Grade completions: adds grade, reward and answer beside the input's own columns."""
+    from topr.config import GradeConfig, load_section
+    from topr.grading import grade_table
+    from topr.stages.common import content, fingerprint
+    from topr.stages.grade import grade_rollouts
+    from topr.store import check_output, read_rows, write_rows
+
+    config = load_section(GradeConfig, "grade", recipe, overrides or [])
+    grader = GRADER_OF_TASK.get(task, task)
+    progress = ConsoleProgress()
+    if source.is_dir() and not output.suffix:
+        mark = fingerprint(content(source), grader, config, bare)
+        manifest = grade_rollouts(
+            source, grader, config, output, mark=mark, progress=progress, bare=bare
+        )
+        _print_counts(manifest.details["outcomes"], manifest.rows)
+        return
+    table = read_rows(source)
+    check_output(output)
+    with progress.bar("grading", table.num_rows, "completions") as advance:
+        graded = grade_table(
+            table,
+            grader,
+            config,
+            bare=bare,
+            completion_column=completion,
+            gold_column=gold,
+            progress=lambda n: advance(n),
+        )
+    write_rows(output, graded)
+    counts = graded.column("grade").value_counts().to_pylist()
+    _print_counts({entry["values"]: entry["counts"] for entry in counts}, graded.num_rows)
+
+
+def curate(
+    graded: Annotated[Path, typer.Argument(help="Directory of graded rollouts.")],
+    output: Output,
+    overrides: Overrides = None,
+    recipe: RecipeOption = None,
+) -> None:
+    """Choose the graded rollouts to train on."""
+    from topr.config import CurateConfig, load_section
+    from topr.stages.common import content, fingerprint
+    from topr.stages.curate import curate_rollouts
+
+    config = load_section(CurateConfig, "curate", recipe, overrides or [])
+    mark = fingerprint(content(graded), config)
+    report = curate_rollouts(graded, config, output, mark=mark).details
+    for key, value in report.items():
+        out.print(escape(f"{key}: {value:.3f}" if isinstance(value, float) else f"{key}: {value}"))
+
+
+def train(
+    dataset: Annotated[
+        Path, typer.Argument(help="Graded rollouts, or a file of prompt, completion, reward.")
+    ],
+    output: Output,
+    model: Annotated[str, typer.Option("--model", "-m", help="Directory or hub name.")],
+    overrides: Overrides = None,
+    recipe: RecipeOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    seed: Annotated[int, typer.Option(help="Order of the rows.")] = 0,
+) -> None:
+    """Train a model on graded completions. Settings: train.KEY=VALUE."""
+    from topr.config import ModelConfig, TrainConfig, load_section
+    from topr.config.recipe import validate
+
+    config = load_section(TrainConfig, "train", recipe, overrides or [])
+    start = validate(ModelConfig, {"path": model, "device": device}, where="options")
+    _prepare()
+    from topr.stages.common import content, fingerprint
+    from topr.stages.train import train_model
+
+    manifest = train_model(
+        start,
+        dataset,
+        config,
+        output,
+        seed=seed,
+        mark=fingerprint(content(dataset), start, config, seed),
+        progress=ConsoleProgress(),
+    )
+    for key, value in manifest.details.items():
+        out.print(escape(f"{key}: {value}"), soft_wrap=True)
+    out.print(f"model: {escape(str(output / 'model'))}")
+
+
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(help="Recipe (with --model), or graded rollouts made anywhere.")
+    ],
+    output: Output,
+    overrides: Overrides = None,
+    model: ModelPath = None,
+    name: Annotated[str, typer.Option(help="The model's name in tables.")] = "model",
+) -> None:
+    """Measure a model on held-out problems, or score graded rollouts that are there already."""
+    from topr.evaluation import RESULT_FILE, write_evaluation
+
+    if Path(source).exists() and not source.endswith((".yaml", ".yml")):
+        from topr.evaluation import SCORED_COLUMNS, score
+        from topr.store import read_table
+
+        if (output / RESULT_FILE).exists():
+            _refuse(output / RESULT_FILE)
+        result = score(
+            read_table(Path(source), SCORED_COLUMNS),
+            name=name,
+            iteration=0,
+            model=source,
+            split="given",
+        )
+        write_evaluation(output / RESULT_FILE, result)
+    else:
+        from topr.config import load_recipe
+
+        loaded = load_recipe(source, overrides or [])
+        _prepare()
+        from topr.loop import evaluate_model, starting_model
+
+        progress = ConsoleProgress()
+        start = starting_model(_with_model(loaded, model), progress)
+        result = evaluate_model(loaded, start, output, name=name, progress=progress)
+    from topr.evaluation import headline
+
+    out.print(escape(headline(result)), soft_wrap=True)
+    for key, value in result.metrics.items():
+        out.print(escape(f"  {key}: {_number(value)}"))
+
+
+def _with_model(recipe: Any, path: str | None) -> Any:
+    if path is None:
+        return recipe
+    changed = recipe.model.model_copy(update={"path": path, "revision": None})
+    return recipe.model_copy(update={"model": changed})
+
+
+def _verdict(summary: dict[str, Any]) -> list[str]:
+    """Return the last lines of a run: paired differences, then base and final pass@1."""
+    lines = []
+    for entry in summary["comparisons"]:
+        low, high = entry["ci"]
+        sure = "" if low > 0 or high < 0 else " (not beyond chance)"
+        lines.append(
+            f"{entry['a']} - {entry['b']}: {entry['metric']} {100 * entry['difference']:+.1f} "
+            f"points [{100 * low:+.1f}, {100 * high:+.1f}]{sure}"
+        )
+    models = summary["models"]
+    final = [model for model in models if model["name"] == summary["comparisons"][0]["a"]][-1]
+    for model in (models[0], final):
+        lines.append(f"{model['name']} (iteration {model['iteration']}): pass@1 {_pm(model)}")
+    return lines
+
+
+def _pm(model: dict[str, Any]) -> str:
+    low, high = model["pass@1_ci"]
+    return f"{model['pass@1']:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{value[0]:.4f}, {value[1]:.4f}]"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _print_counts(outcomes: dict[str, int], rows: int) -> None:
+    for outcome, count in sorted(outcomes.items(), key=lambda item: -item[1]):
+        out.print(f"{outcome}: {count} ({count / rows:.1%})")
+    out.print(f"{rows} completions graded")
+
+
+def _refuse(path: Path) -> None:
+    from topr.errors import RunDirectoryError
+
+    raise RunDirectoryError(f"{path} exists already and is not overwritten: write elsewhere")
+
+
+def _prepare() -> None:
+    """Set the process up for tensors; keep the bars and chatter of other libraries out of ours."""
+    from topr.environment import prepare_process
+
+    prepare_process()
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    datasets.utils.logging.disable_progress_bar()
