@@ -375,7 +375,7 @@ def test_a_finished_evaluation_is_read_not_repeated(tmp_path, tokenizer):
     first = run(tmp_path, CountingEngine(), tokenizer, fingerprint="f")
     idle = CountingEngine(fail_after=0)
     assert run(tmp_path, idle, tokenizer, fingerprint="f") == first
-    with pytest.raises(RunDirectoryError, match="another recipe"):
+    with pytest.raises(RunDirectoryError, match="made with other settings"):
         run(tmp_path, idle, tokenizer, fingerprint="g")
 
 
