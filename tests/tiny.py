@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     GPTNeoXConfig,
     LlamaConfig,
     PreTrainedConfig,
@@ -86,6 +87,11 @@ def _gemma(config: Callable[..., PreTrainedConfig], **common: Any) -> PreTrained
     )
 
 
+def _gemma1(**common: Any) -> PreTrainedConfig:
+    common["initializer_range"] *= 0.4
+    return GemmaConfig(num_key_value_heads=1, head_dim=8, **common)
+
+
 def _gemma2(**common: Any) -> PreTrainedConfig:
     return _gemma(Gemma2Config, **common)
 
@@ -102,6 +108,7 @@ ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
     "llama": _llama,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
+    "gemma": _gemma1,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
     "gpt_neox": _gpt_neox,

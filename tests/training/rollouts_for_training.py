@@ -42,6 +42,15 @@ def made_rows(
     return rows
 
 
+def as_rows(rows: list[dict[str, Any]], temperature: float = 1.0) -> list[dict[str, Any]]:
+    """Rows as the trainer has them: numbered, grouped by prompt."""
+    groups = {row["problem_id"]: number for number, row in enumerate(rows[::-1])}
+    return [
+        {**row, "row": number, "temperature": temperature, "group": groups[row["problem_id"]]}
+        for number, row in enumerate(rows)
+    ]
+
+
 def plain_logprobs(model: Any, row: dict[str, Any], temperature: float = 1.0) -> torch.Tensor:
     """The plain computation: one unpadded sequence, all logits, float64 log-softmax."""
     ids = torch.tensor([row["prompt_ids"] + row["completion_ids"]])

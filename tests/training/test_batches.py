@@ -5,39 +5,71 @@ from collections import Counter
 
 import pytest
 import torch
-from rollouts_for_training import made_rows, plain_logprobs
+from rollouts_for_training import as_rows, made_rows
 
-from tiny import ARCHITECTURES, tiny_model
 from topr.errors import TrainingError
-from topr.training.batches import ShuffledBatches, pad, split_by_length
-from topr.training.logprobs import token_logprobs
+from topr.training.batches import ShuffledBatches, padded, shared, split_by_tokens, spread
 
 
-def as_rows(rows, temperature=1.0):
-    return [{**row, "temperature": temperature} for row in rows]
+def test_split_covers_every_row_once_within_the_budget():
+    rows = as_rows(made_rows(prompts=5, per_prompt=3, logprobs=False))
+    for share, layout in ((False, padded), (True, shared)):
+        for budget in (1, 30, 60, 100, None):
+            parts = split_by_tokens(rows, budget, share=share)
+            assert sorted(i for part in parts for i in part) == list(range(15))
+            for part in parts:
+                size = layout([rows[i] for i in part]).input_ids.numel()
+                assert budget is None or size <= budget or len(part) == 1
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_padded_logprobs_are_those_of_single_sequences(architecture, temperature):
-    model = tiny_model(architecture)
-    rows = made_rows(prompts=3, per_prompt=2, logprobs=False)
-    batch = pad(as_rows(rows, temperature))
-    with torch.no_grad():
-        ours = token_logprobs(model, batch)
-        for i, row in enumerate(rows):
-            plain = plain_logprobs(model, row, temperature)
-            torch.testing.assert_close(ours[i, : len(plain)].double(), plain, atol=1e-4, rtol=0)
-            assert (ours[i, len(plain) :] == 0).all()
+def test_a_prompts_completions_travel_together_where_it_is_shared():
+    rows = as_rows(made_rows(prompts=6, per_prompt=3, logprobs=False))
+    parts = split_by_tokens(rows, 120, share=True)
+    assert 1 < len(parts) < 18
+    assert sum(len({rows[i]["group"] for i in part}) for part in parts) < 6 + len(parts)
 
 
-def test_split_by_length_covers_every_row_once_and_keeps_alike_together():
-    rows = made_rows(prompts=5, per_prompt=3, logprobs=False)
-    parts = split_by_length(rows, 4)
-    assert sorted(i for part in parts for i in part) == list(range(15))
-    assert [len(part) for part in parts] == [4, 4, 4, 3]
+def test_padded_rows_that_travel_together_are_alike_in_length():
+    rows = as_rows(made_rows(prompts=5, per_prompt=3, logprobs=False))
+    parts = split_by_tokens(rows, 100, share=False)
     lengths = [[len(rows[i]["prompt_ids"] + rows[i]["completion_ids"]) for i in p] for p in parts]
     assert all(min(a) >= max(b) for a, b in itertools.pairwise(lengths))
+
+
+def test_a_shared_prompt_and_a_shared_beginning_are_there_once():
+    start = list(range(100, 120))
+    rows = [
+        {"group": g, "prompt_ids": [*start, g, 7], "completion_ids": [s, 2], "temperature": 1.0}
+        for s in range(3)
+        for g in (5, 6)
+    ]
+    batch = shared(rows)
+    assert batch.input_ids.tolist() == [[*start, 5, 7, 0, 2, 1, 2, 2, 2, 6, 7, 0, 2, 1, 2, 2, 2]]
+    assert batch.tree.nodes == (
+        (0, 20, 36), (20, 22, 28), (22, 24, 24), (24, 26, 26), (26, 28, 28),
+        (28, 30, 36), (30, 32, 32), (32, 34, 34), (34, 36, 36),
+    )  # fmt: skip
+    assert batch.position_ids[0, 20:].tolist() == [20, 21, 22, 23, 22, 23, 22, 23] * 2
+    # In the order of the rows: the first token of each from its prompt's last, the second from it.
+    assert batch.predicts.tolist() == [21, 22, 29, 30, 21, 24, 29, 32, 21, 26, 29, 34]
+    assert batch.targets.tolist() == [0, 2, 0, 2, 1, 2, 1, 2, 2, 2, 2, 2]
+
+
+def test_a_prompt_that_begins_another_keeps_a_token_of_its_own():
+    ids = list(range(30))
+    rows = [
+        {"group": 0, "prompt_ids": ids, "completion_ids": [1], "temperature": 1.0},
+        {"group": 1, "prompt_ids": [*ids, 3], "completion_ids": [1], "temperature": 1.0},
+    ]
+    batch = shared(rows)
+    assert batch.tree.nodes[0] == (0, 29, 34)
+    assert batch.predicts.tolist() == [29, 32]
+
+
+def test_numbers_per_token_come_back_as_they_went():
+    values, mask = spread(torch.arange(6.0), (1, 3, 2))
+    assert values.tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 0]]
+    assert values[mask].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_shuffling_depends_on_seed_and_epoch_alone():

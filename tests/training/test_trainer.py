@@ -1,5 +1,6 @@
 """The trainer: its gradient against plain computations, invariances, resuming, and refusals."""
 
+import itertools
 import json
 import logging
 
@@ -13,6 +14,7 @@ from tiny import save_tiny, tiny_model, tiny_tokenizer
 from topr.errors import ConfigError, DataError, DivergedError, TrainingError
 from topr.objectives import make_objective
 from topr.training import TOPRConfig, TOPRTrainer
+from topr.training.step import Skip
 
 
 def make_trainer(tmp_path, rows, model=None, *, name="out", **arguments):
@@ -68,15 +70,19 @@ def assert_same(ours, theirs, tolerance=2e-5):
         assert (ours[name] - expected).norm().item() <= tolerance * max(size, 1e-3), name
 
 
-@pytest.fixture
-def drifted_rows():
+def drifted(share=0.05):
     """Rows whose behaviour model is another one, so that the ratios are far from 1."""
     rows = made_rows(model=tiny_model(seed=1))
     for row in rows:  # bring the ratios to where the taper bends
         ours = plain_logprobs(tiny_model(), row).detach()
         theirs = torch.tensor(row["logprobs"])
-        row["logprobs"] = (ours + 0.05 * (theirs - ours)).clamp(max=0).tolist()
+        row["logprobs"] = (ours + share * (theirs - ours)).clamp(max=0).tolist()
     return rows
+
+
+@pytest.fixture
+def drifted_rows():
+    return drifted()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_neox"])
@@ -122,8 +128,10 @@ def test_positives_only_is_the_models_own_cross_entropy(tmp_path):
 @pytest.mark.parametrize("objective", ["topr", "grpo", "dpo", "asymre"])
 def test_micro_batches_and_order_do_not_change_the_gradient(tmp_path, drifted_rows, objective):
     whole = gradients(make_trainer(tmp_path, drifted_rows, objective=objective))
-    for size in (1, 3, 5):
-        trainer = make_trainer(tmp_path, drifted_rows, objective=objective, micro_batch_size=size)
+    for tokens, layout in itertools.product((1, 60, 150), ("shared", "padded")):
+        trainer = make_trainer(
+            tmp_path, drifted_rows, objective=objective, micro_batch_tokens=tokens, layout=layout
+        )
         assert_same(gradients(trainer, list(reversed(range(16)))), whole)
 
 
@@ -266,7 +274,7 @@ def test_settings_that_do_nothing_say_so(tmp_path, caplog):
         learning_rate=1e-30,
         per_device_train_batch_size=4,
         behavior_logprobs="recompute",
-        micro_batch_size=1,
+        micro_batch_tokens=1,
     ).train()
     assert "the ratio pi/mu was 1" in caplog.text
     assert "the taper was never active" not in caplog.text
@@ -320,7 +328,7 @@ def test_dropout_is_off(tmp_path):
 
 def test_gradient_checkpointing_does_not_change_the_gradient(tmp_path, drifted_rows):
     plain = gradients(make_trainer(tmp_path, drifted_rows))
-    trainer = make_trainer(tmp_path, drifted_rows, micro_batch_size=5)
+    trainer = make_trainer(tmp_path, drifted_rows, micro_batch_tokens=100)
     trainer.model.activation_checkpointing_enable()
     assert_same(gradients(trainer), plain)
 
@@ -428,3 +436,106 @@ def test_a_model_path_and_lora(tmp_path):
     assert all("lora_" in name for name in changed)
     trainer.save_model(str(tmp_path / "adapter"))
     assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
+
+
+def skipping(tmp_path, rows, rule, **arguments):
+    return make_trainer(tmp_path, rows, skip_negatives=rule, **arguments)
+
+
+@pytest.mark.parametrize("rule", [0.0, 0.5, "sample"])
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_a_skipped_negative_leaves_exactly_the_others_gradient(tmp_path, rule, seen_before):
+    drifted_rows = drifted(share=0.2)
+    trainer = skipping(tmp_path, drifted_rows, rule)
+    if seen_before:  # Then it is known which are likely to be skipped, and they go first.
+        gradients(trainer)
+    ours = gradients(trainer)
+    step = trainer._forward_backward(trainer.model, list(trainer.rows), 16)[1]
+    if seen_before:
+        assert step.first() or rule == 0.0
+    # By hand: each completion's own gradient, times what the rule makes of it.
+    expected = None
+    for i, row in enumerate(drifted_rows):
+        alone = plain_gradients(tiny_model(), [row], make_objective("topr"), by_length=True)
+        rho = (plain_logprobs(tiny_model(), row).detach() - torch.tensor(row["logprobs"])).sum()
+        taper = min(1.0, rho.exp().item()) if row["reward"] < 0 else 1.0
+        chance = trainer._skip.chance(0, {"row": i})
+        kept = {0.0: 1.0, 0.5: float(taper > 0.5), "sample": float(chance < taper) / taper}[rule]
+        factor = kept if row["reward"] < 0 else 1.0
+        assert step.factor_B[i].item() == pytest.approx(factor, rel=1e-3)
+        part = {name: g * factor / 16 for name, g in alone.items()}
+        expected = part if expected is None else {n: expected[n] + part[n] for n in part}
+    assert_same(ours, expected)
+    logged = trainer._statistics.summary()
+    if rule != 0.0:
+        assert 0 < logged["backward/skipped"] < 0.5
+        assert 0 < logged["backward/dropped_weight"] < 0.5
+
+
+def test_sampled_skipping_is_unbiased():
+    skip = Skip(rule="sample", seed=3)
+    for taper in (0.05, 0.4, 1.0, 7.0):
+        factors = [
+            skip.factor(taper, skip.chance(step, {"row": row}))
+            for step in range(20)
+            for row in range(200)
+        ]
+        mean = sum(factors) / len(factors)
+        assert mean == pytest.approx(1.0, abs=4 * (1 / min(taper, 1.0) / len(factors)) ** 0.5)
+
+
+def test_skipping_needs_a_taper(tmp_path):
+    with pytest.raises(ConfigError, match=r"skip_negatives=0\.5 with objective 'dpo'"):
+        skipping(tmp_path, made_rows(), 0.5, objective="dpo")
+    with pytest.raises(ConfigError, match="skip_negatives='often'"):
+        skipping(tmp_path, made_rows(), "often")
+
+
+def test_running_out_of_memory_halves_the_budget_and_repeats_the_step(
+    tmp_path, drifted_rows, monkeypatch, caplog
+):
+    expected = gradients(make_trainer(tmp_path, drifted_rows))
+    trainer = make_trainer(tmp_path, drifted_rows, micro_batch_tokens=150)
+    backward, calls = trainer.accelerator.backward, []
+
+    def failing(loss):
+        calls.append(loss)
+        if len(calls) in (2, 4):  # after it has left a part of a gradient
+            backward(loss)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        backward(loss)
+
+    monkeypatch.setattr(trainer.accelerator, "backward", failing)
+    assert_same(gradients(trainer), expected)
+    assert trainer._budget < 80
+    assert caplog.text.count("memory ran out in a forward pass of") == 2
+
+
+def test_out_of_memory_repeats_the_accumulated_batches_too(tmp_path, drifted_rows, monkeypatch):
+    expected = gradients(make_trainer(tmp_path, drifted_rows))
+    trainer = make_trainer(tmp_path, drifted_rows)
+    trainer.prepare_behavior()
+    rows = list(trainer.rows)
+    backward, calls = trainer.accelerator.backward, []
+
+    def failing(loss):
+        calls.append(loss)
+        if len(calls) == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        backward(loss)
+
+    monkeypatch.setattr(trainer.accelerator, "backward", failing)
+    for half in (rows[:8], rows[8:]):
+        trainer.training_step(trainer.model, {"rows": half}, num_items_in_batch=16)
+    assert_same({n: p.grad for n, p in trainer.model.named_parameters()}, expected)
+
+
+def test_a_single_sequence_that_does_not_fit_is_an_error(tmp_path, drifted_rows, monkeypatch):
+    trainer = make_trainer(tmp_path, drifted_rows)
+
+    def failing(loss):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(trainer.accelerator, "backward", failing)
+    with pytest.raises(TrainingError, match="memory ran out on a single sequence"):
+        gradients(trainer)

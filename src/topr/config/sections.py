@@ -140,9 +140,19 @@ class TrainConfig(Section):
     """Optimizer steps; none given: as many as the epochs take."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Completions per optimizer step, over all devices."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Completions per forward pass of one device; none given: the whole batch. It changes the
-    memory that is needed, never the gradient."""
+    shuffle_by: Literal["completion", "prompt"] = "completion"
+    """What is shuffled into batches: single completions, or prompts with all their completions,
+    which are then computed with their prompt once."""
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of one forward pass, prompts and padding included; none given: 4096 on a CPU, else the
+    whole batch, halved whenever memory runs out. It changes memory and time, never the gradient."""
+    layout: Literal["auto", "shared", "padded"] = "auto"
+    """`shared`: a prompt is computed once for all its completions, and nothing is padded; `padded`:
+    every sequence by itself; `auto`: `shared` where the model allows it. Same gradient."""
+    skip_negatives: Annotated[float, Field(ge=0, lt=1)] | Literal["sample"] | None = None
+    """Negatives that get no backward pass: those whose taper is at most this number (0 is exact),
+    or with `sample` each with the chance that its taper leaves, unbiased. None given: every one has
+    a backward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -173,11 +183,6 @@ class TrainConfig(Section):
             raise ValueError(
                 f"objective {self.objective!r} with taper={self.taper}: "
                 "the section `taper` belongs to objective 'taper', which needs it"
-            )
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size={self.batch_size} is no multiple of "
-                f"micro_batch_size={self.micro_batch_size}"
             )
         if self.save_steps % self.logging_steps:
             raise ValueError(

@@ -45,11 +45,26 @@ class TOPRConfig(TrainingArguments):
     max_length: int | None = field(
         default=None, metadata={"help": "Prompt and completion tokens at most; longer rows go"}
     )
-    micro_batch_size: int | None = field(
+    micro_batch_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Completions per forward pass. It splits per_device_train_batch_size, and "
-            "changes memory and time, never the gradient. None: the whole batch"
+            "help": "Tokens of one forward pass, prompts and padding included. It splits the "
+            "batch, and changes memory and time, never the gradient. None: 4096 on a CPU; "
+            "elsewhere the whole batch, halved whenever memory runs out"
+        },
+    )
+    layout: Literal["auto", "shared", "padded"] = field(
+        default="auto",
+        metadata={
+            "help": "shared: a prompt is computed once for all its completions, and nothing is "
+            "padded; padded: every sequence by itself; auto: shared where the model allows it"
+        },
+    )
+    skip_negatives: float | str | None = field(
+        default=None,
+        metadata={
+            "help": "Which negatives get no backward pass. A number: those whose taper is at most "
+            "that (0: exact). `sample`: each keeps it with probability equal to its taper, unbiased"
         },
     )
     shuffle_by: Literal["completion", "prompt"] = field(

@@ -1,86 +1,192 @@
 """The layout of sequences in a forward pass, and which sequences travel together.
 
-Axes: B sequences, T completion tokens, S prompt and completion tokens.
+Axes: B sequences, T completion tokens (padded), N completion tokens of all sequences end to end;
+R x S the tokens that the model is given.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
 from topr.errors import TrainingError
+from topr.training.attention import Node, Tree
 
 Row = Mapping[str, Any]
 """One row of `topr.training.data.ROW_SCHEMA`, with `behavior_logprobs` once they are known."""
 
+CPU_TOKENS = 4096
+"""Tokens of a forward pass on a CPU where nothing else is asked for. More were not faster."""
+SHARED_START = 16
+"""Tokens that the prompts of one forward pass must share to be computed once: fewer do not pay for
+another node of the tree."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PaddedBatch:
-    """Sequences padded on the right: prompt, completion, padding."""
+class Batch:
+    """Sequences of one forward pass. However they are laid out, their completion tokens are
+    numbered end to end, in the order of the rows given.
+    """
 
-    input_ids: Tensor  # [B, S] int64
-    attention_mask: Tensor  # [B, S] int64, 0 at padding
-    predicts: Tensor  # [B, T] int64: the position in S whose logits predict the completion token
-    targets: Tensor  # [B, T] int64: the completion tokens
-    mask: Tensor  # [B, T] bool: true at completion tokens
-    temperature: Tensor  # [B] float32
+    input_ids: Tensor  # [R, S] int64
+    position_ids: Tensor | None  # [R, S] int64; None: counted from 0 in each of the R
+    attention_mask: Tensor | None  # [R, S] int64, 0 at padding; None: there is none
+    tree: Tree | None  # over the S tokens of the only row; None: each of the R is a sequence
+    predicts: Tensor  # [N] int64: the token, of R x S, whose logits predict the completion token
+    targets: Tensor  # [N] int64: the completion tokens
+    temperature: Tensor  # [N] float32
+    lengths: tuple[int, ...]  # [B]: completion tokens of each sequence
 
-    def to(self, device: torch.device) -> "PaddedBatch":
+    def to(self, device: torch.device) -> "Batch":
         """Return the same batch on a device."""
-        return PaddedBatch(
-            **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__}
-        )
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        moved: dict[str, Any] = {
+            k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved)
 
 
-def pad(rows: Sequence[Row]) -> PaddedBatch:
-    """Lay rows out as a padded batch.
+def padded(rows: Sequence[Row]) -> Batch:
+    """Lay each sequence out in a row of its own, padded on the right.
 
     Padding is token 0 behind an attention mask of 0; it takes part in nothing.
     """
-    prompts = [len(row["prompt_ids"]) for row in rows]
-    lengths = [len(row["completion_ids"]) for row in rows]
-    n, width, longest = len(rows), max(map(sum, zip(prompts, lengths, strict=True))), max(lengths)
-    input_ids = torch.zeros(n, width, dtype=torch.int64)
-    attention_mask = torch.zeros(n, width, dtype=torch.int64)
-    targets = torch.zeros(n, longest, dtype=torch.int64)
-    for i, (row, p, t) in enumerate(zip(rows, prompts, lengths, strict=True)):
-        input_ids[i, :p] = torch.as_tensor(row["prompt_ids"])
-        input_ids[i, p : p + t] = torch.as_tensor(row["completion_ids"])
-        attention_mask[i, : p + t] = 1
-        targets[i, :t] = torch.as_tensor(row["completion_ids"])
-    steps = torch.arange(longest)
-    mask = steps < torch.tensor(lengths)[:, None]
-    return PaddedBatch(
+    sequences = [[*row["prompt_ids"], *row["completion_ids"]] for row in rows]
+    input_ids = pad_sequence([torch.as_tensor(ids) for ids in sequences], batch_first=True)
+    lengths = torch.tensor([len(ids) for ids in sequences])
+    width = input_ids.shape[1]
+    starts = [i * width + len(row["prompt_ids"]) for i, row in enumerate(rows)]
+    predicts = [
+        np.arange(start, start + len(row["completion_ids"])) - 1
+        for start, row in zip(starts, rows, strict=True)
+    ]
+    return Batch(
         input_ids=input_ids,
-        attention_mask=attention_mask,
-        predicts=torch.where(mask, torch.tensor(prompts)[:, None] - 1 + steps, prompts[0] - 1),
-        targets=targets,
-        mask=mask,
-        temperature=torch.tensor([row["temperature"] for row in rows], dtype=torch.float32),
+        position_ids=None,
+        attention_mask=(torch.arange(width) < lengths[:, None]).long(),
+        tree=None,
+        predicts=torch.from_numpy(np.concatenate(predicts)),
+        **_completions(rows),
     )
 
 
-def pad_tokens(values: Sequence[Any], like: PaddedBatch) -> Tensor:
-    """Lay numbers per completion token out as [B, T] float32, 0 at padding."""
-    padded = torch.zeros(like.mask.shape, dtype=torch.float32)
-    for i, value in enumerate(values):
-        padded[i, : len(value)] = torch.as_tensor(value, dtype=torch.float32)
-    return padded.to(like.mask.device)
+def shared(rows: Sequence[Row]) -> Batch:
+    """Lay all sequences end to end in one row, each prompt once, before its completions.
 
-
-def split_by_length(rows: Sequence[Row], size: int | None) -> list[list[int]]:
-    """Split the rows of one step into micro-batches of at most `size`, alike in length.
-
-    Returns the rows' positions. The order decides nothing but the padding.
+    What all prompts begin with (few-shot examples) is there once too. Nothing is padded.
     """
-    lengths = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: (-lengths[i], i))
-    size = size or len(rows)
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    members: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        members.setdefault(row["group"], []).append(i)
+    prompts = [np.asarray(rows[indices[0]]["prompt_ids"]) for indices in members.values()]
+    common = _common_start(prompts)
+    ids, positions, nodes = [prompts[0][:common]], [np.arange(common)], list[Node]()
+    end = common
+    predicts: list[Any] = [None] * len(rows)
+    for prompt, indices in zip(prompts, members.values(), strict=True):
+        start, last = end, end + len(prompt) - common - 1
+        end = last + 1
+        ids.append(prompt[common:])
+        positions.append(np.arange(common, len(prompt)))
+        children = list[Node]()
+        for i in indices:
+            completion = np.asarray(rows[i]["completion_ids"])
+            stop = end + len(completion)
+            predicts[i] = np.arange(end - 1, stop - 1)
+            predicts[i][0] = last  # The first token is predicted where the prompt ends.
+            ids.append(completion)
+            positions.append(len(prompt) + np.arange(len(completion)))
+            children.append((end, stop, stop))
+            end = stop
+        nodes += [(start, last + 1, end), *children]
+    if common:
+        nodes.insert(0, (0, common, end))
+    return Batch(
+        input_ids=torch.from_numpy(np.concatenate(ids)).long()[None],
+        position_ids=torch.from_numpy(np.concatenate(positions))[None],
+        attention_mask=None,
+        tree=Tree(nodes=tuple(nodes)),
+        predicts=torch.from_numpy(np.concatenate(predicts)),
+        **_completions(rows),
+    )
+
+
+def _common_start(prompts: Sequence[Any]) -> int:
+    """Return how many tokens all prompts begin with, 0 where too few are worth a node."""
+    if len(prompts) < 2:
+        return 0
+    shortest = min(map(len, prompts)) - 1  # Each prompt keeps a token of its own.
+    columns = np.stack([prompt[:shortest] for prompt in prompts])
+    same = (columns == columns[0]).all(axis=0)
+    common = int(shortest if same.all() else same.argmin())
+    return common if common >= SHARED_START else 0
+
+
+def _completions(rows: Sequence[Row]) -> dict[str, Any]:
+    lengths = tuple(len(row["completion_ids"]) for row in rows)
+    temperatures = torch.tensor([row["temperature"] for row in rows], dtype=torch.float32)
+    targets = np.concatenate([row["completion_ids"] for row in rows])
+    return {
+        "targets": torch.from_numpy(targets).long(),
+        "temperature": temperatures.repeat_interleave(torch.tensor(lengths)),
+        "lengths": lengths,
+    }
+
+
+def flat_tokens(values: Sequence[Any]) -> Tensor:
+    """Lay numbers per completion token end to end, [N] float32, as a batch of the rows does."""
+    return torch.from_numpy(np.concatenate([np.asarray(v, dtype=np.float32) for v in values]))
+
+
+def spread(values: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Turn tokens end to end, [N], into [B, T] with zeros at padding, and the mask of [B, T]."""
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    mask = mask.to(values.device)
+    return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values.float()), mask
+
+
+def split_by_tokens(rows: Sequence[Row], budget: int | None, *, share: bool) -> list[list[int]]:
+    """Split the rows of one step into micro-batches of at most `budget` tokens.
+
+    Args:
+        rows: with `prompt_ids`, `completion_ids` and `group`.
+        budget: tokens that one forward pass is given, padding included. A single sequence that is
+            longer has a micro-batch to itself. None: all rows in one.
+        share: the rows will be laid out by `shared`: a prompt counts once, and its completions stay
+            together where the budget allows. Otherwise by `padded`: rows alike in length travel
+            together.
+
+    Returns:
+        The rows' positions. Which rows travel together changes memory and time, never the gradient.
+
+    """
+    sizes = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
+    groups = [row["group"] for row in rows]
+    longest: dict[int, int] = {}
+    for group, size in zip(groups, sizes, strict=True):
+        longest[group] = max(size, longest.get(group, 0))
+    keys = [(-longest[g], g, -n) if share else (-n,) for g, n in zip(groups, sizes, strict=True)]
+    order = sorted(range(len(rows)), key=lambda i: (keys[i], i))
+    parts: list[list[int]] = []
+    tokens, width, before = 0, 0, None
+    for i in order:
+        if share:
+            known = groups[i] == before
+            tokens += len(rows[i]["completion_ids"]) + (0 if known else len(rows[i]["prompt_ids"]))
+        else:
+            width = max(width, sizes[i])
+            tokens = width * (1 + (len(parts[-1]) if parts else 0))
+        if not parts or (budget is not None and tokens > budget):
+            parts.append([])
+            tokens, width = sizes[i], sizes[i]
+        parts[-1].append(i)
+        before = groups[i]
+    return parts
 
 
 class ShuffledBatches(Sampler[list[int]]):

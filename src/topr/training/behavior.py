@@ -20,11 +20,13 @@ from torch import nn
 
 from topr.errors import DataError
 from topr.store import atomic_path
-from topr.training.batches import Row, pad, split_by_length
-from topr.training.logprobs import token_logprobs
+from topr.training.batches import CPU_TOKENS, Row, split_by_tokens
+from topr.training.logprobs import Forward, forward_of
 
 logger = logging.getLogger(__name__)
 
+WINDOW = 4096
+"""Rows that are sorted into forward passes together."""
 GAP_ROWS = 256
 """Rows on which the gap is measured when nothing has to be recomputed."""
 LARGE_GAP = 0.1
@@ -82,22 +84,36 @@ def recorded(rows: Dataset) -> list[np.ndarray[Any, Any]]:
 def recompute(
     model: nn.Module,
     rows: Sequence[Row] | Dataset,
-    batch_size: int,
+    *,
+    forward: Forward | None = None,
+    tokens: int | None = CPU_TOKENS,
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray[Any, Any]]:
-    """Return log mu of each row's completion tokens under `model`, one float32 array per row."""
+    """Return log mu of each row's completion tokens under `model`, one float32 array per row.
+
+    Args:
+        model: on its device.
+        rows: of `topr.training.data.ROW_SCHEMA`.
+        forward: how the model is run; none given: found by trying.
+        tokens: of one forward pass at most.
+        progress: told of rows done.
+
+    """
+    forward = forward or forward_of(model)
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     listed: list[Row] = list(rows)
     result: list[np.ndarray[Any, Any]] = [np.empty(0, np.float32)] * len(listed)
-    for positions in split_by_length(listed, batch_size):
-        batch = pad([listed[i] for i in positions]).to(device)
-        logprobs = token_logprobs(model, batch).cpu().numpy()
-        for i, values in zip(positions, logprobs, strict=True):
-            result[i] = values[: len(listed[i]["completion_ids"])].copy()
-        if progress is not None:
-            progress(len(positions))
+    for start in range(0, len(listed), WINDOW):
+        window = listed[start : start + WINDOW]
+        for part in split_by_tokens(window, tokens, share=forward.share):
+            batch = forward.batch([window[i] for i in part]).to(device)
+            values = forward.token_logprobs(model, batch).float().cpu()
+            for i, one in zip(part, values.split_with_sizes(batch.lengths), strict=True):
+                result[start + i] = one.numpy().copy()
+            if progress is not None:
+                progress(len(part))
     model.train(was_training)
     return result
 
@@ -105,9 +121,10 @@ def recompute(
 def recompute_cached(
     model: nn.Module,
     rows: Dataset,
-    batch_size: int,
     directory: Path,
     *,
+    forward: Forward | None = None,
+    tokens: int | None = CPU_TOKENS,
     numerics: str = "no",
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray[Any, Any]]:
@@ -117,7 +134,7 @@ def recompute_cached(
         column = pq.read_table(path).column("logprobs").to_pylist()
         return [np.asarray(value, dtype=np.float32) for value in column]
     logger.info("recomputing the behaviour log-probabilities of %d rows", len(rows))
-    result = recompute(model, rows, batch_size, progress)
+    result = recompute(model, rows, forward=forward, tokens=tokens, progress=progress)
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_path(path, overwrite=False) as temporary:
         pq.write_table(pa.table({"logprobs": pa.array(result, pa.list_(pa.float32()))}), temporary)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from topr.objectives import Objective, Taper
+from topr.training.step import Step
 
 logger = logging.getLogger(__name__)
 
@@ -40,35 +40,29 @@ class StepStatistics:
         "pull_positive",
         "pull_negative",
         "effective_sample_size",
+        "skipped",
+        "skipped_pull",
     )
 
     def __init__(self) -> None:
         self.sums = torch.zeros(len(self.FIELDS), dtype=torch.float64)
         self.histograms = torch.zeros(2, BINS + 1, dtype=torch.float64)  # positive, negative
 
-    def add_step(
-        self, log_ratio: Tensor, weight: Tensor, advantage: Tensor, scale: Tensor, tokens: int
-    ) -> None:
-        """Add the sequences of one optimizer step.
-
-        Args:
-            log_ratio: log rho of each completion, [B].
-            weight: mean over its tokens of the weight of grad log pi, advantage included, [B].
-            advantage: [B].
-            scale: what the loss normalisation makes of a weight, 1 where it divides by length, [B].
-            tokens: completion tokens.
-
-        """
-        log_ratio, weight, advantage, scale = (
-            x.detach().double().cpu() for x in (log_ratio, weight, advantage, scale)
-        )
+    def add_step(self, step: Step) -> None:
+        """Add the sequences of one loader batch."""
+        log_ratio, weight, advantage, pull, factor = (
+            x.double().cpu()
+            for x in (
+                step.log_ratio_B, step.weight_B, step.advantage_B, step.pull_B, step.factor_B
+            )
+        )  # fmt: skip
         positive = advantage >= 0
         taper = torch.where(advantage == 0, 0.0, weight.abs() / advantage.abs().clamp(min=1e-30))
-        pull = weight.abs() * scale
+        skipped = factor == 0
         squares = pull.square().sum()
         values: dict[str, Any] = {
             "steps": 1,
-            "tokens": tokens,
+            "tokens": sum(step.lengths),
             "positives": positive.sum(),
             "negatives": (~positive).sum(),
             "log_ratio_positive": log_ratio[positive].sum(),
@@ -79,6 +73,8 @@ class StepStatistics:
             "pull_positive": pull[positive].sum(),
             "pull_negative": pull[~positive].sum(),
             "effective_sample_size": pull.sum().square() / squares if squares > 0 else 0.0,
+            "skipped": skipped.sum(),
+            "skipped_pull": pull[skipped].sum(),
         }
         self.sums += torch.tensor([float(values[name]) for name in self.FIELDS])
         for row, chosen in enumerate((taper[positive], taper[~positive])):
@@ -100,7 +96,15 @@ class StepStatistics:
             "gradient_share/positive": (s["pull_positive"], pull),
             "gradient_share/negative": (-s["pull_negative"], pull),
         }
+        if s["skipped"]:
+            pairs["backward/skipped"] = (s["skipped"], s["positives"] + s["negatives"])
+            pairs["backward/dropped_weight"] = (s["skipped_pull"], pull)
         return {key: value / count for key, (value, count) in pairs.items() if count > 0}
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens so far."""
+        return int(self.sums[self.FIELDS.index("tokens")])
 
     def histogram(self) -> dict[str, list[float]]:
         """Return counts of taper weights in 20 bins over [0, 1] and one above 1."""
@@ -123,16 +127,17 @@ class Idleness:
         self.largest_log_ratio = 0.0
         self.steps = 0
 
-    def add_step(self, log_ratio: Tensor, weight: Tensor, advantage: Tensor, step: int) -> None:
-        """Take note of one optimizer step; arguments as in `StepStatistics.add_step`."""
-        negative = advantage < 0
-        if step == 0:  # On the first batch of an unchanged model the ratio must be 1.
+    def add_step(self, step: Step, number: int) -> None:
+        """Take note of one loader batch of optimizer step `number`."""
+        if number == 0:  # On the first batch of an unchanged model the ratio must be 1.
             return
         self.steps += 1
+        negative = step.advantage_B < 0
         if negative.any():
-            taper = (weight[negative] / advantage[negative]).min().item()
+            taper = (step.weight_B[negative] / step.advantage_B[negative]).min().item()
             self.smallest_negative_taper = min(self.smallest_negative_taper, taper)
-        self.largest_log_ratio = max(self.largest_log_ratio, log_ratio.abs().max().item())
+        largest = step.log_ratio_B.abs().max().item()
+        self.largest_log_ratio = max(self.largest_log_ratio, largest)
 
     def end_epoch(self) -> None:
         """Warn of what did nothing, and start the next epoch."""

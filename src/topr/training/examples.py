@@ -23,9 +23,9 @@ def examples_table(trainer: TOPRTrainer, dataset: pa.Table) -> pa.Table:
             if taken[group] <= PER_PROBLEM:
                 chosen.append(position)
     rows = trainer.rows.select(chosen)
-    size = trainer.settings.micro_batch_size or trainer.settings.per_device_train_batch_size
     with trainer.accelerator.autocast():
-        policy = recompute(trainer.accelerator.unwrap_model(trainer.model), rows, size)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        policy = recompute(model, rows, forward=trainer.forward)
     pieces = [trainer.tokenizer.batch_decode([[i] for i in ids]) for ids in rows["completion_ids"]]
     floats = pa.list_(pa.float32())
     added = {

@@ -7,13 +7,13 @@ the wish to have them recomputed.
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -27,17 +27,10 @@ from transformers import (
 from topr.config import ModelConfig
 from topr.errors import ConfigError, DivergedError, TrainingError
 from topr.models import load_model, load_tokenizer
-from topr.objectives import Objective, make_objective, resolve_baseline, sequence_scale
+from topr.objectives import Objective, make_objective, resolve_baseline
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig
-from topr.training.batches import (
-    PaddedBatch,
-    Row,
-    ShuffledBatches,
-    pad,
-    pad_tokens,
-    split_by_length,
-)
+from topr.training.batches import CPU_TOKENS, Batch, Row, ShuffledBatches, split_by_tokens
 from topr.training.behavior import (
     LARGE_GAP,
     Gap,
@@ -49,7 +42,8 @@ from topr.training.behavior import (
 )
 from topr.training.data import Composition, prepare_rows
 from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
-from topr.training.logprobs import token_logprobs
+from topr.training.logprobs import forward_of
+from topr.training.step import Skip, Step, skips_by
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +105,7 @@ class TOPRTrainer(Trainer):
         self.settings = args
         self.directory = Path(args.output_dir or "topr-output")
         self.objective: Objective = _objective(args)
+        self._skip = _skip(args, self.objective)
         self.tokenizer: PreTrainedTokenizerBase = processing_class
         self.normalization = args.loss_normalization or self.objective.normalization
         self.rows, self.composition = prepare_rows(
@@ -137,6 +132,13 @@ class TOPRTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # The loss is divided by the whole step's completions.
         self.behavior_gap: Gap | None = None
         self._behavior_model = behavior_model
+        self.forward = forward_of(loaded, args.layout)
+        self._budget = args.micro_batch_tokens
+        if self._budget is None and self.args.device.type == "cpu":
+            self._budget = CPU_TOKENS
+        self._window: list[tuple[Sequence[Row], int]] = []
+        self._window_step = -1
+        self._last_taper = np.full(1 + max(self.rows["row"]), np.nan, dtype=np.float32)
         self._statistics = StepStatistics()
         self._idleness = Idleness(self.objective)
         self._parameter_count: int = sum(p.numel() for p in loaded.parameters())
@@ -174,111 +176,110 @@ class TOPRTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Run forward and backward over one loader batch, micro-batch by micro-batch."""
+        """Run forward and backward over one loader batch, micro-batch by micro-batch.
+
+        Where memory runs out, the token budget is halved and the optimizer step so far is done
+        again from zero gradients, since the failed backward pass left a part of its own.
+        """
         model.train()
         rows: Sequence[Row] = inputs["rows"]
-        items = int(num_items_in_batch or len(rows))
-        parts = split_by_length(rows, self.settings.micro_batch_size)
-        known = self._coupled_weights(model, rows, parts) if self.objective.coupled else None
-        total = torch.zeros((), device=self.args.device)
-        seen: list[tuple[Tensor, ...]] = []
-        for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model=model):
-                loss, statistics = self._forward_backward(
-                    model,
-                    [rows[i] for i in part],
-                    items,
-                    known[part] if known is not None else None,
-                )
-            total += loss
-            seen.append(statistics)
-        log_ratio, weight, advantage, scale = (torch.cat(part) for part in zip(*seen, strict=True))
-        if not torch.isfinite(total) or not torch.isfinite(log_ratio).all():
-            self._stop_diverged(f"the loss is {total.item()}", rows)
+        if self._window_step != self.state.global_step:
+            self._window_step, self._window = self.state.global_step, []
+        self._window.append((rows, int(num_items_in_batch or len(rows))))
+        pending = self._window[-1:]
+        while pending:
+            try:
+                loss, step = self._forward_backward(model, *pending[0])
+                pending = pending[1:]
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                self._halve_budget(rows, error)
+                model.zero_grad()
+                pending = list(self._window)
+        if not torch.isfinite(loss) or not torch.isfinite(step.log_ratio_B).all():
+            self._stop_diverged(f"the loss is {loss.item()}", rows)
         self._last_rows = rows
-        tokens = sum(len(row["completion_ids"]) for row in rows)
-        self._statistics.add_step(log_ratio, weight, advantage, scale, tokens)
-        self._idleness.add_step(log_ratio, weight, advantage, self.state.global_step)
-        return total
+        self._last_taper[[row["row"] for row in rows]] = step.taper_B.cpu().numpy()
+        self._statistics.add_step(step)
+        self._idleness.add_step(step, self.state.global_step)
+        return loss
 
     def _forward_backward(
-        self, model: nn.Module, rows: Sequence[Row], items: int, weights: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The one place where weights become a gradient.
-
-        Returns the loss, and of each sequence log rho, mean weight, advantage, and what the sum
-        of its tokens' gradients is multiplied by beside the weight.
-        """
-        batch = pad(rows).to(self.args.device)
-        with self.compute_loss_context_manager():
-            logprobs = token_logprobs(model, batch)
-        log_ratio = self._log_ratio(logprobs, rows, batch)
-        advantage = self._advantage(rows)
-        if weights is None:
-            weights = self.objective.weights(log_ratio, advantage, batch.mask, self._groups(rows))
-        else:
-            weights = torch.where(batch.mask, weights[:, : batch.mask.shape[1]], 0.0)
-        scale = sequence_scale(batch.mask, self.normalization, self.settings.normalization_constant)
-        loss = -(scale * (weights * logprobs).sum(dim=-1)).sum() / items
-        self.accelerator.backward(loss)
-        mean_weight = weights.sum(dim=-1) / batch.mask.sum(dim=-1)
-        length = batch.mask.sum(dim=-1)
-        return loss.detach(), (log_ratio.sum(dim=-1), mean_weight, advantage, scale * length)
-
-    @torch.no_grad()
-    def _coupled_weights(
-        self, model: nn.Module, rows: Sequence[Row], parts: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """Return the weights of all rows at once, [B, T], from a forward pass over all parts.
-
-        A weight that depends on the other completions of its prompt can't be known from a
-        micro-batch alone.
-        """
-        whole = pad(rows).to(self.args.device)
-        logprobs = torch.zeros(whole.mask.shape, device=self.args.device)
-        for part in parts:
-            batch = pad([rows[i] for i in part]).to(self.args.device)
-            with self.compute_loss_context_manager():
-                values = token_logprobs(model, batch)
-            logprobs[torch.tensor(part), : values.shape[1]] = values
-        log_ratio = self._log_ratio(logprobs, rows, whole)
-        return self.objective.weights(
-            log_ratio, self._advantage(rows), whole.mask, self._groups(rows)
+        self, model: nn.Module, rows: Sequence[Row], items: int
+    ) -> tuple[Tensor, Step]:
+        """The one place where weights become a gradient."""
+        step = Step(
+            rows,
+            objective=self.objective,
+            baseline=self.baseline,
+            normalization=self.normalization,
+            constant=self.settings.normalization_constant,
+            items=items,
+            device=self.args.device,
+            skip=self._skip,
+            number=self.state.global_step,
+            last_taper=self._last_taper[[row["row"] for row in rows]],
         )
+        for part, batch in self._parts(rows, step.first()):
+            with torch.no_grad(), self.accelerator.autocast():
+                step.score(part, self.forward.token_logprobs(model, batch))
+        step.decide()
+        loss = torch.zeros((), device=self.args.device)
+        for part, batch in self._parts(rows, step.with_backward()):
+            with self.forward.of(model):
+                with self.accelerator.autocast():
+                    found, _ = self.forward.weighted_loss(model, batch, step.weigh(part))
+                self.accelerator.backward(found)
+            loss += found.detach()
+        return loss, step
 
-    def _log_ratio(self, logprobs: Tensor, rows: Sequence[Row], batch: PaddedBatch) -> Tensor:
-        behavior = pad_tokens([row["behavior_logprobs"] for row in rows], batch)
-        return torch.where(batch.mask, logprobs.detach().float() - behavior, 0.0)
+    def _parts(
+        self, rows: Sequence[Row], positions: Sequence[int]
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """Yield micro-batches under the token budget: positions, and the batch on the device."""
+        chosen = [rows[i] for i in positions]
+        for part in split_by_tokens(chosen, self._budget, share=self.forward.share):
+            batch = self.forward.batch([chosen[k] for k in part])
+            yield [positions[k] for k in part], batch.to(self.args.device)
 
-    def _advantage(self, rows: Sequence[Row]) -> Tensor:
-        rewards = torch.tensor([row["reward"] for row in rows], dtype=torch.float32)
-        return (rewards - self.baseline).to(self.args.device)
-
-    def _groups(self, rows: Sequence[Row]) -> Tensor:
-        return torch.tensor([row["group"] for row in rows], device=self.args.device)
+    def _halve_budget(self, rows: Sequence[Row], error: RuntimeError) -> None:
+        parts = [b.input_ids.numel() for _, b in self._parts(rows, range(len(rows)))]
+        longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
+        if max(parts) <= longest:
+            raise TrainingError(
+                f"memory ran out on a single sequence of {longest} tokens: {error}. Set "
+                "max_length, gradient_checkpointing or bf16, or train an adapter"
+            ) from error
+        self._budget = max(parts) // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning(
+            "memory ran out in a forward pass of %d tokens: micro_batch_tokens is %d from here on, "
+            "and the step is done again", max(parts), self._budget,
+        )  # fmt: skip
 
     def prepare_behavior(self, progress: Callable[[int], None] | None = None) -> None:
         """Fix log mu for the whole run, and measure the gap between its two sources.
 
         `train` does this where it was not done. `progress` is told of completions recomputed.
         """
-        rows, size = self.rows, self.settings.micro_batch_size or self._batches.batch_size
-        start = self.accelerator.unwrap_model(self.model)
+        rows, model = self.rows, self.accelerator.unwrap_model(self.model)
         sample = gap_sample(rows)
         if self.settings.behavior_logprobs == "sampler":
             behavior = recorded(rows)
-            if sample is not None:
-                self.behavior_gap = self._gap(start, sample, size)
         else:
-            model = self._behavior_model if self._behavior_model is not None else start
+            forward = self.forward
+            if self._behavior_model is not None:
+                model = self._behavior_model
+                forward = forward_of(model, self.settings.layout)
             with self.accelerator.autocast():  # in the numerics of the training steps
                 behavior = recompute_cached(
-                    model, rows, size, self.directory,
+                    model, rows, self.directory, forward=forward, tokens=self._budget,
                     numerics=self.accelerator.mixed_precision, progress=progress,
                 )  # fmt: skip
-            if sample is not None:
-                self.behavior_gap = self._gap(model, sample, size)
+        if sample is not None:
+            self.behavior_gap = self._gap(model, sample)
         self.rows = rows.add_column("behavior_logprobs", [b.tolist() for b in behavior])
         self.train_dataset = self.rows
         gap = self.behavior_gap
@@ -298,9 +299,10 @@ class TOPRTrainer(Trainer):
                 gap.sequence_max,
             )
 
-    def _gap(self, model: nn.Module, sample: Dataset, size: int) -> Gap:
+    def _gap(self, model: nn.Module, sample: Dataset) -> Gap:
         with self.accelerator.autocast():
-            return measure_gap(recompute(model, sample, size), recorded(sample))
+            ours = recompute(model, sample, tokens=self._budget)
+        return measure_gap(ours, recorded(sample))
 
     def _get_num_items_in_batch(
         self, batch_samples: list[Any], device: torch.device
@@ -336,7 +338,7 @@ class TOPRTrainer(Trainer):
         logs |= statistics.summary()
         if self.effective_positive_share is not None:
             logs["effective_positive_share"] = self.effective_positive_share
-        logs["tokens_per_second"] = round(statistics.sums[1].item() / max(seconds, 1e-9), 1)
+        logs["tokens_per_second"] = round(statistics.tokens / max(seconds, 1e-9), 1)
         if self.behavior_gap is not None and self.state.global_step <= self.args.logging_steps:
             logs |= self.behavior_gap.as_log()
         super().log(logs, start_time)
@@ -367,6 +369,18 @@ def _objective(args: TOPRConfig) -> Objective:
     if isinstance(arguments, str):
         arguments = json.loads(arguments)
     return make_objective(args.objective, **arguments)
+
+
+def _skip(args: TOPRConfig, objective: Objective) -> Skip:
+    rule = args.skip_negatives
+    if isinstance(rule, str) and rule != "sample":
+        raise ConfigError(f"skip_negatives={rule!r}: expected a number from 0 to 1, or 'sample'")
+    if rule is not None and not skips_by(objective):
+        raise ConfigError(
+            f"skip_negatives={rule} with objective {args.objective!r}: only a taper says which "
+            "negatives can be spared; leave the key out, or train with topr, tis, is or taper"
+        )
+    return Skip(rule=rule, seed=args.seed)
 
 
 def _refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:

@@ -1,0 +1,213 @@
+"""Attention over a tree of token runs that lie end to end in one row.
+
+A prompt and its completions are such a tree: every completion sees the prompt and itself, and no
+other completion. So a prompt is computed once however many completions continue it. Models call
+this through the `AttentionInterface` of transformers and stay as they are.
+
+Not here: which tokens make a tree (`topr.training.batches`), and which models can be trusted with
+one (`topr.training.logprobs`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from topr.errors import TrainingError
+
+NAME = "topr_tree"
+
+Node = tuple[int, int, int]
+"""(start, end, stop): the node's own tokens are [start, end), its descendants' [end, stop)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """Which tokens of a row see which: a token sees those of its ancestors, and of its own node
+    those up to itself.
+
+    >>> Tree(nodes=((0, 3, 7), (3, 5, 5), (5, 7, 7)))  # a prompt of 3 tokens, 2 completions of 2
+    Tree(nodes=((0, 3, 7), (3, 5, 5), (5, 7, 7)))
+    """
+
+    nodes: tuple[Node, ...]
+    """In preorder: a node's descendants come right behind it."""
+    _masks: dict[torch.device, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def visible(self) -> Tensor:
+        """Return which key each query sees, [S, S] bool: what every path below computes with."""
+        stop_S = self._stops()
+        index = torch.arange(len(stop_S))
+        return (index <= index[:, None]) & (index[:, None] < stop_S)
+
+    def _stops(self) -> Tensor:
+        """Return where the subtree of each token's node ends, [S] int64."""
+        lengths = torch.tensor([end - start for start, end, _ in self.nodes])
+        return torch.tensor([stop for *_, stop in self.nodes]).repeat_interleave(lengths)
+
+    def block_mask(self, device: torch.device) -> Any:
+        """Return the same rule as FlexAttention's block mask, made once for all layers."""
+        if device not in self._masks:
+            from torch.nn.attention.flex_attention import create_block_mask
+
+            stop_S = self._stops().to(device)
+
+            def rule(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return (key <= query) & (query < stop_S[key])
+
+            size = len(stop_S)
+            self._masks[device] = create_block_mask(rule, None, None, size, size, device=device)
+        return self._masks[device]
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tree: Tree,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **further: Any,
+) -> tuple[Tensor, None]:
+    """Attend as the tree says; the signature is that of transformers' attention functions.
+
+    Args:
+        module: the attention layer that calls.
+        query: [1, query heads, S, D].
+        key: [1, key-value heads, S, D].
+        value: [1, key-value heads, S, D].
+        attention_mask: not read.
+        tree: over the S tokens.
+        scaling: of the scores; none given: 1/sqrt(D).
+        dropout: must be 0.
+        **further: what other attention functions take; windows, soft caps and sinks are refused.
+
+    Returns:
+        [1, S, query heads, D], and no weights.
+
+    Raises:
+        TrainingError: the layer asks for what a tree does not know.
+
+    """
+    unknown = [name for name in ("sliding_window", "softcap", "s_aux") if further.get(name)]
+    if dropout or unknown or query.shape[-1] != value.shape[-1]:
+        raise TrainingError(
+            f"{type(module).__name__} attends with {', '.join(unknown) or 'dropout or odd shapes'},"
+            " which a tree of prompts and completions does not know: set layout=padded"
+        )
+    # Under autocast rotary positions have made float32 of queries and keys, but not of values.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if query.device.type == "cpu":
+        repeats = query.shape[1] // key.shape[1]
+        if repeats > 1:
+            key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        output: Tensor = _TreeAttention.apply(query, key, value, tree.nodes, scale)  # type: ignore[no-untyped-call]
+    else:
+        output = _flex()(
+            query, key, value,
+            block_mask=tree.block_mask(query.device),
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )  # fmt: skip
+    return output.transpose(1, 2), None
+
+
+class _TreeAttention(torch.autograd.Function):
+    """Attention on a CPU: one call of torch's flash kernel per node.
+
+    The queries of a node and of all its descendants attend to the node's own keys. With its causal
+    mask aligned to the first query, the kernel gives descendants all keys and the node's own tokens
+    the earlier ones. A query's parts are joined by their log-sum-exp as they come. Backward, the
+    kernel needs the joint output and log-sum-exp only, so each node's call returns its exact share.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, nodes: tuple[Node, ...], scale: float
+    ) -> Tensor:
+        output = torch.empty_like(query)
+        lse = torch.full(query.shape[:-1], -torch.inf)
+        for start, end, stop in nodes:
+            part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query[:, :, start:stop],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                is_causal=True,
+                scale=scale,
+            )
+            there, there_lse = output[:, :, start:stop], lse[:, :, start:stop]
+            if torch.isinf(there_lse[0, 0, 0]):  # a root: nothing is there to join
+                there.copy_(part)
+                there_lse.copy_(part_lse)
+                continue
+            joint = torch.logaddexp(there_lse, part_lse)
+            share = (part_lse - joint).exp().unsqueeze(-1).to(part.dtype)
+            there.lerp_(part, share)
+            there_lse.copy_(joint)
+        ctx.save_for_backward(query, key, value, output, lse)
+        ctx.nodes, ctx.scale = nodes, scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        query, key, value, output, lse = ctx.saved_tensors
+        of_query, of_key, of_value = (torch.empty_like(x) for x in (query, key, value))
+        written = 0
+        for start, end, stop in ctx.nodes:
+            part = slice(start, stop)
+            q, k, v = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                gradient[:, :, part],
+                query[:, :, part],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                output[:, :, part],
+                lse[:, :, part],
+                0.0,
+                True,
+                scale=ctx.scale,
+            )
+            if start >= written:  # a root
+                of_query[:, :, part] = q
+                written = stop
+            else:
+                of_query[:, :, part] += q
+            of_key[:, :, start:end] = k
+            of_value[:, :, start:end] = v
+        return of_query, of_key, of_value, None, None
+
+
+@cache
+def _flex() -> Any:
+    """FlexAttention, compiled: uncompiled it holds all scores in memory."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None
+
+
+AttentionInterface.register(NAME, tree_attention)
+AttentionMaskInterface.register(NAME, _no_mask)
+
+
+@contextmanager
+def tree_attention_of(model: nn.Module) -> Iterator[None]:
+    """Let a model attend by trees for a while; its backward pass belongs inside as well."""
+    config: Any = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

@@ -1,0 +1,187 @@
+"""What one loader batch of completions is in an optimizer step: from log pi to the factor of each
+token's gradient, and what was seen on the way.
+
+Not here: the model, its forward and backward passes, and the order of the micro-batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from topr.objectives import Normalization, Objective, Taper, sequence_scale
+from topr.training.batches import Row, flat_tokens, spread
+from topr.training.head import Weigh
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Skip:
+    """Which negatives need no backward pass.
+
+    The taper of a negative is its clipped ratio: 1 when pi = mu, near 0 once pi has left it.
+    """
+
+    rule: float | str | None = None
+    """None: all have one. A number: those whose taper is at most that have none; 0 is exact, and
+    above it the dropped share of the pull is logged. `sample`: each keeps its backward pass with a
+    probability equal to its taper (at most 1), and counts one over that: unbiased."""
+    seed: int = 0
+
+    def chance(self, step: int, row: Row) -> float:
+        """Return the random number in [0, 1) that decides for one row in one step."""
+        return float(np.random.default_rng((self.seed, step, row["row"])).random())
+
+    def factor(self, taper: float, chance: float) -> float:
+        """Return what a negative's gradient is multiplied by; 0 means no backward pass."""
+        if self.rule == "sample":
+            keep = min(taper, 1.0)
+            return 1.0 / keep if chance < keep else 0.0
+        return 0.0 if self.rule is not None and taper <= float(self.rule) else 1.0
+
+
+class Step:
+    """The completions of one loader batch, B of them.
+
+    A completion's weight needs its own log-probabilities and, for a coupled objective, those of its
+    group: then `score` and `decide` come first, and `weigh` hands out what was decided.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        *,
+        objective: Objective,
+        baseline: float,
+        normalization: Normalization,
+        constant: float,
+        items: int,
+        device: torch.device,
+        skip: Skip,
+        number: int,
+        last_taper: NDArray[np.float32],
+    ) -> None:
+        """Start a step.
+
+        Args:
+            rows: with `behavior_logprobs`.
+            objective: gives the weights.
+            baseline: c in A = R - c.
+            normalization: of each completion's loss.
+            constant: of the normalization `constant`.
+            items: completions of the whole optimizer step.
+            device: of the model.
+            skip: which negatives need no backward pass.
+            number: of the optimizer step.
+            last_taper: each row's taper when it was last seen, [B]; NaN where it was not.
+
+        """
+        self.rows = rows
+        self.objective = objective
+        self.device = device
+        self.skip = skip
+        self.lengths = [len(row["completion_ids"]) for row in rows]
+        rewards = torch.tensor([row["reward"] for row in rows], dtype=torch.float32)
+        self.advantage_B = (rewards - baseline).to(device)
+        self.group_B = torch.tensor([row["group"] for row in rows], device=device)
+        _, mask = spread(torch.zeros(sum(self.lengths)), self.lengths)
+        self.scale_B = sequence_scale(mask, normalization, constant).to(device)
+        self.items = items
+        self.chances = [skip.chance(number, row) if skip.rule == "sample" else 0.0 for row in rows]
+        self.last_taper = last_taper
+        size = (len(rows),)
+        self.log_ratio_B = torch.full(size, torch.nan, device=device)
+        self.weight_B = torch.full(size, torch.nan, device=device)
+        """Mean over its tokens of each completion's weight, whether skipped or not."""
+        self.factor_B = torch.ones(size, device=device)
+        self.taper_B = torch.full(size, torch.nan, device=device)
+        """Largest |weight / A| over each completion's tokens."""
+        self._negative = (self.advantage_B < 0).tolist()
+        self._decided: dict[int, Tensor] = {}
+        self._log_ratios: dict[int, Tensor] = {}
+
+    def first(self) -> list[int]:
+        """Return the positions whose log-probabilities are wanted before any backward pass: all
+        where weights are coupled, else those that are likely to be skipped.
+
+        A completion's taper changes little from epoch to epoch, so the last one tells. Guessing
+        wrong costs time only.
+        """
+        if self.objective.coupled:
+            return list(range(len(self.rows)))
+        if self.skip.rule is None:
+            return []
+        return [
+            i
+            for i, last in enumerate(self.last_taper)
+            if self._negative[i] and not np.isnan(last)
+            and self.skip.factor(last, self.chances[i]) == 0.0
+        ]  # fmt: skip
+
+    def score(self, positions: Sequence[int], logprobs: Tensor) -> None:
+        """Take the log-probabilities of some rows, end to end, [N]."""
+        ratios = self._ratios(positions, logprobs)
+        lengths = [self.lengths[i] for i in positions]
+        self._log_ratios |= zip(positions, ratios.split_with_sizes(lengths), strict=True)
+
+    def decide(self) -> None:
+        """Fix the weights of all rows that were scored, together."""
+        positions = list(self._log_ratios)
+        if positions:
+            ratios = torch.cat([self._log_ratios[i] for i in positions])
+            weights = self._weights(positions, ratios)
+            lengths = [self.lengths[i] for i in positions]
+            self._decided |= zip(positions, weights.split_with_sizes(lengths), strict=True)
+
+    def with_backward(self) -> list[int]:
+        """Return the positions that need a backward pass, as far as is known."""
+        return [i for i, factor in enumerate(self.factor_B.tolist()) if factor > 0]
+
+    def weigh(self, positions: Sequence[int]) -> Weigh:
+        """Return the function from log pi to factors for a micro-batch of these rows."""
+
+        def factors(logprobs: Tensor, sequences: slice) -> Tensor:
+            chosen = positions[sequences]
+            if all(i in self._decided for i in chosen):
+                return torch.cat([self._decided[i] for i in chosen])
+            return self._weights(chosen, self._ratios(chosen, logprobs))
+
+        return factors
+
+    def _ratios(self, positions: Sequence[int], logprobs: Tensor) -> Tensor:
+        """Return log pi - log mu of each token, [N]."""
+        behavior = flat_tokens([self.rows[i]["behavior_logprobs"] for i in positions])
+        return logprobs.detach().float() - behavior.to(self.device)
+
+    def _weights(self, positions: Sequence[int], ratios: Tensor) -> Tensor:
+        """Return the factor of each token's grad log pi, [N], and note what was seen."""
+        log_ratio, mask = spread(ratios, [self.lengths[i] for i in positions])
+        at = torch.tensor(positions, device=self.device)
+        advantage = self.advantage_B[at]
+        weights = self.objective.weights(log_ratio, advantage, mask, self.group_B[at])
+        self.log_ratio_B[at] = log_ratio.sum(dim=-1)
+        self.weight_B[at] = weights.sum(dim=-1) / mask.sum(dim=-1)
+        largest = weights.abs().amax(dim=-1)
+        taper = torch.where(advantage == 0, 0.0, largest / advantage.abs().clamp(min=1e-30))
+        self.taper_B[at] = taper
+        factor = torch.ones_like(advantage)
+        if self.skip.rule is not None:
+            for k, (i, value) in enumerate(zip(positions, taper.tolist(), strict=True)):
+                if self._negative[i]:
+                    factor[k] = self.skip.factor(value, self.chances[i])
+        self.factor_B[at] = factor
+        scaled = weights * (factor * self.scale_B[at] / self.items)[:, None]
+        return scaled[mask]
+
+    @property
+    def pull_B(self) -> Tensor:
+        """What multiplies each completion's mean token gradient in the loss, before skipping."""
+        lengths = torch.tensor(self.lengths, device=self.device)
+        return self.weight_B.abs() * self.scale_B * lengths
+
+
+def skips_by(objective: Objective) -> bool:
+    """Whether an objective has a taper that can spare negatives their backward pass."""
+    return isinstance(objective, Taper)

@@ -1,0 +1,252 @@
+"""Every way of running a model gives the plain computation's numbers and gradients."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from rollouts_for_training import as_rows, made_rows, plain_logprobs
+from torch.nn.attention.flex_attention import flex_attention
+
+from tiny import ARCHITECTURES, tiny_model
+from topr.errors import TrainingError
+from topr.training import head
+from topr.training.attention import Tree, tree_attention
+from topr.training.logprobs import Forward, forward_of
+
+SHARED = Forward(share=True, chunk=True)
+CHUNKED = Forward(share=False, chunk=True)
+PLAIN = Forward(share=False, chunk=False)
+SHARING = ["llama", "qwen2", "qwen3", "gemma", "gpt_neox"]
+
+
+def rows_with_a_common_start(temperature=1.0):
+    rows = made_rows(prompts=3, per_prompt=4, logprobs=False)
+    for row in rows:
+        row["prompt_ids"] = [*range(30, 50), *row["prompt_ids"]]
+    return as_rows(rows, temperature)
+
+
+def weigh_by_position(rows):
+    """A weight for each token that tells it from all others."""
+    factors = torch.tensor([row["reward"] * (1 + i) for i, row in enumerate(rows)])
+
+    def weigh(logprobs, sequences):
+        lengths = torch.tensor([len(row["completion_ids"]) for row in rows[sequences]])
+        return factors[sequences].repeat_interleave(lengths) * (1 + logprobs.abs()) / 100
+
+    return weigh
+
+
+def gradients(model, way, rows):
+    model.zero_grad()
+    batch = way.batch(rows)
+    with way.of(model):
+        loss, logprobs = way.weighted_loss(model, batch, weigh_by_position(rows))
+        loss.backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return found, loss.item(), logprobs
+
+
+def plain_gradients(model, rows):
+    """Sequence by sequence, unpadded, by autograd."""
+    model.zero_grad()
+    total = 0.0
+    for i, row in enumerate(rows):
+        logprobs = plain_logprobs(model, row, row["temperature"])
+        weights = weigh_by_position(rows)(logprobs.detach().float(), slice(i, i + 1))
+        loss = -(weights * logprobs).sum()
+        loss.backward()
+        total += loss.item()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return found, total
+
+
+def assert_same(ours, theirs, tolerance):
+    assert ours.keys() == theirs.keys()
+    for name, expected in theirs.items():
+        gap = (ours[name] - expected).norm() / expected.norm().clamp(min=1e-3)
+        assert gap < tolerance, (name, gap.item())
+
+
+@pytest.mark.parametrize("way", [SHARED, CHUNKED, PLAIN], ids=["shared", "chunked", "plain"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("architecture", SHARING)
+def test_logprobs_are_those_of_single_sequences(architecture, temperature, way):
+    model = tiny_model(architecture)
+    rows = rows_with_a_common_start(temperature)
+    with torch.no_grad():
+        ours = way.token_logprobs(model, way.batch(rows))
+        plain = torch.cat([plain_logprobs(model, row, temperature) for row in rows])
+    torch.testing.assert_close(ours.double(), plain, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("way", [SHARED, CHUNKED, PLAIN], ids=["shared", "chunked", "plain"])
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize("architecture", SHARING)
+def test_gradients_are_those_of_single_sequences(architecture, lora, way):
+    model = tiny_model(architecture)
+    if lora:
+        torch.manual_seed(0)
+        config = LoraConfig(
+            task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False
+        )
+        model = get_peft_model(model, config)
+    rows = rows_with_a_common_start(0.9)
+    expected, loss = plain_gradients(model, rows)
+    ours, our_loss, _ = gradients(model, way, rows)
+    assert_same(ours, expected, 1e-3)
+    assert our_loss == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize("architecture", SHARING)
+def test_under_bfloat16_gradients_point_the_same_way(architecture):
+    model = tiny_model(architecture, initializer_range=0.1)
+    rows = rows_with_a_common_start()
+    expected, _ = plain_gradients(model, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, _, logprobs = gradients(model, SHARED, rows)
+    assert logprobs.dtype == torch.float32
+    a, b = (torch.cat([g.flatten() for g in grads.values()]) for grads in (ours, expected))
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 9, 10_000])
+def test_chunks_of_the_head_change_nothing(monkeypatch, tokens):
+    # Of 1 and 4 tokens: sequences longer than a chunk, whose logits are computed twice.
+    model = tiny_model()
+    rows = rows_with_a_common_start()
+    expected, _ = plain_gradients(model, rows)
+    monkeypatch.setattr(head, "CHUNK_LOGITS", tokens * model.config.vocab_size)
+    assert_same(gradients(model, SHARED, rows)[0], expected, 1e-4)
+
+
+def test_a_loss_that_is_scaled_has_its_gradient_scaled():
+    model = tiny_model()
+    rows = rows_with_a_common_start()
+    expected, _ = plain_gradients(model, rows)
+    model.zero_grad()
+    with SHARED.of(model):
+        loss, _ = SHARED.weighted_loss(model, SHARED.batch(rows), weigh_by_position(rows))
+        (loss * 3).backward()
+    assert_same({n: p.grad / 3 for n, p in model.named_parameters()}, expected, 1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing():
+    model = tiny_model()
+    rows = rows_with_a_common_start()
+    expected, _ = plain_gradients(model, rows)
+    model.activation_checkpointing_enable()
+    model.train()
+    assert_same(gradients(model, SHARED, rows)[0], expected, 1e-4)
+
+
+def test_a_token_of_weight_0_has_no_gradient_and_costs_no_other_any():
+    model = tiny_model()
+    rows = rows_with_a_common_start()[:2]
+
+    def only_first(logprobs, sequences):
+        lengths = torch.tensor([len(row["completion_ids"]) for row in rows[sequences]])
+        return torch.tensor([1.0, 0.0])[sequences].repeat_interleave(lengths)
+
+    model.zero_grad()
+    with SHARED.of(model):
+        SHARED.weighted_loss(model, SHARED.batch(rows), only_first)[0].backward()
+    ours = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    (-plain_logprobs(model, rows[0]).sum()).backward()
+    assert_same(ours, {n: p.grad for n, p in model.named_parameters()}, 1e-4)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_the_way_is_found_by_trying(architecture, caplog):
+    way = forward_of(tiny_model(architecture))
+    expected = {
+        **dict.fromkeys(SHARING, SHARED),
+        "gemma2": PLAIN,  # soft-capped logits, and sliding layers
+        "gemma3": CHUNKED,  # sliding layers
+    }
+    assert way == expected[architecture]
+    assert ("prompts are not shared" in caplog.text) == (way != SHARED)
+
+
+def test_a_window_that_slides_is_refused(caplog):
+    model = tiny_model("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0)
+    assert forward_of(model) == CHUNKED
+    assert "sliding" in caplog.text
+    with pytest.raises(TrainingError, match="layout=shared does not fit Qwen2ForCausalLM"):
+        forward_of(model, "shared")
+
+
+def test_padded_is_kept_to_where_it_is_asked_for():
+    assert forward_of(tiny_model(), "padded") == CHUNKED
+
+
+def test_the_models_own_attention_comes_back():
+    model = tiny_model()
+    before = model.config._attn_implementation
+    forward_of(model)
+    assert model.config._attn_implementation == before
+
+
+NODES = (
+    (0, 5, 40),
+    (5, 9, 25),
+    (9, 15, 15),
+    (15, 25, 25),
+    (25, 30, 40),
+    (30, 40, 40),
+    (40, 50, 50),
+)
+
+
+def test_the_tree_says_who_sees_whom():
+    visible = Tree(nodes=((0, 2, 6), (2, 4, 4), (4, 6, 6), (6, 7, 7))).visible()
+    assert visible.int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0, 1],
+    ]
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+def test_attention_by_nodes_is_attention_under_the_trees_mask(heads):
+    torch.manual_seed(0)
+    tree = Tree(nodes=NODES)
+    q = torch.randn(1, heads[0], 50, 16, requires_grad=True)
+    k, v = (torch.randn(1, heads[1], 50, 16, requires_grad=True) for _ in range(2))
+    ours, _ = tree_attention(torch.nn.Module(), q, k, v, None, tree=tree, scaling=0.3)
+    dense = torch.nn.functional.scaled_dot_product_attention(
+        q.double(), k.double(), v.double(), tree.visible(), scale=0.3, enable_gqa=True
+    ).transpose(1, 2)
+    torch.testing.assert_close(ours.double(), dense, atol=1e-5, rtol=0)
+    upstream = torch.randn_like(ours)
+    found = torch.autograd.grad(ours, (q, k, v), upstream)
+    expected = torch.autograd.grad(dense, (q, k, v), upstream.double())
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_block_mask_for_gpus_is_the_same_rule():
+    tree = Tree(nodes=NODES)
+    q, k, v = (torch.randn(1, 2, 50, 16) for _ in range(3))
+    flexible = flex_attention(q, k, v, block_mask=tree.block_mask(torch.device("cpu")))
+    dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, tree.visible())
+    torch.testing.assert_close(flexible, dense, atol=1e-5, rtol=0)
+
+
+def test_what_a_tree_does_not_know_is_refused():
+    q = torch.randn(1, 2, 50, 16)
+    tree = Tree(nodes=NODES)
+    with pytest.raises(TrainingError, match="sliding_window"):
+        tree_attention(torch.nn.Module(), q, q, q, None, tree=tree, sliding_window=8)
+
+
+def test_one_chunk_holds_what_it_says():
+    assert list(head._blocks((3, 4, 10, 2), 7)) == [
+        (slice(0, 2), 0, 7), (slice(2, 3), 7, 17), (slice(3, 4), 17, 19),
+    ]  # fmt: skip
+    assert head._chunk_tokens(head.Head(weight=torch.zeros(2**24, 0), bias=None)) == 2
