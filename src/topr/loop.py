@@ -16,7 +16,7 @@ from topr.errors import ConfigError
 from topr.evaluation import RESULT_FILE, compare, evaluate, headline, read_evaluation
 from topr.grading import GRADERS
 from topr.grading.user import load_function
-from topr.models import LoadedModel, load
+from topr.models import LoadedModel, identity, load
 from topr.objectives import make_objective
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
@@ -72,8 +72,8 @@ class _Run:
     def go(self) -> dict[str, Any]:
         recipe = self.recipe
         start = starting_model(recipe, self.progress)
-        if recipe.model.path == BUILTIN:  # The built-in base is another when its code changes.
-            self.mark = fingerprint(self.mark, Path(start.path).name)
+        # Other weights under the same path, or a built-in base made by other code, are another run.
+        self.mark = fingerprint(self.mark, identity(start.path))
         self._evaluate(start, BASE, 0, self.directory / "iteration-00")
         model = start
         for iteration in range(1, recipe.iterations + 1):
@@ -83,6 +83,7 @@ class _Run:
                 model, recipe.curate, recipe.train, iteration, folder / "graded", folder
             )
             self._evaluate(model, recipe.train.objective, iteration, folder)
+            self.progress.results(f"after iteration {iteration}", self._models())
         graded = self.directory / "iteration-01" / "graded"
         for name, comparison in recipe.compare.items():
             self._compare(name, comparison, start, graded)
@@ -205,12 +206,14 @@ class _Run:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         write_text_atomic(self.directory / "metrics.jsonl", text)
 
-    def _summarise(self) -> dict[str, Any]:
-        models = [
+    def _models(self) -> list[dict[str, Any]]:
+        return [
             {"name": result.name, "iteration": result.iteration, "path": str(path)}
             | dict(result.metrics)
             for result, path in self.results
         ]
+
+    def _summarise(self) -> dict[str, Any]:
         # The last iteration's model, against the base and against what shared its rollouts.
         by_name = {(r.name, r.iteration): r for r, _ in self.results}
         main = self.recipe.train.objective
@@ -226,7 +229,7 @@ class _Run:
             "schema": 1,
             "recipe": self.recipe.name,
             "seed": self.recipe.seed,
-            "models": models,
+            "models": self._models(),
             "comparisons": comparisons,
         }
         write_json_atomic(self.directory / "summary.json", summary)
@@ -322,7 +325,21 @@ def _check(recipe: Recipe) -> None:
     trains = [recipe.train]
     for name, comparison in recipe.compare.items():
         trains.append(derived_sections(recipe, comparison, where=f"compare.{name}")[1])
+    drawn = recipe.generate
     for train in trains:
+        if train.behavior_logprobs == "sampler" and (drawn.top_k or drawn.top_p < 1.0):
+            raise ConfigError(
+                f"generate.top_k={drawn.top_k}, top_p={drawn.top_p} with "
+                "train.behavior_logprobs=sampler: recorded log-probabilities will be those of a "
+                "part of the vocabulary, and training refuses them. Set "
+                "train.behavior_logprobs=recompute, or draw from the whole vocabulary"
+            )
         taper = train.taper.model_dump() if train.taper else {}
-        make_objective(train.objective, **{**train.objective_args, **taper})
+        objective = make_objective(train.objective, **{**train.objective_args, **taper})
+        if objective.coupled and train.batch_size < drawn.n and recipe.curate.per_problem is None:
+            raise ConfigError(
+                f"train.batch_size={train.batch_size} with generate.n={drawn.n}: "
+                f"{train.objective} compares a prompt's completions with each other, so they must "
+                f"share a batch; set train.batch_size to at least {drawn.n}"
+            )
         training_arguments(train, recipe.model, Path("unused"), recipe.seed)

@@ -172,6 +172,11 @@ def fingerprint(path: str | Path) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
+def identity(path: str) -> str | None:
+    """Return the fingerprint of a local model directory, None for a name on the hub."""
+    return fingerprint(path) if Path(path).expanduser().is_dir() else None
+
+
 def _hash_content(file: Path, digest: Any) -> None:
     """Feed a file to the digest: the whole, or evenly spread blocks of a large one."""
     size = file.stat().st_size
@@ -215,8 +220,10 @@ def _checked_path(path: str) -> str:
 
 def _cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
     at = f" at revision {config.revision}" if config.revision else ""
+    local = Path(config.path).expanduser().is_dir()
+    where = "" if local else f" (no directory of that name is in {Path.cwd()})"
     return (
-        f"cannot load the {what} {config.path!r}{at}: {error}\n"
+        f"cannot load the {what} {config.path!r}{at}{where}: {error}\n"
         "Expected a directory with config, tokenizer and safetensors, or the name of a causal "
         "language model on the hub. Check the name and your access to it, or download it and "
         "give its path"

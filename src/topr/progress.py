@@ -1,8 +1,8 @@
 """How long steps tell of their progress. The command line draws bars; by default nothing shows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Advance(Protocol):
@@ -24,6 +24,10 @@ class Progress(Protocol):
         """Say one line."""
         ...
 
+    def results(self, title: str, models: Sequence[Mapping[str, Any]]) -> None:
+        """Show evaluated models as `summary.json` has them, one a row."""
+        ...
+
 
 class Silent:
     """Shows nothing."""
@@ -35,6 +39,9 @@ class Silent:
 
     def say(self, text: str) -> None:
         """See `Progress.say`."""
+
+    def results(self, title: str, models: Sequence[Mapping[str, Any]]) -> None:
+        """See `Progress.results`."""
 
 
 def _nothing(done: int, *, tokens: int = 0, note: str = "") -> None:

@@ -19,6 +19,7 @@ from topr.records import Outcome
         ("1/2", "1/2"), (r"\frac{3}{4}", "3/4"), (r"\dfrac34", "3/4"), (r"-\frac{10}{9}", "-10/9"),
         ("2 1/2", "5/2"), (r"2\frac58", "21/8"), ("½", "1/2"), ("2½", "5/2"),
         ("1.5e3", 1500), (r"1.5 \times 10^3", 1500), ("2 million dollars", 2 * 10**6),
+        ("18 hundred", 1800),
         ("48{grams}", 48), ("120.0{ml}", 120), (r"15\mbox{ cm}^2", 15), (r"74^\circ", 74),
         ("160 red roses by 5 pm", 160), ("$15.975$ inches", "639/40"), ("28 + 32 = 60%", 60),
         ("x = 12 apples", 12), ("**42**", 42), ("[-50]", -50),
@@ -35,7 +36,8 @@ def test_a_number_is_read_whatever_it_wears(text, value):
     [
         "", "none", "3:00 pm", "10 - 128*s", "5 or 6", "5, 6", "7 to 9", "(65, 0, 0)", "AZYUK2A",
         "1,23", "1,2345", "5^2", "5!", "1/0", "not 5", "9" * 5000, "5 hours and 30 minutes",
-        "340 - 11*L/3", "2(3)",
+        "340 - 11*L/3", "2(3)", "less than 5", "at least 5", "never 5", "\N{SQUARE ROOT}324",
+        r"\sqrt{324}", "5\N{SUPERSCRIPT TWO}", "18x", "3 y",
     ],
 )  # fmt: skip
 def test_what_is_no_single_number_is_no_answer(text):

@@ -4,6 +4,8 @@ The model is random: it says nothing of mathematics, and all of its answers to G
 """
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -188,3 +190,35 @@ def test_rows_of_other_names_are_sent_to_the_importer(folder, tmp_path):
             mark="",
             progress=Silent(),
         )
+
+
+def test_other_weights_under_the_same_name_are_another_result(tmp_path):
+    save_tiny(tmp_path / "model", max_position_embeddings=1024)
+    write_jsonl(tmp_path / "p.jsonl", [{"prompt": f"{n} + 1 =", "answer": n + 1} for n in range(4)])
+    (tmp_path / "r.yaml").write_text(
+        "task: {name: jsonl, train_file: p.jsonl, test_problems: 1}\n"
+        "model: {path: model, device: cpu}\ngenerate: {n: 2, max_tokens: 4}\n"
+    )
+    topr(tmp_path, "generate", "r.yaml", "-o", "drawn")
+    topr(tmp_path, "generate", "r.yaml", "-o", "drawn")
+    save_tiny(tmp_path / "model", seed=1, max_position_embeddings=1024)
+    done = subprocess.run(
+        [sys.executable, "-m", "topr", "generate", "r.yaml", "-o", "drawn"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "made with other settings or from other data" in done.stderr
+
+
+def test_what_scoring_does_not_read_is_refused(tmp_path):
+    (tmp_path / "graded").mkdir()
+    for extra, message in (
+        (["-m", "nonsense"], "no model is asked for more"),
+        (["foo.bar=3"], "this command reads the section 'evaluate' only"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "topr", "eval", "graded", "-o", "out", *extra],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert message in " ".join(done.stderr.split())

@@ -14,6 +14,7 @@ from tiny import save_tiny, tiny_model, tiny_tokenizer
 from topr.errors import ConfigError, DataError, DivergedError, TrainingError
 from topr.objectives import make_objective
 from topr.training import TOPRConfig, TOPRTrainer
+from topr.training.data import prepare_rows
 from topr.training.step import Skip
 
 
@@ -361,6 +362,13 @@ def test_the_share_of_the_gradient_knows_the_normalisation(tmp_path):
         assert share == pytest.approx(expected, rel=1e-5)
 
 
+def test_an_id_of_a_padded_embedding_is_trained_on(tmp_path):
+    beyond = len(tiny_tokenizer())
+    row = {"prompt_ids": [5, 6], "completion_ids": [beyond], "reward": 1.0}
+    model = tiny_model(vocab_size=beyond + 8)
+    make_trainer(tmp_path, [row], model, behavior_logprobs="recompute", max_steps=1).train()
+
+
 def test_a_sampler_that_disagrees_is_reported(tmp_path, caplog):
     rows = made_rows(model=tiny_model(seed=1))
     caplog.set_level(logging.WARNING, logger="topr.training")
@@ -382,10 +390,16 @@ def test_rows_are_checked_before_any_step(tmp_path):
         ([rows[0] | {"reward": None}], "no rows to train on: 1 have no reward"),
         ([{"prompt": 3, "completion": "a", "reward": 1}], "prompt is int"),
         ([{"prompt": "a", "completion": None, "reward": 1}], "completion is NoneType"),
+        ([{"prompt": [{"content": "a"}], "completion": "b", "reward": 1}], "'role' and 'content'"),
+        ([{"prompt": ["a"], "completion": "b", "reward": 1}], "'role' and 'content'"),
     ]
     for bad, message in cases:
         with pytest.raises(DataError, match=message):
             make_trainer(tmp_path, bad)
+    endless = tiny_tokenizer()
+    endless.eos_token = None
+    with pytest.raises(DataError, match="the tokenizer has no eos_token"):
+        prepare_rows([{"prompt": "a", "completion": "b", "reward": 1}], endless)
     with pytest.raises(DataError, match="16 of 16 rows have no logprobs"):
         make_trainer(tmp_path, made_rows(logprobs=False)).train()
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 500}

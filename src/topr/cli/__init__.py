@@ -9,6 +9,9 @@ from topr.cli import data, info, running
 from topr.cli.console import err, log_to_console
 from topr.errors import ToprError
 
+INTERRUPTED = 130
+"""What typer ends with after Ctrl-C."""
+
 app = typer.Typer(
     name="topr",
     help="Offline reinforcement learning for language models on tasks with checkable answers.",
@@ -36,9 +39,10 @@ def main() -> None:
     except ToprError as error:
         err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("\ninterrupted; the same command goes on from here")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            err.print("\ninterrupted; the same command goes on from here")
+        raise
 
 
 def _escaped(text: str) -> str:

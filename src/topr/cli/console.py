@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,10 @@ class ConsoleProgress:
     def say(self, text: str) -> None:
         """See `topr.progress.Progress.say`."""
         out.print(escape(text), soft_wrap=True)
+
+    def results(self, title: str, models: Sequence[Mapping[str, Any]]) -> None:
+        """See `topr.progress.Progress.results`."""
+        out.print(_models_table(title, models))
 
 
 @contextmanager
@@ -135,12 +139,11 @@ class _Meter:
         return f"{self.done / self.seconds():,.1f} {self.unit}/s"
 
 
-def models_table(summary: dict[str, Any]) -> "Table":
-    """Return the summary's models as a table; all metrics are in summary.json and the report."""
+def _models_table(title: str, models: Sequence[Mapping[str, Any]]) -> "Table":
+    """Return models as a table; all metrics are in summary.json and the report."""
     from rich.table import Table
 
-    table = Table(title=f"{summary['recipe']}: accuracy with 95 % intervals over problems")
-    models = summary["models"]
+    table = Table(title=f"{title}: accuracy with 95 % intervals over problems")
     majority = [key for key in models[-1] if key.startswith("maj@") and not key.endswith("_ci")]
     keys = ["pass@1", *majority, "greedy", "invalid"]
     table.add_column("model")
@@ -152,7 +155,7 @@ def models_table(summary: dict[str, Any]) -> "Table":
     return table
 
 
-def _cell(model: dict[str, Any], key: str) -> str:
+def _cell(model: Mapping[str, Any], key: str) -> str:
     if model.get(key) is None:
         return "-"
     low, high = (100 * bound for bound in model[f"{key}_ci"])

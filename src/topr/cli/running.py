@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from topr.cli.console import ConsoleProgress, models_table, out
+from topr.cli.console import ConsoleProgress, out
 from topr.records import Split
 
 RecipeName = Annotated[
@@ -43,8 +43,9 @@ def run(recipe: RecipeName, output: Output, overrides: Overrides = None) -> None
     _prepare()
     from topr import loop
 
-    summary = loop.run(loaded, output, ConsoleProgress())
-    out.print(models_table(summary))
+    progress = ConsoleProgress()
+    summary = loop.run(loaded, output, progress)
+    progress.results(summary["recipe"], summary["models"])
     for line in _verdict(summary):
         out.print(escape(line), soft_wrap=True)
 
@@ -72,16 +73,19 @@ def generate(
     progress = ConsoleProgress()
     task = load_task(loaded.task)
     start = starting_model(_with_model(loaded, model), progress)
+    writer = load(start)
     manifest = generate_rollouts(
         task.problems(split),
-        load(start),
+        writer,
         loaded.generate,
         output,
         stop=task.stop,
         keep_columns=task.grader not in GRADERS,
         seed=loaded.seed,
         iteration=iteration,
-        mark=fingerprint(loaded.task, start, loaded.generate, loaded.seed, split, iteration),
+        mark=fingerprint(
+            loaded.task, start, writer.revision, loaded.generate, loaded.seed, split, iteration
+        ),
         progress=progress,
     )
     out.print(
@@ -179,6 +183,7 @@ def train(
     config = load_section(TrainConfig, "train", recipe, overrides or [])
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     _prepare()
+    from topr.models import identity
     from topr.stages.common import content, fingerprint
     from topr.stages.train import train_model
 
@@ -188,7 +193,7 @@ def train(
         config,
         output,
         seed=seed,
-        mark=fingerprint(content(dataset), start, config, seed),
+        mark=fingerprint(content(dataset), start, identity(model), config, seed),
         progress=ConsoleProgress(),
     )
     for key, value in manifest.details.items():
@@ -209,13 +214,22 @@ def evaluate(
     from topr.evaluation import RESULT_FILE, write_evaluation
 
     if Path(source).exists() and not source.endswith((".yaml", ".yml")):
+        from topr.config import EvaluateConfig, load_section
         from topr.evaluation import SCORED_COLUMNS, score
-        from topr.store import read_table
+        from topr.store import read_rows, read_table
 
+        config = load_section(EvaluateConfig, "evaluate", None, overrides or [])
+        if model is not None:
+            _refuse_model(source, model)
         if (output / RESULT_FILE).exists():
             _refuse(output / RESULT_FILE)
+        path = Path(source)
+        shards = path.is_dir() or path.suffix == ".parquet"
+        rollouts = read_table(path, SCORED_COLUMNS) if shards else read_rows(path)
         result = score(
-            read_table(Path(source), SCORED_COLUMNS),
+            rollouts,
+            pass_at=config.pass_at,
+            resamples=config.bootstrap,
             name=name,
             iteration=0,
             model=source,
@@ -278,6 +292,15 @@ def _print_counts(outcomes: dict[str, int], rows: int) -> None:
     for outcome, count in sorted(outcomes.items(), key=lambda item: -item[1]):
         out.print(f"{outcome}: {count} ({count / rows:.1%})")
     out.print(f"{rows} completions graded")
+
+
+def _refuse_model(source: str, model: str) -> None:
+    from topr.errors import ConfigError
+
+    raise ConfigError(
+        f"--model {model} with {source}: these are completions that are there already, and no "
+        "model is asked for more; give a recipe to evaluate a model, or leave --model out"
+    )
 
 
 def _refuse(path: Path) -> None:

@@ -25,6 +25,9 @@ from topr.config.sections import (
 from topr.config.tasks import TaskConfig
 from topr.errors import ConfigError
 
+BASELINE = frozenset({"baseline", "effective_positive_share"})
+"""Keys of `train` of which one at most may be set."""
+
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
@@ -101,6 +104,8 @@ def derived_sections(
     train = recipe.train.model_dump()
     if comparison.train.get("objective", recipe.train.objective) != recipe.train.objective:
         train |= {"taper": None, "objective_args": {}}  # they belong to the recipe's objective
+    if train.keys() & comparison.train.keys() & BASELINE:
+        train |= dict.fromkeys(BASELINE)  # each fixes the other
     return (
         validate(CurateConfig, recipe.curate.model_dump() | comparison.curate, where=where),
         validate(TrainConfig, train | comparison.train, where=where),

@@ -56,6 +56,11 @@ class TransformersEngine:
         """
         if batch_size < 1:
             raise EngineError(f"batch_size is {batch_size}; expected 1 or more rows side by side")
+        if getattr(model, "_is_stateful", False):
+            raise EngineError(
+                f"{type(model).__name__} keeps a state that is no key-value cache, which this "
+                "engine needs to let rows leave a batch; use an attention model"
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.model_name = model_name

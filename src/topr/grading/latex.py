@@ -26,6 +26,11 @@ _UNIT = (
     r"mm|cm|dm|km|m|in|ft|yd|mi|mg|kg|gm|g|lbs?|oz|ml|mL|L|s|sec|min|hrs?|mph|kph|rpm|sq|cu"
     r"|[A-Za-z]{4,}|feet|foot|inch|days?|cent|dollars?|units?|ways?"
 )
+# Words that say more of a number than what it counts.
+_NO_UNIT = (
+    r"(?![^{}]*\b(?:or|not|more|less|fewer|least|most|than|over|under|except|hundred|thousand"
+    r"|million|billion|dozen)s?\b)"
+)
 _FUNCTIONS = "sqrt|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|arcsin|arccos|arctan"
 
 
@@ -65,7 +70,7 @@ _SPELLING = _rules(
     (r"(?<=\))\s*or\s*(?=\()", ","),
 )
 _TAIL = _rules(
-    (rf"(?<=[\d)}}a-z])\s*{_WRAPPER}\s*\{{[^{{}}]*\}}\s*(?:\^\s*\{{?\d\}}?)?$", ""),
+    (rf"(?<=[\d)}}a-z])\s*{_WRAPPER}\s*\{{{_NO_UNIT}[^{{}}]*\}}\s*(?:\^\s*\{{?\d\}}?)?$", ""),
     (r"(?<=\d)\s*\{[a-zA-Z ]+\}(?:\^\{?\d\}?)?$", ""),
     (
         rf"(?<=[\d}}])\s*(?:(?<![a-zA-Z])(?:{_UNIT})\b\.?\s*(?:/|per\b)?\s*)+(?:\^\s*\{{?\d\}}?)?$",
@@ -79,6 +84,7 @@ _WRAPPED = re.compile(rf"{_WRAPPER}\s*\{{([^{{}}]*)\}}|\{{\\(?:rm|bf|it)\s+([^{{
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _TIME = re.compile(r"(\d{1,2})\s*:\s*(\d\d)\s*([ap])\.?\s*m\b\.?", re.I)
 _PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]?[a-z]{2,}")
+_FACTORIAL = re.compile(r"[\w)}]!\s*\**$")  # not the end of a sentence
 _THEN = re.compile(r"\b(?:is|are|equals)\s*:?\s*([-\d.].*)", re.S)
 _STATED = re.compile(r".*\b(?:is|are|equals|be|was|it's|approximately)\s*:?\s+(?=\S)", re.I | re.S)
 
@@ -161,6 +167,8 @@ def formula_of(statement: str) -> str:
             start = earlier
         sign = "-" if re.search(r"(?:^|[\s=])[-−]\s*$", statement[:start]) else ""
         return sign + ", ".join(reversed(parts))
+    if _FACTORIAL.search(statement) and not _has_prose(statement):
+        return statement.strip(" *")
     statement = first_sentence(statement).strip(" *")
     if _TIME.search(statement) or not _has_prose(statement):
         return statement

@@ -25,7 +25,13 @@ _VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5",
     "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
 }  # fmt: skip
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -61,12 +67,15 @@ _VALUE = re.compile(
     rf"|\s*\*\s*10\s*\^\s*\{{?\s*(?P<p>-?\d{{1,3}})\s*\}}?)?)"
 )
 _GOES_ON = re.compile(
-    r"\s*(?:[:,.^!]\d|[-+*/^=]\s*[\w\\(.]|[x×]\s*\d|\(\s*[-\d]|!|\\(?!\s|$))|\w*\d"
+    r"\s*(?:[:,.^!]\d|[-+*/^=]\s*[\w\\(.]|[x×]\s*\d|[²³]|[xyzn]\b|\(\s*[-\d]|!|\\(?!\s|$))|\w*\d"
 )
 _NEXT_VALUE = re.compile(
     r"\s*(?:[A-Za-z]+\s+){0,3}?(?:,|;|\band\b|\bor\b|\bto\b)\s*(?:[A-Za-z]+\s+)?[-+]?\.?\d"
 )
-_SCALE = re.compile(r"\s*(thousand|million|billion|trillion)s?\b", re.I)
+_SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion)s?\b", re.I)
+_BOUND_OR_ROOT = re.compile(
+    r"\b(?:not|never|(?:less|fewer|more|greater)\s+than|at\s+(?:least|most))\b|√|\\sqrt", re.I
+)
 
 
 def plain(text: str) -> str:
@@ -122,7 +131,7 @@ def read_number(text: str) -> tuple[Fraction, str] | None:
     text = text.rpartition("=")[2] if "=" in text else text
     text = text.replace("{", " ").replace("}", " ") if "\\frac" not in text else text
     match = _VALUE.search(text)
-    if match is None or re.search(r"\bnot\b", text[: match.start()]):
+    if match is None or _BOUND_OR_ROOT.search(text[: match.start()]):
         return None
     rest = text[match.end() :]
     if _GOES_ON.match(rest) or _NEXT_VALUE.match(rest):

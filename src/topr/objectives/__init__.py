@@ -34,7 +34,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "tis": Taper(positive=(0.0, 1.0), negative=(0.0, 1.0)),
     # What other systems train under the name TOPR: the ratio of each token, or its geometric mean.
     "roll_topr": Taper(level="token"),
-    "trinity_topr": Taper(level="token"),
+    "trinity_topr": Taper(level="token", normalization="none"),  # mean over all tokens
     "verl_topr": Taper(level="geometric"),
     # Other methods on stored completions.
     "ppo": PPO(),
@@ -64,10 +64,11 @@ def make_objective(name: str, **arguments: object) -> Objective:
         raise ConfigError(f"no objective {name!r}; there are {', '.join(sorted(known))}.{hint}")
     objective = known[name]
     fields = {field.name for field in dataclasses.fields(objective)}  # type: ignore[arg-type]
-    unknown = sorted(set(arguments) - fields)
+    own = fields - {"normalization"}  # The trainer's setting: one place for each.
+    unknown = sorted(set(arguments) - own)
     if unknown:
         raise ConfigError(
-            f"objective {name!r} has no {', '.join(unknown)}; it has {', '.join(sorted(fields))}"
+            f"objective {name!r} has no {', '.join(unknown)}; it has {', '.join(sorted(own))}"
         )
     settings = {name: getattr(objective, name) for name in fields} | arguments
     try:

@@ -67,7 +67,9 @@ class GSPO:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CISPO:
     """Clipped importance-sampling weights (MiniMax-M1, arXiv 2506.13585, eq. 4): each token's
-    ratio clipped and used as a weight, so that no token loses its gradient.
+    ratio clipped and used as a weight, so that no token loses its gradient. There all tokens of
+    the batch weigh alike, hence the normalisation `none`; their common factor, one over their
+    number, is left to the rate.
     """
 
     low: float = 1.0
@@ -75,7 +77,7 @@ class CISPO:
     high: float = 0.2
 
     coupled: ClassVar[bool] = True
-    normalization: ClassVar[Normalization] = "length"
+    normalization: ClassVar[Normalization] = "none"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
         """Return clip(rho_t) A. See `Objective.weights`."""

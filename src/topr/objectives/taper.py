@@ -24,7 +24,7 @@ class Taper:
     """TOPR and its family.
 
     >>> Taper()  # TOPR itself
-    Taper(positive=(1.0, 1.0), negative=(0.0, 1.0), level='sequence')
+    Taper(positive=(1.0, 1.0), negative=(0.0, 1.0), level='sequence', normalization='length')
     """
 
     positive: tuple[float, float] = (1.0, 1.0)
@@ -33,8 +33,10 @@ class Taper:
     """[a-, b-], for A < 0."""
     level: Level = "sequence"
 
+    normalization: Normalization = "length"
+    """See `Objective.normalization`."""
+
     coupled: ClassVar[bool] = False
-    normalization: ClassVar[Normalization] = "length"
 
     def __post_init__(self) -> None:
         """Refuse limits that are no interval."""

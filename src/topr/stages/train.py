@@ -69,6 +69,7 @@ def train_model(
         loaded = load(model.model_copy(update={"dtype": config.dtype}))
     done = begin(work, "train", mark)
     if done is not None:
+        _drop_checkpoints(work)  # where it was killed right after its manifest
         return done
     set_seed(seed)
     trainer = TOPRTrainer(
@@ -277,6 +278,10 @@ def _save(
         details=details,
     )
     write_manifest(work, manifest)
+    _drop_checkpoints(work)
+    return manifest
+
+
+def _drop_checkpoints(work: Path) -> None:
     for checkpoint in work.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    return manifest

@@ -63,6 +63,7 @@ def prepare_rows(
     dataset: Iterable[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    vocabulary: int | None = None,
     max_length: int | None = None,
 ) -> tuple[Dataset, Composition]:
     """Turn rows of prompt, completion and reward into tokens, and check every one.
@@ -74,6 +75,8 @@ def prepare_rows(
             `problem_id`, `sample`, `finish_reason`. Ids are kept as they are; text without ids is
             tokenised once, with an end-of-sequence token unless `finish_reason` is `length`.
         tokenizer: for text, and for the end-of-sequence token.
+        vocabulary: token ids that the model knows; none given: as many as the tokenizer. A model's
+            embedding is often padded, and a sampler may draw what is beyond the tokenizer.
         max_length: prompt and completion tokens at most.
 
     Returns:
@@ -91,7 +94,7 @@ def prepare_rows(
         if reward is None:
             dropped["unscored"] += 1
             continue
-        row = _row(source, number, reward, tokenizer)
+        row = _row(source, number, reward, tokenizer, vocabulary or len(tokenizer))
         if not row["completion_ids"]:  # imported text can be empty: there is nothing to train on
             dropped["empty"] += 1
             continue
@@ -137,7 +140,11 @@ def _reward(source: Mapping[str, Any], number: int) -> float | None:
 
 
 def _row(
-    source: Mapping[str, Any], number: int, reward: float, tokenizer: PreTrainedTokenizerBase
+    source: Mapping[str, Any],
+    number: int,
+    reward: float,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
 ) -> dict[str, Any]:
     prompt_ids = source.get("prompt_ids")
     if prompt_ids is None:
@@ -152,8 +159,8 @@ def _row(
     return {
         "row": number,
         "name": f"{source.get('problem_id', number)}#{source.get('sample', 0)}",
-        "prompt_ids": _checked_ids(prompt_ids, "prompt_ids", number, len(tokenizer)),
-        "completion_ids": _checked_ids(completion_ids, "completion_ids", number, len(tokenizer)),
+        "prompt_ids": _checked_ids(prompt_ids, "prompt_ids", number, vocabulary),
+        "completion_ids": _checked_ids(completion_ids, "completion_ids", number, vocabulary),
         "logprobs": _checked_logprobs(source.get("logprobs"), len(completion_ids), number),
         "temperature": temperature or 1.0,
         "truncated_sampling": temperature == 0.0
@@ -173,13 +180,25 @@ def _prompt_ids(
 ) -> list[int]:
     prompt = source.get("prompt")
     if isinstance(prompt, list):
-        prompt = tuple(Message(role=turn["role"], content=turn["content"]) for turn in prompt)
+        prompt = tuple(_message(turn, number) for turn in prompt)
     if not isinstance(prompt, str | tuple):
         raise DataError(
             f"row {number}: prompt is {type(prompt).__name__}, expected text or a list of "
             "{role, content} messages (or a column 'prompt_ids')"
         )
     return list(render(prompt, tokenizer).ids)
+
+
+def _message(turn: Any, number: int) -> Message:
+    role, content = (
+        (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
+    )
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise DataError(
+            f"row {number}: the prompt has the turn {turn!r:.80}, expected a message with the "
+            "texts 'role' and 'content'"
+        )
+    return Message(role=role, content=content)
 
 
 def _completion_ids(
@@ -195,6 +214,11 @@ def _completion_ids(
         )
     ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
     ended = source.get("finish_reason", FinishReason.STOP) != FinishReason.LENGTH
+    if ended and tokenizer.eos_token_id is None:
+        raise DataError(
+            f"row {number}: the tokenizer has no eos_token, so a completion's text can't be given "
+            "its end. Name one (tokenizer.eos_token), or give completion_ids that hold it"
+        )
     return [*ids, tokenizer.eos_token_id] if ended else list(ids)
 
 
@@ -203,7 +227,7 @@ def _checked_ids(ids: Any, column: str, number: int, vocabulary: int) -> list[in
     bad = next((i for i in checked if not 0 <= i < vocabulary), None)
     if bad is not None:
         raise DataError(
-            f"row {number}: {column} holds {bad}, but the tokenizer has {vocabulary} tokens; were "
+            f"row {number}: {column} holds {bad}, but the model knows {vocabulary} tokens; were "
             "these completions made with another model's tokenizer?"
         )
     return checked

@@ -109,7 +109,10 @@ class TOPRTrainer(Trainer):
         self.tokenizer: PreTrainedTokenizerBase = processing_class
         self.normalization = args.loss_normalization or self.objective.normalization
         self.rows, self.composition = prepare_rows(
-            train_dataset, processing_class, max_length=args.max_length
+            train_dataset,
+            processing_class,
+            vocabulary=int(loaded.get_input_embeddings().weight.shape[0]),
+            max_length=args.max_length,
         )
         self.baseline, self.effective_positive_share = _baseline(args, self.composition)
         warn_one_sided(self.objective, np.asarray(self.rows["reward"]) - self.baseline)

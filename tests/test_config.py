@@ -1,0 +1,91 @@
+"""Recipes: what is read, what is refused, and what is refused before hours are spent."""
+
+from pathlib import Path
+
+import pytest
+
+from topr.config import dump_recipe, load_recipe, recipe_schema, shipped_recipes
+from topr.config.recipe import derived_sections
+from topr.errors import ConfigError
+from topr.loop import run
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_a_shipped_recipe_survives_being_written_out(name, tmp_path):
+    recipe = load_recipe(name)
+    (tmp_path / "resolved.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+    assert recipe.description
+    assert recipe.needs
+
+
+def test_overrides_are_yaml_and_numbers_need_no_dot():
+    recipe = load_recipe(
+        "quickstart",
+        ["train.learning_rate=1e-6", "compare={}", "evaluate.pass_at=[1, 2]", "generate.stop=[a]"],
+    )
+    assert recipe.train.learning_rate == 1e-6
+    assert recipe.compare == {}
+    assert recipe.evaluate.pass_at == (1, 2)
+    assert recipe.generate.stop == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.learning_rte=1", r"unknown key 'train.learning_rte'; did you mean 'learning_rate'"),
+        ("trian.max_steps=1", r"unknown key 'trian'; did you mean 'train'"),
+        ("task.tain_problems=1", r"did you mean 'train_problems'"),
+        ("train.learning_rate=-1", r"train.learning_rate: .*greater than 0 \(found -1\)"),
+        ("train.max_steps", r"has no value: write it as key.key=value"),
+        ("train.baseline=0.1", None),
+        ("train.effective_positive_share=0.2", r"both baseline=-0.3 and"),
+        ("train.skip_negatives=1.5", r"train.skip_negatives"),
+        ("train.normalization_constant=3", r"normalization_constant=3.0 does nothing"),
+        ("curate.strategy=cap", r"`per_problem` belongs to strategy 'cap'"),
+    ],
+)
+def test_what_is_wrong_is_named(override, message):
+    if message is None:
+        load_recipe("quickstart", [override])
+        return
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("quickstart", [override])
+
+
+def test_a_comparison_may_set_the_other_of_baseline_and_share():
+    recipe = load_recipe(
+        "quickstart", ["train.baseline=null", "train.effective_positive_share=0.2"]
+    )
+    _, sft = derived_sections(recipe, recipe.compare["sft"], where="here")
+    assert (sft.baseline, sft.effective_positive_share) == (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["generate.top_k=5"], "behavior_logprobs=sampler: recorded log-probabilities"),
+        (["generate.top_p=0.9"], "behavior_logprobs=sampler: recorded log-probabilities"),
+        (["train.objective=grpo", "train.batch_size=8"], "train.batch_size to at least 16"),
+        (["train.objective=tpor"], "did you mean|Did you mean 'topr'"),
+        (["train.training_arguments={lerning: 1}"], "training_arguments.lerning is unknown"),
+        (["compare={base: {}}"], "compare.base: a comparison's name"),
+    ],
+)
+def test_a_run_that_would_fail_hours_later_is_refused_at_once(tmp_path, overrides, message):
+    recipe = load_recipe("quickstart", overrides)
+    with pytest.raises(ConfigError, match=message):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("section", ["generate", "grade", "curate", "train", "evaluate"])
+def test_every_key_is_in_the_documentation(section):
+    page = (DOCS / "recipes.md").read_text().split(f"\n### {section}\n")[1].split("\n### ")[0]
+    fields = recipe_schema()["$defs"][f"{section.title()}Config"]["properties"]
+    for key, field in fields.items():
+        row = next((line for line in page.splitlines() if line.startswith(f"| `{key}` |")), "")
+        said = " ".join(field["description"].lower().replace("none given", "not set").split())
+        assert said[:60] in row.lower().replace(r"\|", "|"), key
