@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test check docs format clean
+.PHONY: quickstart test check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
@@ -27,6 +27,13 @@ docs: $(READY)  ## build the documentation into site/
 	$(BIN)/python -m pip install -q -c constraints.txt --group docs
 	$(BIN)/mkdocs build --strict
 
+bench: $(READY)  ## topr beside TRL on the same sequences: an hour or so on two cores
+	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install -q -c constraints.txt -r benchmarks/training/requirements-trl.txt
+	mkdir -p runs
+	$(BIN)/python benchmarks/training/run.py --peer-python .venv-trl/bin/python -o runs/speed
+	$(BIN)/python benchmarks/generation.py
+
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -m pip install -q -U pip==26.3
@@ -34,4 +41,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl site .mypy_cache .pytest_cache .ruff_cache

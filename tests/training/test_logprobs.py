@@ -109,14 +109,20 @@ def test_under_bfloat16_gradients_point_the_same_way(architecture):
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.999
 
 
+@pytest.mark.parametrize("block", [50, 1000])
 @pytest.mark.parametrize("tokens", [1, 4, 9, 10_000])
-def test_chunks_of_the_head_change_nothing(monkeypatch, tokens):
+def test_chunks_of_the_head_change_nothing(monkeypatch, tokens, block):
     # Of 1 and 4 tokens: sequences longer than a chunk, whose logits are computed twice.
+    monkeypatch.setattr(head, "CPU_BLOCK", block)
     model = tiny_model()
     rows = rows_with_a_common_start()
     expected, _ = plain_gradients(model, rows)
     monkeypatch.setattr(head, "CHUNK_LOGITS", tokens * model.config.vocab_size)
     assert_same(gradients(model, SHARED, rows)[0], expected, 1e-4)
+    with torch.no_grad():
+        found = SHARED.token_logprobs(model, SHARED.batch(rows))
+        plain = torch.cat([plain_logprobs(model, row) for row in rows])
+    torch.testing.assert_close(found.double(), plain, atol=1e-4, rtol=0)
 
 
 def test_a_loss_that_is_scaled_has_its_gradient_scaled():
@@ -246,7 +252,7 @@ def test_what_a_tree_does_not_know_is_refused():
 
 
 def test_one_chunk_holds_what_it_says():
-    assert list(head._blocks((3, 4, 10, 2), 7)) == [
+    assert list(head._runs((3, 4, 10, 2), 7)) == [
         (slice(0, 2), 0, 7), (slice(2, 3), 7, 17), (slice(3, 4), 17, 19),
     ]  # fmt: skip
-    assert head._chunk_tokens(head.Head(weight=torch.zeros(2**24, 0), bias=None)) == 2
+    assert head.Head(weight=torch.zeros(2**25, 0), bias=None).chunk == 2

@@ -138,7 +138,9 @@ def test_micro_batches_and_order_do_not_change_the_gradient(tmp_path, drifted_ro
 
 def test_accumulation_is_the_same_as_one_batch(tmp_path, drifted_rows):
     def trained(**arguments):
-        trainer = make_trainer(tmp_path, drifted_rows, num_train_epochs=3, **arguments)
+        trainer = make_trainer(
+            tmp_path, drifted_rows, num_train_epochs=3, learning_rate=1e-3, **arguments
+        )
         trainer.train()
         return trainer
 

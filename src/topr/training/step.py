@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from topr.objectives import Normalization, Objective, Taper, sequence_scale
+from topr.objectives import Normalization, Objective, sequence_scale
 from topr.training.batches import Row, flat_tokens, spread
 from topr.training.head import Weigh
 
@@ -180,8 +180,3 @@ class Step:
         """What multiplies each completion's mean token gradient in the loss, before skipping."""
         lengths = torch.tensor(self.lengths, device=self.device)
         return self.weight_B.abs() * self.scale_B * lengths
-
-
-def skips_by(objective: Objective) -> bool:
-    """Whether an objective has a taper that can spare negatives their backward pass."""
-    return isinstance(objective, Taper)

@@ -4,9 +4,9 @@ It does not sample, grade or choose: rows come graded, with the behaviour's log-
 the wish to have them recomputed.
 """
 
-import json
 import logging
 import time
+from collections import UserList
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from transformers import (
 from topr.config import ModelConfig
 from topr.errors import ConfigError, DivergedError, TrainingError
 from topr.models import load_model, load_tokenizer
-from topr.objectives import Objective, make_objective, resolve_baseline
+from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig
 from topr.training.batches import CPU_TOKENS, Batch, Row, ShuffledBatches, split_by_tokens
@@ -40,10 +40,17 @@ from topr.training.behavior import (
     recompute_cached,
     recorded,
 )
-from topr.training.data import Composition, prepare_rows
+from topr.training.checks import (
+    baseline_of,
+    disable_dropout,
+    objective_of,
+    refuse_unfit,
+    skip_of,
+)
+from topr.training.data import prepare_rows
 from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
 from topr.training.logprobs import forward_of
-from topr.training.step import Skip, Step, skips_by
+from topr.training.step import Step
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +107,12 @@ class TOPRTrainer(Trainer):
             from peft import get_peft_model
 
             loaded = get_peft_model(loaded, peft_config)
-        _refuse_unfit(args, loaded)
-        _disable_dropout(loaded)
+        refuse_unfit(args, loaded)
+        disable_dropout(loaded)
         self.settings = args
         self.directory = Path(args.output_dir or "topr-output")
-        self.objective: Objective = _objective(args)
-        self._skip = _skip(args, self.objective)
+        self.objective: Objective = objective_of(args)
+        self._skip = skip_of(args, self.objective)
         self.tokenizer: PreTrainedTokenizerBase = processing_class
         self.normalization = args.loss_normalization or self.objective.normalization
         self.rows, self.composition = prepare_rows(
@@ -114,7 +121,7 @@ class TOPRTrainer(Trainer):
             vocabulary=int(loaded.get_input_embeddings().weight.shape[0]),
             max_length=args.max_length,
         )
-        self.baseline, self.effective_positive_share = _baseline(args, self.composition)
+        self.baseline, self.effective_positive_share = baseline_of(args, self.composition)
         warn_one_sided(self.objective, np.asarray(self.rows["reward"]) - self.baseline)
         # Wrong groups must be refused now, not after the behaviour was recomputed.
         self._batches = ShuffledBatches(
@@ -363,82 +370,9 @@ class _EndOfEpoch(TrainerCallback):
         self._idleness.end_epoch()
 
 
+class Rows(UserList[Row]):
+    """The rows of one batch. No list: accelerate looks for tensors in those, number by number."""
+
+
 def _as_rows(rows: list[Row]) -> dict[str, Any]:
-    return {"rows": rows}
-
-
-def _objective(args: TOPRConfig) -> Objective:
-    arguments = args.objective_args or {}
-    if isinstance(arguments, str):
-        arguments = json.loads(arguments)
-    return make_objective(args.objective, **arguments)
-
-
-def _skip(args: TOPRConfig, objective: Objective) -> Skip:
-    rule = args.skip_negatives
-    if isinstance(rule, str) and rule != "sample":
-        raise ConfigError(f"skip_negatives={rule!r}: expected a number from 0 to 1, or 'sample'")
-    if rule is not None and not skips_by(objective):
-        raise ConfigError(
-            f"skip_negatives={rule} with objective {args.objective!r}: only a taper says which "
-            "negatives can be spared; leave the key out, or train with topr, tis, is or taper"
-        )
-    return Skip(rule=rule, seed=args.seed)
-
-
-def _refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
-    """Refuse what would train wrongly without a word."""
-    if args.world_size > 1:
-        raise TrainingError(
-            f"started as one of {args.world_size} processes: training on several is not built yet, "
-            "and batches would be lost. Start it without torchrun or accelerate launch"
-        )
-    if args.n_gpu > 1:
-        args._n_gpu = 1  # Else transformers would split each batch over all GPUs it sees.
-        logger.warning("training uses the first of the visible GPUs only")
-    trained = {p.dtype for p in model.parameters() if p.requires_grad}
-    if torch.float16 in trained:
-        raise TrainingError(
-            "the trained weights are float16, whose range small updates and gradients leave; load "
-            "the model in float32 (and set bf16 for speed)"
-        )
-    if torch.bfloat16 in trained:
-        logger.warning(
-            "the trained weights are bfloat16: an update below 0.4 % of a weight is rounded away, "
-            "which at small learning rates is nearly every update; train float32 weights with "
-            "bf16 autocast instead"
-        )
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    """Set every dropout of the model to 0.
-
-    log pi must be that of the model that is sampled from, or an unchanged model's ratio is not 1.
-    """
-    found = 0.0
-    for module in model.modules():
-        names = [n for n, v in vars(module).items() if "dropout" in n and isinstance(v, float)]
-        names += ["p"] if isinstance(module, nn.Dropout) else []
-        for name in names:
-            found = max(found, getattr(module, name))
-            setattr(module, name, 0.0)
-    if found:
-        logger.info("dropout of up to %g is set to 0: ratios need the model as it samples", found)
-
-
-def _baseline(args: TOPRConfig, composition: Composition) -> tuple[float, float | None]:
-    """Return c and p~; p~ only where all rewards are +1 and -1, for which it is defined."""
-    share = args.effective_positive_share
-    if args.baseline is not None and share is not None:
-        raise ConfigError(
-            f"both baseline={args.baseline} and effective_positive_share={share} are set: each "
-            "fixes the other, so set one"
-        )
-    if composition.signed:
-        return resolve_baseline(composition.positive_share, args.baseline, share)
-    if share is not None:
-        raise ConfigError(
-            f"effective_positive_share={share} needs rewards of +1 and -1, and these lie from "
-            f"{composition.lowest:g} to {composition.highest:g}: set baseline instead"
-        )
-    return args.baseline or 0.0, None
+    return {"rows": Rows(rows)}

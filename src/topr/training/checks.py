@@ -1,0 +1,96 @@
+"""From the arguments and a model to what a trainer runs with; what cannot work is refused here,
+before any compute is spent.
+"""
+
+import json
+import logging
+
+import torch
+from torch import nn
+
+from topr.errors import ConfigError, TrainingError
+from topr.objectives import Objective, Taper, make_objective, resolve_baseline
+from topr.training.arguments import TOPRConfig
+from topr.training.data import Composition
+from topr.training.step import Skip
+
+logger = logging.getLogger(__name__)
+
+
+def objective_of(args: TOPRConfig) -> Objective:
+    """Return the objective that the arguments name."""
+    arguments = args.objective_args or {}
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    return make_objective(args.objective, **arguments)
+
+
+def skip_of(args: TOPRConfig, objective: Objective) -> Skip:
+    """Return which negatives are spared their backward pass."""
+    rule = args.skip_negatives
+    if isinstance(rule, str) and rule != "sample":
+        raise ConfigError(f"skip_negatives={rule!r}: expected a number from 0 to 1, or 'sample'")
+    if rule is not None and not isinstance(objective, Taper):
+        raise ConfigError(
+            f"skip_negatives={rule} with objective {args.objective!r}: only a taper says which "
+            "negatives can be spared; leave the key out, or train with topr, tis, is or taper"
+        )
+    return Skip(rule=rule, seed=args.seed)
+
+
+def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
+    """Refuse what would train wrongly without a word."""
+    if args.world_size > 1:
+        raise TrainingError(
+            f"started as one of {args.world_size} processes: training on several is not built yet, "
+            "and batches would be lost. Start it without torchrun or accelerate launch"
+        )
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # Else transformers would split each batch over all GPUs it sees.
+        logger.warning("training uses the first of the visible GPUs only")
+    trained = {p.dtype for p in model.parameters() if p.requires_grad}
+    if torch.float16 in trained:
+        raise TrainingError(
+            "the trained weights are float16, whose range small updates and gradients leave; load "
+            "the model in float32 (and set bf16 for speed)"
+        )
+    if torch.bfloat16 in trained:
+        logger.warning(
+            "the trained weights are bfloat16: an update below 0.4 % of a weight is rounded away, "
+            "which at small learning rates is nearly every update; train float32 weights with "
+            "bf16 autocast instead"
+        )
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout of the model to 0.
+
+    log pi must be that of the model that is sampled from, or an unchanged model's ratio is not 1.
+    """
+    found = 0.0
+    for module in model.modules():
+        names = [n for n, v in vars(module).items() if "dropout" in n and isinstance(v, float)]
+        names += ["p"] if isinstance(module, nn.Dropout) else []
+        for name in names:
+            found = max(found, getattr(module, name))
+            setattr(module, name, 0.0)
+    if found:
+        logger.info("dropout of up to %g is set to 0: ratios need the model as it samples", found)
+
+
+def baseline_of(args: TOPRConfig, composition: Composition) -> tuple[float, float | None]:
+    """Return c and p~; p~ only where all rewards are +1 and -1, for which it is defined."""
+    share = args.effective_positive_share
+    if args.baseline is not None and share is not None:
+        raise ConfigError(
+            f"both baseline={args.baseline} and effective_positive_share={share} are set: each "
+            "fixes the other, so set one"
+        )
+    if composition.signed:
+        return resolve_baseline(composition.positive_share, args.baseline, share)
+    if share is not None:
+        raise ConfigError(
+            f"effective_positive_share={share} needs rewards of +1 and -1, and these lie from "
+            f"{composition.lowest:g} to {composition.highest:g}: set baseline instead"
+        )
+    return args.baseline or 0.0, None
