@@ -1,0 +1,333 @@
+"""One optimizer step of TRL's SFTTrainer or GRPOTrainer on stored completions, timed."""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+# Before the imports below, which read it: TRL's trainers report their use to the Hub otherwise.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+import trl.kernels.chunked_logprob as trl_kernel
+import trl.trainer.utils as trl_utils
+from datasets import Dataset
+from measuring import MEGABYTE, StepClock, build_model, build_tokenizer, memory_mb
+from transformers import LlamaForCausalLM, PrinterCallback
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from workloads import PAD_ID, WORKLOADS, Workload, completion_tokens, rows
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the two named settings, and the options that override them, decide."""
+
+    batch_size: int
+    bf16: bool
+    checkpointing: bool
+    compact: bool
+    """Rows sorted so that micro-batches hold little padding; the head on completions only."""
+    tile: tuple[int, int] | None = None
+    """Tokens and vocabulary entries of a tile of TRL's fused head; None is TRL's own."""
+
+
+TRL_DEFAULTS = Settings(batch_size=8, bf16=True, checkpointing=True, compact=False)
+BEST = {
+    "A": Settings(batch_size=4, bf16=False, checkpointing=False, compact=True),
+    "B": Settings(batch_size=4, bf16=False, checkpointing=False, compact=True),
+    "C": Settings(batch_size=2, bf16=False, checkpointing=False, compact=True),
+    # Not tuned. On a GPU bf16 is the fast type, and 8B leaves no memory for all activations.
+    "D": Settings(batch_size=4, bf16=True, checkpointing=True, compact=True),
+}
+
+
+class StoredGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer that takes stored rows where it would generate and score completions."""
+
+    stored: list[Row]
+    compact: bool
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, torch.Tensor]:
+        return self._padded(self.stored)
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, torch.Tensor]:
+        if not self.compact:  # TRL pads all rows of the step alike, shuffles and splits them
+            return super()._prepare_inputs(generation_batch)
+        index = self._step % self.args.steps_per_generation
+        if index == 0:
+            size = self.args.per_device_train_batch_size
+            batches = [self.stored[i : i + size] for i in range(0, len(self.stored), size)]
+            self._buffered_inputs = [self._padded(batch) for batch in batches]
+        return self._buffered_inputs[index]
+
+    def _padded(self, batch: list[Row]) -> dict[str, torch.Tensor]:
+        """The dictionary that `_compute_loss` expects, padded as TRL pads it."""
+        prompts = [torch.tensor(row["prompt_ids"]) for row in batch]
+        completions = [torch.tensor(row["completion_ids"]) for row in batch]
+        result = {
+            "prompt_ids": trl_utils.pad(prompts, padding_value=PAD_ID, padding_side="left"),
+            "prompt_mask": trl_utils.pad([torch.ones_like(x) for x in prompts], 0, "left"),
+            "completion_ids": trl_utils.pad(completions, padding_value=PAD_ID),
+            "completion_mask": trl_utils.pad([torch.ones_like(x) for x in completions]),
+            "advantages": torch.tensor([row["advantage"] for row in batch]),
+            "num_items_in_batch": torch.tensor(completion_tokens(self.stored)),
+        }
+        return {key: value.to(self.accelerator.device) for key, value in result.items()}
+
+
+def apply_settings(settings: Settings) -> None:
+    """Change what no argument of TRL changes; its modules read these names at every call."""
+    if settings.compact:
+        # The head on scored positions only, which TRL does where Triton runs. Only the choice of
+        # positions reads this copy of the function: the kernel's own copy stays.
+        trl_utils._use_triton = lambda device: True
+    if settings.tile is not None:
+        trl_kernel.TOKEN_CHUNK_SIZE, trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE = settings.tile
+
+
+def ordered(step: list[Row], trainer: str, settings: Settings) -> list[Row]:
+    """The rows in the order of the micro-batches: the one with the least padding, if compact."""
+    if not settings.compact:
+        return step
+
+    def padded_tokens(candidate: list[Row]) -> int:
+        total = 0
+        for start in range(0, len(candidate), settings.batch_size):
+            batch = candidate[start : start + settings.batch_size]
+            lengths = [(len(row["prompt_ids"]), len(row["completion_ids"])) for row in batch]
+            # GRPO pads prompts and completions apart, SFT their sum.
+            longest = map(max, zip(*lengths, strict=True)) if trainer == "grpo" else [0]
+            total += len(batch) * max(sum(longest), max(map(sum, lengths)))
+        return total
+
+    keys = (
+        lambda row: len(row["prompt_ids"]) + len(row["completion_ids"]),
+        lambda row: (len(row["completion_ids"]), len(row["prompt_ids"])),
+        lambda row: (len(row["prompt_ids"]), row["group"], len(row["completion_ids"])),
+    )
+    return min((sorted(step, key=key) for key in keys), key=padded_tokens)
+
+
+def with_advantages(step: list[Row]) -> list[Row]:
+    """GRPO's advantages with TRL's default scaling: within the group, by its deviation."""
+    rewards: dict[int, list[float]] = {}
+    for row in step:
+        rewards.setdefault(row["group"], []).append(row["reward"])
+    scale = {group: statistics.stdev(values) + 1e-4 for group, values in rewards.items()}
+    mean = {group: statistics.fmean(values) for group, values in rewards.items()}
+    return [
+        {**row, "advantage": (row["reward"] - mean[row["group"]]) / scale[row["group"]]}
+        for row in step
+    ]
+
+
+def shared_arguments(settings: Settings, count: int, steps: int, folder: str) -> dict[str, Any]:
+    """Arguments of both trainers: one epoch over the rows is one optimizer step."""
+    if count % settings.batch_size:
+        raise ValueError(f"{count} rows do not divide into micro-batches of {settings.batch_size}")
+    return {
+        "output_dir": folder,
+        "num_train_epochs": steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": count // settings.batch_size,
+        "gradient_checkpointing": settings.checkpointing,
+        "bf16": settings.bf16,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-6,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def build_sft(
+    model: LlamaForCausalLM, step: list[Row], settings: Settings, arguments: dict[str, Any]
+) -> SFTTrainer:
+    columns = [
+        {
+            "input_ids": row["prompt_ids"] + row["completion_ids"],
+            "completion_mask": [0] * len(row["prompt_ids"]) + [1] * len(row["completion_ids"]),
+        }
+        for row in step
+    ]
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            **arguments,
+            completion_only_loss=True,
+            # Not TRL's 1024, which would cut completions that the other trainers see whole.
+            max_length=None,
+            train_sampling_strategy="sequential" if settings.compact else "random",
+        ),
+        train_dataset=Dataset.from_list(columns),
+        processing_class=build_tokenizer(),
+    )
+
+
+def build_grpo(
+    model: LlamaForCausalLM, step: list[Row], settings: Settings, arguments: dict[str, Any]
+) -> StoredGRPOTrainer:
+    groups = {row["group"] for row in step}
+
+    def no_reward(completions: list[Any], **kwargs: Any) -> list[float]:
+        return [0.0] * len(completions)
+
+    trainer = StoredGRPOTrainer(
+        model=model,
+        reward_funcs=no_reward,
+        args=GRPOConfig(**arguments, num_generations=len(step) // len(groups)),
+        train_dataset=Dataset.from_list([{"prompt": "stored"} for _ in groups]),
+        processing_class=build_tokenizer(),
+    )
+    trainer.stored = with_advantages(step)
+    trainer.compact = settings.compact
+    return trainer
+
+
+BUILDERS = {"sft": build_sft, "grpo": build_grpo}
+
+
+def check(trainer: SFTTrainer | StoredGRPOTrainer, step: list[Row]) -> dict[str, float]:
+    """Largest difference of TRL's log-probabilities from a plain computation, row by row.
+
+    Also requires that the tokens TRL scores are the completions' and no others. Float32 only.
+    """
+    scored = grpo_scores(trainer) if isinstance(trainer, GRPOTrainer) else sft_scores(trainer)
+    worst = 0.0
+    for row in step:
+        ids = torch.tensor([row["prompt_ids"] + row["completion_ids"]])
+        with torch.no_grad():
+            logits = trainer.model(ids.to(trainer.model.device)).logits[0, :-1].float().cpu()
+        start = len(row["prompt_ids"]) - 1
+        plain = logits.log_softmax(-1)[start:].gather(1, ids[0, start + 1 :, None])[:, 0]
+        logps = scored.pop(tuple(row["completion_ids"]))
+        worst = max(worst, (logps.cpu() - plain).abs().max().item())
+    if scored:
+        raise ValueError(f"TRL scored {len(scored)} sequences that are no row's completion")
+    return {"largest_difference": worst}
+
+
+def sft_scores(trainer: SFTTrainer) -> dict[tuple[int, ...], torch.Tensor]:
+    """Completion as SFTTrainer's collated labels have it, to its log-probabilities."""
+    result = {}
+    for batch in trainer.get_train_dataloader():
+        with torch.no_grad():
+            output = trainer.model(**batch, fused_lm_head=True)
+        for labels, logps in zip(batch["labels"][:, 1:], output.log_probs, strict=True):
+            result[tuple(labels[labels != -100].tolist())] = logps[labels != -100]
+    return result
+
+
+def grpo_scores(trainer: StoredGRPOTrainer) -> dict[tuple[int, ...], torch.Tensor]:
+    """Completion as GRPOTrainer's loss masks it, to its log-probabilities."""
+    result = {}
+    for index in range(trainer.args.steps_per_generation):
+        trainer._step = index  # which micro-batch comes next
+        batch = trainer._prepare_inputs([])
+        ids, mask = batch["completion_ids"], batch["completion_mask"].bool()
+        with torch.no_grad():
+            logps, _, _ = trainer._get_per_token_logps_and_entropies(
+                trainer.model,
+                torch.cat([batch["prompt_ids"], ids], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                ids.size(1),
+            )
+        for row, kept, values in zip(ids, mask, logps, strict=True):
+            result[tuple(row[kept].tolist())] = values[kept]
+    return result
+
+
+def report(
+    options: argparse.Namespace, settings: Settings, workload: Workload, folder: str
+) -> dict[str, Any]:
+    """Build the model and the trainer, train, and describe the steps after the warm-up."""
+    interpreter_mb = memory_mb("VmRSS")
+    step = ordered(rows(workload), options.trainer, settings)
+    model = build_model(workload)
+    count = options.warmup + options.steps
+    arguments = shared_arguments(settings, len(step), count, folder)
+    trainer = BUILDERS[options.trainer](model, step, settings, arguments)
+    trainer.remove_callback(PrinterCallback)  # standard output is for the one line of JSON
+    clock = StepClock()
+    trainer.add_callback(clock)
+    result = {
+        "peer": "trl",
+        "trainer": options.trainer,
+        "settings": options.settings,
+        "workload": workload.name,
+        "prompts": workload.prompts,
+        "dtype": "bfloat16" if settings.bf16 else "float32",
+        "threads": torch.get_num_threads(),
+        "batch_size": settings.batch_size,
+        "tile": settings.tile,
+        "completion_tokens": completion_tokens(step),
+    }
+    if options.check:
+        return result | check(trainer, step)
+    trainer.train()
+    seconds = clock.seconds[options.warmup :]
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    result |= {
+        "seconds": [round(value, 4) for value in seconds],
+        "cpu_seconds": [round(value, 4) for value in clock.cpu_seconds[options.warmup :]],
+        "completion_tokens_per_second": completion_tokens(step) / statistics.median(seconds),
+        "peak_rss_mb": memory_mb("VmHWM"),
+        "baseline_rss_mb": clock.baseline_mb,
+        "interpreter_rss_mb": interpreter_mb,
+        "state_mb": 4 * parameters / MEGABYTE,  # parameters, gradients, two moments
+    }
+    if torch.cuda.is_available():
+        result["peak_cuda_mb"] = torch.cuda.max_memory_allocated() / MEGABYTE
+        result["device"] = torch.cuda.get_device_name()
+    packages = ("trl", "transformers", "torch", "accelerate", "datasets")
+    return result | {"versions": {name: version(name) for name in packages}}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", choices=sorted(WORKLOADS), required=True)
+    parser.add_argument("--trainer", choices=sorted(BUILDERS), required=True)
+    parser.add_argument("--settings", choices=("default", "best"), required=True)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=1, help="steps before the first timed one")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--prompts", type=int, help="instead of the workload's number")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="instead of the settings'")
+    parser.add_argument("--batch-size", type=int, help="instead of the settings'")
+    parser.add_argument("--tile", type=int, nargs=2, help="tokens and vocabulary of a head tile")
+    parser.add_argument("--check", action="store_true", help="compare log-probabilities, no timing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    workload = WORKLOADS[options.workload]
+    if options.prompts:
+        workload = replace(workload, prompts=options.prompts)
+    settings = TRL_DEFAULTS if options.settings == "default" else BEST[workload.name]
+    if options.dtype:
+        settings = replace(settings, bf16=options.dtype == "bfloat16")
+    if options.batch_size:
+        settings = replace(settings, batch_size=options.batch_size)
+    if options.tile:
+        settings = replace(settings, tile=tuple(options.tile))
+    apply_settings(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(report(options, settings, workload, folder)))
+
+
+if __name__ == "__main__":
+    main()
