@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,3 +29,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def listens_to_interrupts() -> None:
+    """Run in a child before it starts: a job that a shell put into the background ignores Ctrl-C,
+    and so would its children.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

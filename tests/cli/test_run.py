@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import listens_to_interrupts
 from topr.store import read_table
 
 # A run that takes every path in seconds: tiny base, few problems, several shards and checkpoints.
@@ -101,8 +102,9 @@ def test_killed_in_every_stage_it_ends_with_the_undisturbed_numbers(straight, ca
         (killed / name).touch()
     for stage in ("evaluate", "generate", "grade", "train", "save", "compare"):
         process = subprocess.Popen(
-            arguments, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            arguments, env=environment(cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=listens_to_interrupts,
+        )  # fmt: skip
         deadline = time.monotonic() + 120
         while not _is_in(stage, killed):
             assert process.poll() is None, f"ended before {stage}: {process.stdout.read()}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import listens_to_interrupts
 from topr.config.sections import GradeConfig
 from topr.errors import GradingError
 from topr.grading import grade_all
@@ -178,6 +179,7 @@ def test_no_worker_outlives_its_parent(how, tmp_path):
         [sys.executable, str(script)],
         env={**os.environ, name: value, "PYTHONPATH": path},
         stderr=subprocess.DEVNULL,
+        preexec_fn=listens_to_interrupts,
     )
     try:
         assert wait_for(lambda: len(workers_of(marker.encode())) == 2, 30)
