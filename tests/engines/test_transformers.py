@@ -1,14 +1,15 @@
 """The transformers engine on tiny random models of several architectures."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from tiny import ARCHITECTURES, EOS, PAD, TURN_END, tiny_model, tiny_tokenizer
-from topr.engines import load_engine
+from topr.engines import columns, decoding, load_engine
 from topr.engines.base import Request
 from topr.engines.transformers import TransformersEngine
 from topr.errors import EngineError
@@ -31,6 +32,10 @@ def request(prompt: str, n: int = 3, **fields: object) -> Request:
 
 
 REQUESTS = tuple(request(prompt) for prompt in PROMPTS)
+
+
+def single_token() -> Request:
+    return Request(problem_id="one", prompt="?", prompt_ids=(40,), n=3)
 
 
 def engine(model: PreTrainedModel, batch_size: int = 64) -> TransformersEngine:
@@ -89,22 +94,67 @@ def test_logprobs_are_those_of_a_plain_forward(architecture: str) -> None:
         assert rollout.logprobs == pytest.approx(expected, abs=1e-4)
 
 
-def test_prompts_are_prefilled_once_and_ended_rows_leave(llama: PreTrainedModel) -> None:
+@contextmanager
+def shapes_of(model: PreTrainedModel) -> Iterator[list[torch.Size]]:
+    """The shapes of the ids that a model is given for a while."""
     shapes: list[torch.Size] = []
-    hook = llama.get_input_embeddings().register_forward_pre_hook(
+    hook = model.get_input_embeddings().register_forward_pre_hook(
         lambda _, inputs: shapes.append(inputs[0].shape)
     )
     try:
-        drawn = draw(llama, [request(prompt, n=8) for prompt in PROMPTS])
+        yield shapes
     finally:
         hook.remove()
+
+
+def test_prompts_are_prefilled_once_and_ended_rows_leave(llama: PreTrainedModel) -> None:
+    with shapes_of(llama) as shapes:
+        drawn = draw(llama, [request(prompt, n=8) for prompt in PROMPTS])
     longest = max(len(request(prompt).prompt_ids) for prompt in PROMPTS)
-    assert shapes[0] == (len(PROMPTS), longest)
-    assert shapes[1][0] <= 8 * len(PROMPTS)
+    assert shapes[0] == (len(PROMPTS), longest - 1)  # the last token is each row's first
+    assert shapes[1] == (8 * len(PROMPTS), 1)
     rows = sum(shape[0] for shape in shapes[1:])
-    needed = sum(len(rollout.completion_ids) - 1 for rollout in drawn.values())
+    needed = sum(len(rollout.completion_ids) for rollout in drawn.values())
     assert needed <= rows <= needed * 8 / 7  # under an eighth of a batch has ended
     assert all(shape[1] == 1 for shape in shapes[1:])
+
+
+def test_rows_enter_where_others_have_ended(llama: PreTrainedModel) -> None:
+    """The batch stays full while completions wait, and a prompt is run once for all of them."""
+    with shapes_of(llama) as shapes:
+        drawn = draw(llama, [request(prompt, n=40) for prompt in PROMPTS[1:]], batch_size=16)
+    prefills = [shape for shape in shapes if shape[1] > 1]
+    assert sum(shape[0] for shape in prefills) == len(PROMPTS[1:])
+    steps = [shape[0] for shape in shapes if shape[1] == 1]
+    assert steps[0] == 16
+    shrinking = next(i for i, rows in enumerate(steps) if rows < 16)
+    assert steps == sorted(steps, reverse=True)
+    needed = sum(len(rollout.completion_ids) for rollout in drawn.values())
+    assert 16 * shrinking > 0.85 * needed  # so most tokens were drawn in full batches
+
+
+def test_a_cache_that_cannot_take_rows_in_draws_batch_by_batch(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What models with layers of another kind get; the samples are the same."""
+    asked = [*(request(prompt, n=5) for prompt in PROMPTS), single_token()]
+    expected = draw(llama, asked, batch_size=6)
+    monkeypatch.setattr(decoding, "cache_for", columns.WholeBatch)
+    found = draw(llama, asked, batch_size=6)
+    assert ids(found) == ids(expected)
+    for key, rollout in found.items():
+        assert rollout.logprobs == pytest.approx(expected[key].logprobs, abs=1e-4)
+
+
+def test_a_prompt_may_be_a_single_token(llama: PreTrainedModel) -> None:
+    alone = draw(llama, [single_token()])
+    assert ids(alone).items() <= ids(draw(llama, [*REQUESTS, single_token()], batch_size=2)).items()
+    for rollout in alone.values():
+        with torch.no_grad():
+            logits = llama(torch.tensor([rollout.prompt_ids])).logits[0, 0]
+        first = float(logits.log_softmax(-1)[rollout.completion_ids[0]])
+        assert rollout.logprobs is not None
+        assert rollout.logprobs[0] == pytest.approx(first, abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
@@ -130,8 +180,8 @@ def test_the_seed_fixes_the_samples(llama: PreTrainedModel) -> None:
     assert len(set(ids(draw(llama, [request("Hi", n=8)])).values())) > 1
 
 
-def test_more_tokens_than_one_block_of_random_numbers() -> None:
-    """A completion longer than a block goes on as it began, whatever the limit was."""
+def test_a_long_completion_goes_on_as_it_began() -> None:
+    """Whatever the limit was, and through every move of the cache to larger buffers."""
     model = tiny_model(eos_token_id=None)
     model.generation_config.eos_token_id = None
     long = draw(model, [request("Hi", n=2)], max_tokens=150)

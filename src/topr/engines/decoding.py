@@ -1,202 +1,245 @@
-"""Decodes one batch of completions side by side with a key-value cache.
+"""Draws completions side by side with a key-value cache: as some end, others take their places.
 
-Not here: which rows make a batch, and records (`topr.engines.transformers`); the choice of a
-token (`topr.engines.sampling`). Shapes: _B rows still in the batch, _P distinct prompts, _N rows
-of the whole batch, _T positions.
+Not here: how the cache is laid out (`topr.engines.columns`); how a token is chosen
+(`topr.engines.sampling`); records (`topr.engines.transformers`). Shapes: _B rows of the batch, _P
+distinct prompts, _T positions.
 
-Prompts are left-padded to one width, and prefilled once each however many rows continue them.
-Position ids and the attention mask are explicit, so padding changes no result. Rows that have
-ended leave the batch together once they are an eighth of it: leaving copies the whole cache.
+A prompt is run up to its last token, once for all of its completions. That last token is then the
+first of every row that goes through the model side by side, so a row that enters differs in nothing
+from one that is there.
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from topr.engines.columns import cache_for
 from topr.engines.sampling import draw, widest_float
 from topr.engines.stops import StopStrings
 from topr.records import SamplingParams
 
-_UNIFORMS = 64  # random numbers drawn per row at a time
+TURNOVER = 8
+"""Rows leave once one in so many has ended: others then enter, or the cache is copied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
-    """One completion."""
+    """A completion that has ended."""
 
+    number: int
+    """Which one, counted from 0."""
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    ended: bool
+    stopped: bool
     """By an end-of-sequence token or a stop string, not by the token limit."""
 
 
-class Decoder:
-    """What stays the same from batch to batch: the model, and how its completions end."""
+@dataclass(kw_only=True, slots=True)
+class _Rows:
+    """What the rows of the batch have written."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        sampling: SamplingParams,
-        eos_ids: Sequence[int],
-        stops: StopStrings,
-    ) -> None:
-        self.model = model
-        self.sampling = sampling
-        self.stops = stops
-        self._eos_E = torch.tensor(list(eos_ids), dtype=torch.long, device=model.device)
-        parameters = inspect.signature(model.forward).parameters
-        # Spares the head all prompt positions but the last; models that take no such argument
-        # compute them.
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+    number: Tensor  # [B] int64: which completion
+    length: Tensor  # [B] int64: tokens of prompt and completion
+    newest: Tensor  # [B] int64: the last of them, which the cache does not hold yet
+    written: Tensor  # [B] int64: tokens of the completion
+    stopped: Tensor  # [B] bool
+    ids: Tensor  # [B, T + 1] int64: the last place is for rows that have ended and not left
+    logprobs: Tensor  # [B, T + 1] float32
+    uniforms: Tensor  # [B, T + 1] float64
 
-    @torch.inference_mode()
-    def decode(
-        self, prompts: Sequence[tuple[int, ...]], streams: Sequence[np.random.Generator]
-    ) -> list[Decoded]:
-        """Complete each prompt, in the order given; equal prompts share their prefill.
+    def __len__(self) -> int:
+        return len(self.number)
 
-        Args:
-            prompts: token ids of N prompts, none empty.
-            streams: the random numbers of each.
+    def select(self, rows: Tensor) -> "_Rows":
+        """Return some of the rows."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
-        """
-        batch = _Batch(self.model, prompts, streams, self.sampling.max_tokens)
-        logits_BV = batch.prefill(self._last_only)
-        for step in range(self.sampling.max_tokens):
-            tokens_B, logprobs_B = draw(logits_BV, batch.uniforms(step), self.sampling)
-            batch.record(step, tokens_B, logprobs_B, self._ends(batch, step, tokens_B))
-            ended = int(batch.ended_B.sum())
-            if ended == len(tokens_B) or step + 1 == self.sampling.max_tokens:
-                break
-            if ended * 8 >= len(tokens_B):
-                tokens_B = tokens_B[batch.drop_ended()]
-            logits_BV = batch.forward(step, tokens_B)
-        return batch.decoded()
-
-    def _ends(self, batch: "_Batch", step: int, tokens_B: Tensor) -> Tensor:
-        ends_B = (tokens_B[:, None] == self._eos_E).any(-1)
-        if not self.stops:
-            return ends_B
-        tails_B = batch.tails(step, tokens_B, self.stops.tail).tolist()
-        return ends_B | torch.tensor(self.stops.completed(tails_B), device=ends_B.device)
+    def put(self, places: Tensor, others: "_Rows") -> None:
+        """Overwrite rows."""
+        for f in fields(self):
+            getattr(self, f.name)[places] = getattr(others, f.name)
 
 
-class _Batch:
-    """The rows of one batch: what they have written, and the cache of those still in it."""
+class Decoding:
+    """Completions that are being drawn, from the first to the last."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         prompts: Sequence[tuple[int, ...]],
-        streams: Sequence[np.random.Generator],
-        max_tokens: int,
+        uniforms: Callable[[int], np.random.Generator],
+        sampling: SamplingParams,
+        *,
+        eos_ids: Sequence[int],
+        stops: StopStrings,
+        batch_size: int,
     ) -> None:
+        """Begin with an empty batch.
+
+        Args:
+            model: with a key-value cache, in evaluation mode whenever `advance` is called.
+            prompts: the prompt of each completion, not empty. Equal ones should be neighbours.
+            uniforms: from the number of a completion to its random numbers: the t-th `random()`
+                chooses its t-th token.
+            sampling: how tokens are chosen, and the token limit.
+            eos_ids: tokens that end a completion.
+            stops: strings that do.
+            batch_size: rows side by side, at most.
+
+        """
         self._model = model
         self._device = model.device
-        self._streams = list(streams)
-        self._cache = DynamicCache(config=model.config)
-        distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-        self._prompts = list(distinct)
-        self._width = max(map(len, prompts))
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        self._prompt_of_B = torch.tensor([distinct[prompt] for prompt in prompts]).to(self._device)
-        self._lengths_B = lengths.to(self._device)
-        self._mask_BT = self._mask(self._lengths_B, self._width + max_tokens)
-        self._row_B = torch.arange(len(prompts), device=self._device)
-        self.ended_B = torch.zeros(len(prompts), dtype=torch.bool, device=self._device)
-        self._uniforms_BU = torch.empty(0)
-        shape = (len(prompts), max_tokens)
-        self._ids_NT = torch.zeros(shape, dtype=torch.long, device=self._device)
-        self._logprobs_NT = torch.zeros(shape, dtype=torch.float32, device=self._device)
-        self._written_N = torch.zeros(len(prompts), dtype=torch.long, device=self._device)
+        self._prompts = prompts
+        self._uniforms = uniforms
+        self._sampling = sampling
+        self._eos_E = torch.tensor(list(eos_ids), dtype=torch.long, device=self._device)
+        self._stops = stops
+        self._batch_size = batch_size
+        parameters = inspect.signature(model.forward).parameters
+        # Spares the head all positions of a prompt; models that take no such argument compute them.
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._entered = 0  # completions that have been begun: the others wait
+        self._columns = cache_for(model.config)
+        self._rows = self._new_rows(range(0))
 
-    def _mask(self, lengths_B: Tensor, columns: int) -> Tensor:
-        """True where a column holds a token: everywhere but in the padding left of a prompt."""
-        columns_T = torch.arange(columns, device=self._device)
-        return columns_T >= (self._width - lengths_B)[:, None]
+    @torch.inference_mode()
+    def advance(self) -> list[Decoded]:
+        """Draw tokens until some rows have ended, and return those; none when nothing is left."""
+        while True:
+            ended = self._turn_over()
+            if ended or len(self._rows) == 0:
+                return ended
+            self._choose(self._forward())
 
-    def prefill(self, last_only: dict[str, int]) -> Tensor:
-        """Run the distinct prompts; return the logits after each row's prompt, [B, V]."""
-        lengths_P = torch.tensor([len(prompt) for prompt in self._prompts])
-        ids_PT = torch.tensor([(0,) * (self._width - len(p)) + p for p in self._prompts])
-        mask_PT = self._mask(lengths_P.to(self._device), self._width)
-        output = self._model(
-            input_ids=ids_PT.to(self._device),
+    def _turn_over(self) -> list[Decoded]:
+        """Take out the rows that have ended, if they are many enough, and let others enter."""
+        done_B = self._done()
+        ended = done_B.nonzero()[:, 0]
+        if len(ended) * TURNOVER < len(done_B):
+            return []
+        decoded = self._decoded(ended)
+        replaced = ended[: self._waiting if self._columns.replaces else 0]
+        if len(replaced):
+            self._rows.put(replaced, self._begin(replaced.tolist()))
+        if len(replaced) < len(ended):
+            done_B[replaced] = False
+            stay = (~done_B).nonzero()[:, 0]
+            self._rows = self._rows.select(stay)
+            self._columns.keep(stay)
+        if len(self._rows) == 0 and self._waiting:
+            self._rows = self._begin(range(min(self._waiting, self._batch_size)))
+        return decoded
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._prompts) - self._entered
+
+    def _begin(self, places: Sequence[int]) -> _Rows:
+        """Run the prompts of the next completions; return their rows, to be put at some places."""
+        numbers = range(self._entered, self._entered + len(places))
+        self._entered = numbers.stop
+        prefixes = [self._prompts[number][:-1] for number in numbers]
+        size = max(len(places), len(self._rows))
+        self._columns.enter(prefixes, places, size, self._run)
+        return self._new_rows(numbers)
+
+    def _new_rows(self, numbers: range) -> _Rows:
+        limit = self._sampling.max_tokens
+        uniforms_BT = np.zeros((len(numbers), limit + 1))
+        for row, number in enumerate(numbers):
+            uniforms_BT[row, :limit] = self._uniforms(number).random(limit)
+
+        def tensor(values: Any, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.as_tensor(values, dtype=dtype, device=self._device)
+
+        return _Rows(
+            number=tensor(list(numbers)),
+            length=tensor([len(self._prompts[number]) for number in numbers]),
+            newest=tensor([self._prompts[number][-1] for number in numbers]),
+            written=tensor(np.zeros(len(numbers))),
+            stopped=tensor(np.zeros(len(numbers)), torch.bool),
+            ids=tensor(np.zeros(uniforms_BT.shape)),
+            logprobs=tensor(np.zeros(uniforms_BT.shape), torch.float32),
+            uniforms=tensor(uniforms_BT, widest_float(self._device)),
+        )
+
+    def _run(self, prefixes: Sequence[tuple[int, ...]]) -> DynamicCache:
+        """Run some token ids, padded on the left, and return the cache."""
+        width = max(map(len, prefixes))
+        ids_PT = torch.tensor([(0,) * (width - len(p)) + p for p in prefixes], device=self._device)
+        mask_PT = self._mask(torch.tensor([len(p) for p in prefixes], device=self._device), width)
+        cache = DynamicCache(config=self._model.config)
+        self._model(
+            input_ids=ids_PT,
             attention_mask=mask_PT,
             position_ids=(mask_PT.long().cumsum(-1) - 1).clamp(min=0),
-            past_key_values=self._cache,
+            past_key_values=cache,
             use_cache=True,
-            **last_only,
+            **self._last_only,
         )
-        self._cache.batch_select_indices(self._prompt_of_B)
-        logits_BV: Tensor = output.logits[:, -1][self._prompt_of_B]
-        return logits_BV
+        return cache
 
-    def forward(self, step: int, tokens_B: Tensor) -> Tensor:
-        """Append each row's newest token; return the logits after it, [B, V]."""
-        output = self._model(
-            input_ids=tokens_B[:, None],
-            attention_mask=self._mask_BT[:, : self._width + step + 1],
-            position_ids=self._lengths_B[:, None] + step,
-            past_key_values=self._cache,
+    def _forward(self) -> Tensor:
+        """Run the newest token of each row; return the logits after it, [B, V]."""
+        length_B = self._rows.length
+        self._columns.fit(int(length_B.max()) - 1)
+        logits: Tensor = self._model(
+            input_ids=self._rows.newest[:, None],
+            attention_mask=self._mask(length_B, self._columns.width + 1),
+            position_ids=length_B[:, None] - 1,
+            past_key_values=self._columns.cache,
             use_cache=True,
-        )
-        logits_BV: Tensor = output.logits[:, -1]
-        return logits_BV
+        ).logits
+        self._columns.advance()
+        return logits[:, -1]
 
-    def uniforms(self, step: int) -> Tensor:
-        """Return each row's random number for token number `step`, [B]."""
-        column = step % _UNIFORMS
-        if column == 0:
-            block_BU = np.stack([stream.random(_UNIFORMS) for stream in self._streams])
-            self._uniforms_BU = torch.from_numpy(block_BU).to(
-                self._device, dtype=widest_float(self._device)
-            )
-        return self._uniforms_BU[:, column]
+    def _mask(self, lengths_B: Tensor, width: int) -> Tensor:
+        """Return True where a column holds a token of the row, [B, T]."""
+        return torch.arange(width, device=self._device) >= (width - lengths_B)[:, None]
 
-    def record(self, step: int, tokens_B: Tensor, logprobs_B: Tensor, ends_B: Tensor) -> None:
-        """Write the newest token of each row. Rows that ended earlier write what none reads."""
-        self._ids_NT[self._row_B, step] = tokens_B
-        self._logprobs_NT[self._row_B, step] = logprobs_B
-        self._written_N[self._row_B] += ~self.ended_B
-        self.ended_B = self.ended_B | ends_B
+    def _choose(self, logits_BV: Tensor) -> None:
+        """Draw and write a token per row. What rows that ended earlier write is read by none."""
+        rows, places_B1 = self._rows, self._rows.written[:, None]
+        uniforms_B = rows.uniforms.gather(1, places_B1)[:, 0]
+        rows.newest, logprobs_B = draw(logits_BV, uniforms_B, self._sampling)
+        rows.ids.scatter_(1, places_B1, rows.newest[:, None])
+        rows.logprobs.scatter_(1, places_B1, logprobs_B[:, None])
+        alive_B = ~self._done()
+        rows.written = rows.written + alive_B
+        rows.length = rows.length + alive_B
+        rows.stopped = rows.stopped | (alive_B & self._stop())
 
-    def tails(self, step: int, tokens_B: Tensor, size: int) -> Tensor:
-        """Return the last `size` tokens of each row, the newest included."""
-        written_BT = self._ids_NT[self._row_B, max(0, step + 1 - size) : step]
-        return torch.cat((written_BT, tokens_B[:, None]), dim=1)
+    def _stop(self) -> Tensor:
+        """Say which rows' newest tokens end a completion, [B]."""
+        stop_B: Tensor = (self._rows.newest[:, None] == self._eos_E).any(-1)
+        if not self._stops:
+            return stop_B
+        tails = [
+            ids[max(0, written - self._stops.tail) : written].tolist()
+            for ids, written in zip(self._rows.ids, self._rows.written.tolist(), strict=True)
+        ]
+        return stop_B | torch.tensor(self._stops.completed(tails), device=self._device)
 
-    def drop_ended(self) -> Tensor:
-        """Take the ended rows out of the cache; return which rows stay."""
-        stay_B = (~self.ended_B).nonzero()[:, 0]
-        self._cache.batch_select_indices(stay_B)
-        self._row_B = self._row_B[stay_B]
-        self._lengths_B = self._lengths_B[stay_B]
-        self._mask_BT = self._mask_BT[stay_B]
-        self._uniforms_BU = self._uniforms_BU[stay_B]
-        self._streams = [self._streams[index] for index in stay_B.tolist()]
-        self.ended_B = self.ended_B[stay_B]
-        return stay_B
+    def _done(self) -> Tensor:
+        return self._rows.stopped | (self._rows.written >= self._sampling.max_tokens)
 
-    def decoded(self) -> list[Decoded]:
-        """Return every row of the batch, in the order given."""
-        cut_off = set(self._row_B[~self.ended_B].tolist())
-        rows = zip(
-            self._ids_NT.tolist(),
-            self._logprobs_NT.tolist(),
-            self._written_N.tolist(),
-            strict=True,
-        )
+    def _decoded(self, places: Tensor) -> list[Decoded]:
+        rows = self._rows.select(places)
+        columns = (rows.number, rows.written, rows.stopped, rows.ids, rows.logprobs)
         return [
             Decoded(
+                number=number,
                 ids=tuple(ids[:written]),
                 logprobs=tuple(logprobs[:written]),
-                ended=number not in cut_off,
+                stopped=stopped,
             )
-            for number, (ids, logprobs, written) in enumerate(rows)
+            for number, written, stopped, ids, logprobs in zip(
+                *(column.tolist() for column in columns), strict=True
+            )
         ]

@@ -1,7 +1,7 @@
 """The engine that needs nothing but transformers: any causal LM with a key-value cache.
 
-Not here: how a batch is decoded (`topr.engines.decoding`) and how a token is chosen
-(`topr.engines.sampling`). Batches are decoded one after another: none joins a batch on its way.
+Not here: how rows are decoded side by side (`topr.engines.decoding`) and how a token is chosen
+(`topr.engines.sampling`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from topr.engines.base import Request
-from topr.engines.decoding import Decoded, Decoder
+from topr.engines.decoding import Decoded, Decoding
 from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
 from topr.errors import EngineError
@@ -71,7 +71,7 @@ class TransformersEngine:
     def generate(
         self, requests: Sequence[Request], sampling: SamplingParams, *, iteration: int = 0
     ) -> Iterator[Rollout]:
-        """Yield the completions batch by batch, those of the longest prompts first.
+        """Yield the completions as they end; those of the longest prompts are begun first.
 
         Every request is checked before anything is drawn.
 
@@ -92,38 +92,42 @@ class TransformersEngine:
     def _rollouts(
         self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int
     ) -> Iterator[Rollout]:
-        stops = StopStrings(self.tokenizer, sampling.stop)
-        decoder = Decoder(self.model, sampling, self._eos_ids, stops)
-        for start in range(0, len(rows), self.batch_size):
-            batch = rows[start : start + self.batch_size]
-            for row, decoded in zip(batch, self._decode(decoder, batch), strict=True):
-                yield self._rollout(row, decoded, sampling, iteration)
+        decoding = Decoding(
+            self.model,
+            [row.request.prompt_ids for row in rows],
+            lambda number: uniform_stream(
+                sampling.seed, rows[number].request.problem_id, rows[number].sample
+            ),
+            sampling,
+            eos_ids=self._eos_ids,
+            stops=StopStrings(self.tokenizer, sampling.stop),
+            batch_size=min(self.batch_size, len(rows)),
+        )
+        while ended := self._advance(decoding, rows, sampling):
+            for decoded in ended:
+                yield self._rollout(rows[decoded.number], decoded, sampling, iteration)
 
-    def _decode(self, decoder: Decoder, rows: Sequence[_Row]) -> list[Decoded]:
-        prompts = [row.request.prompt_ids for row in rows]
-        streams = [
-            uniform_stream(decoder.sampling.seed, row.request.problem_id, row.sample)
-            for row in rows
-        ]
+    def _advance(
+        self, decoding: Decoding, rows: Sequence[_Row], sampling: SamplingParams
+    ) -> list[Decoded]:
         try:
             with _evaluating(self.model):
-                decoded = decoder.decode(prompts, streams)
+                ended = decoding.advance()
         except torch.OutOfMemoryError as error:
+            longest = max(len(row.request.prompt_ids) for row in rows)
             raise EngineError(
-                f"the device ran out of memory with {len(rows)} completions side by side, prompts "
-                f"of up to {max(map(len, prompts))} tokens and {decoder.sampling.max_tokens} new "
+                f"the device ran out of memory with {min(self.batch_size, len(rows))} completions "
+                f"side by side, prompts of up to {longest} tokens and {sampling.max_tokens} new "
                 f"tokens; lower the engine's batch_size, now {self.batch_size}"
             ) from error
-        for row, completion in zip(rows, decoded, strict=True):
-            if any(
-                value != value for value in completion.logprobs
-            ):  # NaN alone differs from itself
+        for decoded in ended:
+            if any(value != value for value in decoded.logprobs):  # NaN alone differs from itself
                 raise EngineError(
                     f"{self.model_name} gave logits that are NaN or infinite on problem "
-                    f"{row.request.problem_id!r}; its weights may have diverged, or float16 "
-                    "overflowed: try dtype float32 or bfloat16"
+                    f"{rows[decoded.number].request.problem_id!r}; its weights may have diverged, "
+                    "or float16 overflowed: try dtype float32 or bfloat16"
                 )
-        return decoded
+        return ended
 
     def _rollout(
         self, row: _Row, decoded: Decoded, sampling: SamplingParams, iteration: int
@@ -137,7 +141,7 @@ class TransformersEngine:
             completion=str(text),
             completion_ids=decoded.ids,
             logprobs=decoded.logprobs,
-            finish_reason=FinishReason.STOP if decoded.ended else FinishReason.LENGTH,
+            finish_reason=FinishReason.STOP if decoded.stopped else FinishReason.LENGTH,
             sampling=sampling,
             model=self.model_name,
             revision=self.revision,
