@@ -44,7 +44,21 @@ def test_overrides_are_yaml_and_numbers_need_no_dot():
         ("train.effective_positive_share=0.2", r"both baseline=-0.3 and"),
         ("train.skip_negatives=1.5", r"train.skip_negatives"),
         ("train.normalization_constant=3", r"normalization_constant=3.0 does nothing"),
-        ("curate.strategy=cap", r"`per_problem` belongs to strategy 'cap'"),
+        ("curate.strategy=all", r"unknown key 'curate.strategy'; known keys: steps"),
+        ("curate.steps=positives", r"curate.steps: .*a list \(found 'positives'\)"),
+        ("curate.steps=[postives]", r"unknown rule 'postives'; did you mean 'positives'"),
+        ("curate.steps=[cap]", r"curate.steps.0.cap.per_problem: Field required"),
+        ("curate.steps=[{per_problem: 3}]", r"curate.steps.0: no key 'rule'"),
+        (
+            "curate.steps=[all, {rule: cap, per_problem: 3, sed: 1}]",
+            r"unknown key 'curate.steps.1.cap.sed'; known keys: rule, per_problem",
+        ),
+        ("curate.steps=[{rule: anna_karenina, max_positives: 20}]", r"max_positives=20 with per_"),
+        ("curate.steps=[{rule: pass_rate}]", r"drops nothing: set lowest or highest"),
+        (
+            "curate.steps=[{rule: positive_share, share: 0.2, by: baseline}]",
+            r"set train.effective_positive_share=0.2",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(override, message):
@@ -79,6 +93,28 @@ def test_a_run_that_would_fail_hours_later_is_refused_at_once(tmp_path, override
     with pytest.raises(ConfigError, match=message):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_rules_without_options_are_written_as_bare_names():
+    bare = load_recipe("quickstart", ["curate.steps=[drop_duplicates, {rule: positives}]"])
+    assert [step.rule for step in bare.curate.steps] == ["drop_duplicates", "positives"]
+    sections, _ = derived_sections(bare, bare.compare["reinforce"], where="here")
+    assert sections == bare.curate
+    sections, _ = derived_sections(bare, bare.compare["sft"], where="here")
+    assert [step.rule for step in sections.steps] == ["positives"]
+
+
+def test_every_rule_and_option_is_in_the_documentation():
+    page = (DOCS / "curation.md").read_text()
+    for name, rule in recipe_schema()["$defs"].items():
+        if not name.endswith("Rule"):
+            continue
+        kind = rule["properties"]["rule"]["const"]
+        part = page.split(f"\n### {kind}\n")[1].split("\n### ")[0].split("\n## ")[0]
+        for key, option in rule["properties"].items():
+            if key != "rule":
+                row = next(line for line in part.splitlines() if line.startswith(f"| `{key}` |"))
+                assert " ".join(option["description"].split())[:60] in row, (kind, key)
 
 
 @pytest.mark.parametrize("section", ["generate", "grade", "curate", "train", "evaluate"])

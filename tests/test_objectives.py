@@ -15,6 +15,7 @@ from topr.objectives import (
     make_objective,
     resolve_baseline,
     sequence_scale,
+    share_advice,
 )
 
 LENGTHS = torch.tensor([3, 1, 4, 2])
@@ -276,3 +277,17 @@ def test_ends_of_the_baseline():
         baseline_for_share(1.0, 0.5)
     with pytest.raises(ConfigError, match="from -1 to 1"):
         effective_positive_share(0.5, 1.5)
+
+
+def test_an_effective_share_far_out_is_warned_of_with_what_the_paper_and_this_repository_found():
+    assert share_advice(0.2, 0.0, 0.2) is None
+    assert share_advice(0.2, -0.6, 0.5) is None
+    high = share_advice(0.2, -0.95, effective_positive_share(0.2, -0.95))
+    assert "p~ is 90.7%" in high
+    assert "best at 10 to 20 %" in high
+    assert "about 40 %" in high
+    assert "p~ is 1.0%" in share_advice(0.01, 0.0, 0.01)
+    # Positives alone, or negatives alone: another method, warned of elsewhere.
+    assert share_advice(1.0, 0.0, 1.0) is None
+    assert share_advice(0.2, -1.0, 1.0) is None
+    assert share_advice(0.0, 0.0, 0.0) is None

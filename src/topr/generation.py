@@ -4,7 +4,7 @@ The one place that draws rollouts, for training and evaluation alike. No grading
 manifest: whether a stage is done is the caller's to say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,33 +73,83 @@ def draw(
         EngineError: the engine failed, or did not return what it was asked for.
 
     """
-    _check_ids(problems)
-    chunks = [problems[i : i + shard_problems] for i in range(0, len(problems), shard_problems)]
+    check_ids(problems)
+    check_none_further(directory, shard_count(len(problems), shard_problems))
+    return draw_shards(
+        problems,
+        engine,
+        tokenizer,
+        sampling,
+        n,
+        directory,
+        shard_problems=shard_problems,
+        iteration=iteration,
+        further=further_columns(problems) if keep_columns else {},
+        progress=progress,
+    )
+
+
+def draw_shards(
+    problems: Sequence[Problem],
+    engine: Engine,
+    tokenizer: "PreTrainedTokenizerBase",
+    sampling: SamplingParams,
+    n: int,
+    directory: Path,
+    *,
+    shard_problems: int,
+    iteration: int,
+    first_sample: int = 0,
+    first_shard: int = 0,
+    further: Mapping[str, pa.Array],
+    progress: Progress | None = None,
+) -> int:
+    """Draw as `draw` does: one call of several into the same directory.
+
+    Args:
+        problems: as for `draw`.
+        engine: as for `draw`.
+        tokenizer: as for `draw`.
+        sampling: as for `draw`.
+        n: completions per problem, numbered from `first_sample`.
+        directory: as for `draw`.
+        shard_problems: as for `draw`.
+        iteration: as for `draw`.
+        first_sample: number of each problem's first completion.
+        first_shard: number of the first shard.
+        further: columns of the problems to write, one value a problem.
+        progress: as for `draw`.
+
+    """
     there = {path.name: path for path in shard_paths(directory)}
-    names = [f"part-{index:05d}.parquet" for index in range(len(chunks))]
-    _check_none_further(directory, sorted(set(there) - set(names)), problems, names)
-    # Over all problems, so that every shard has the same columns of the same types.
-    further = _further_columns(problems) if keep_columns else {}
+    samples = range(first_sample, first_sample + n)
     drawn = 0
-    for index, (shard, chunk) in enumerate(zip(names, chunks, strict=True)):
-        asked = [(problem.id, sample) for problem in chunk for sample in range(n)]
-        if shard in there:
-            _check_shard(there[shard], asked, sampling, iteration)
+    for index in range(shard_count(len(problems), shard_problems)):
+        first = index * shard_problems
+        chunk = problems[first : first + shard_problems]
+        asked = [(problem.id, sample) for problem in chunk for sample in samples]
+        shard = there.get(f"part-{first_shard + index:05d}.parquet")
+        if shard is not None:
+            _check_shard(shard, asked, sampling, iteration)
             if progress is not None:
                 progress(len(asked), 0)
             continue
-        rollouts = _draw_chunk(chunk, engine, tokenizer, sampling, n, iteration, progress)
+        rollouts = _draw_chunk(chunk, engine, tokenizer, sampling, samples, iteration, progress)
         _check_complete(rollouts, asked, engine)
         place = {key: position for position, key in enumerate(asked)}
         rollouts.sort(key=lambda rollout: place[rollout.problem_id, rollout.sample])
         table = rollouts_to_table(rollouts)
         for name, values in further.items():
-            first = index * shard_problems
             owners = [first + position // n for position in range(len(asked))]
             table = table.append_column(name, values.take(pa.array(owners)))
-        write_shard(directory, index, table)
+        write_shard(directory, first_shard + index, table)
         drawn += len(asked)
     return drawn
+
+
+def shard_count(problems: int, shard_problems: int) -> int:
+    """Return how many shards that many problems make."""
+    return -(-problems // shard_problems)
 
 
 def _draw_chunk(
@@ -107,7 +157,7 @@ def _draw_chunk(
     engine: Engine,
     tokenizer: "PreTrainedTokenizerBase",
     sampling: SamplingParams,
-    n: int,
+    samples: range,
     iteration: int,
     progress: Progress | None,
 ) -> list[Rollout]:
@@ -117,7 +167,8 @@ def _draw_chunk(
             problem_id=problem.id,
             prompt=prompt.text,
             prompt_ids=tuple(prompt.ids),
-            n=n,
+            n=len(samples),
+            first_sample=samples.start,
             gold=problem.answer,
         )
         for problem, prompt in zip(chunk, prompts, strict=True)
@@ -130,7 +181,15 @@ def _draw_chunk(
     return rollouts
 
 
-def _further_columns(problems: Sequence[Problem]) -> dict[str, pa.Array]:
+def further_columns(problems: Sequence[Problem]) -> dict[str, pa.Array]:
+    """Return the problems' further columns, one value a problem.
+
+    Of all problems of a draw together, so that every shard has the same columns of the same types.
+
+    Raises:
+        DataError: a column holds values of unlike types.
+
+    """
     names = dict.fromkeys(name for problem in problems for name in problem.columns)
     columns = {}
     for name in names:
@@ -146,7 +205,8 @@ def _further_columns(problems: Sequence[Problem]) -> dict[str, pa.Array]:
     return columns
 
 
-def _check_ids(problems: Sequence[Problem]) -> None:
+def check_ids(problems: Sequence[Problem]) -> None:
+    """Refuse problems that share an id."""
     ids = [problem.id for problem in problems]
     if len(set(ids)) != len(ids):
         twice = next(id_ for position, id_ in enumerate(ids) if id_ in ids[:position])
@@ -156,14 +216,14 @@ def _check_ids(problems: Sequence[Problem]) -> None:
         )
 
 
-def _check_none_further(
-    directory: Path, further: list[str], problems: Sequence[Problem], names: list[str]
-) -> None:
+def check_none_further(directory: Path, shards: int) -> None:
+    """Refuse a directory that holds more than this draw makes."""
+    names = {f"part-{index:05d}.parquet" for index in range(shards)}
+    further = sorted({path.name for path in shard_paths(directory)} - names)
     if further:
         raise RunDirectoryError(
-            f"{directory} holds {', '.join(further)} beyond the {len(names)} shards that "
-            f"{len(problems)} problems make: they are of another run. Write elsewhere, or remove "
-            "them"
+            f"{directory} holds {', '.join(further)} beyond the {shards} shards that these "
+            "problems make: they are of another run. Write elsewhere, or remove them"
         )
 
 

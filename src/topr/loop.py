@@ -4,7 +4,8 @@ stage, and none of what happens inside one.
 
 import gc
 import json
-from dataclasses import asdict
+import logging
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from topr.config import ArithmeticConfig, Comparison, CurateConfig, ModelConfig, Recipe, TrainConfig
 from topr.config.recipe import derived_sections
+from topr.curation import max_candidates, most_per_problem, whole_draw_rule
 from topr.errors import ConfigError
 from topr.evaluation import RESULT_FILE, compare, evaluate, headline, read_evaluation
 from topr.grading import GRADERS
@@ -22,20 +24,30 @@ from topr.progress import Progress, Silent
 from topr.records import EvalResult
 from topr.report import write_report
 from topr.run_directory import claimed
+from topr.stages.callbacks import snapshot
 from topr.stages.common import fingerprint
-from topr.stages.curate import curate_rollouts
+from topr.stages.curate import curate_rollouts, kept
 from topr.stages.generate import generate_rollouts, make_engine
 from topr.stages.grade import grade_rollouts
-from topr.stages.train import train_model, training_arguments
+from topr.stages.rounds import draw_in_rounds, spent
+from topr.stages.train import SNAPSHOTS, train_model, training_arguments
 from topr.store import begin, read_manifest, write_json_atomic, write_text_atomic
 from topr.tasks import Split, Task, load_task
+
+logger = logging.getLogger(__name__)
 
 BASE = "base"
 BUILTIN = "builtin"
 SEEDS_APART = 100_003
 
 
-def run(recipe: Recipe, directory: Path, progress: Progress | None = None) -> dict[str, Any]:
+def run(
+    recipe: Recipe,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    first: Path | None = None,
+) -> dict[str, Any]:
     """Run a recipe, or go on with it, and return the summary that is written.
 
     Started again on the same directory after an interruption anywhere, it continues, and ends with
@@ -45,6 +57,8 @@ def run(recipe: Recipe, directory: Path, progress: Progress | None = None) -> di
         recipe: what to run.
         directory: of the run; made where it is not there.
         progress: where progress goes.
+        first: what `draw_first` wrote for this recipe, or for one with the same
+            `first_fingerprint`, to be used instead of drawing again. There is no report then.
 
     Raises:
         RunDirectoryError: the directory holds another recipe's run, or another process runs in it.
@@ -53,69 +67,105 @@ def run(recipe: Recipe, directory: Path, progress: Progress | None = None) -> di
     """
     _check(recipe)
     with claimed(recipe, directory):
-        return _Run(recipe, directory, progress or Silent()).go()
+        return _Run(recipe, directory, progress or Silent(), first).go()
+
+
+def draw_first(
+    recipe: Recipe, directory: Path, progress: Progress, *, rollouts: bool = True
+) -> None:
+    """Evaluate the starting model and, with `rollouts`, draw and grade the first iteration's.
+
+    Not for two processes at once on one directory.
+    """
+    _check(recipe)
+    run = _Run(recipe, directory, progress, directory)
+    start = run.start()
+    run.evaluate_base(start)
+    if rollouts:
+        run.draw_and_grade(start, 1)
+
+
+def first_fingerprint(recipe: Recipe) -> str:
+    """Return a hash of what the first iteration's rollouts and the base's evaluation depend on."""
+    sections = (recipe.task, recipe.model, recipe.generate, recipe.grade, recipe.evaluate)
+    return fingerprint(*sections, *quotas(recipe, 1), recipe.seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Evaluated:
+    """A model and how good it is."""
+
+    result: EvalResult
+    path: Path
+    step: int | None
+    """Optimizer step of a snapshot; None: a model at the end of its training."""
 
 
 class _Run:
     """One call of `run`: the recipe, where it writes, and the model that is in memory."""
 
-    def __init__(self, recipe: Recipe, directory: Path, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Recipe, directory: Path, progress: Progress, first: Path | None
+    ) -> None:
         self.recipe = recipe
         self.directory = directory
         self.progress = progress
+        self.first = directory if first is None else first
         self.task: Task = load_task(recipe.task)
         check_task(self.task, recipe)
         self.mark = recipe.fingerprint()
+        self.first_mark = first_fingerprint(recipe)
         self._loaded: LoadedModel | None = None
-        self.results: list[tuple[EvalResult, Path]] = []
+        self.results: list[_Evaluated] = []
+
+    def start(self) -> ModelConfig:
+        """Return the starting model."""
+        start = starting_model(self.recipe, self.progress)
+        # Other weights under the same path, or a built-in base made by other code, are another run.
+        self.mark = fingerprint(self.mark, identity(start.path))
+        self.first_mark = fingerprint(self.first_mark, identity(start.path))
+        return start
 
     def go(self) -> dict[str, Any]:
         recipe = self.recipe
-        start = starting_model(recipe, self.progress)
-        # Other weights under the same path, or a built-in base made by other code, are another run.
-        self.mark = fingerprint(self.mark, identity(start.path))
-        self._evaluate(start, BASE, 0, self.directory / "iteration-00")
+        start = self.start()
+        self.evaluate_base(start)
         model = start
         for iteration in range(1, recipe.iterations + 1):
             folder = self.directory / f"iteration-{iteration:02d}"
-            self._draw_and_grade(model, iteration, folder)
-            model = self._train(
-                model, recipe.curate, recipe.train, iteration, folder / "graded", folder
-            )
+            graded = self.draw_and_grade(model, iteration)
+            model = self._train(model, recipe.curate, recipe.train, iteration, graded, folder)
+            self._evaluate_snapshots(model, recipe.train, recipe.train.objective, iteration, folder)
             self._evaluate(model, recipe.train.objective, iteration, folder)
             self.progress.results(f"after iteration {iteration}", self._models())
-        graded = self.directory / "iteration-01" / "graded"
         for name, comparison in recipe.compare.items():
-            self._compare(name, comparison, start, graded)
+            self._compare(name, comparison, start, self.first / "iteration-01" / "graded")
         summary = self._summarise()
-        self.progress.say(f"report: {write_report(self.directory)}")
+        if self.first == self.directory:
+            self.progress.say(f"report: {write_report(self.directory)}")
         return summary
+
+    def evaluate_base(self, start: ModelConfig) -> None:
+        """Measure the starting model."""
+        mark = fingerprint(self.first_mark, BASE, 0)
+        self._evaluate(start, BASE, 0, self.first / "iteration-00", mark=mark)
 
     def _compare(self, name: str, comparison: Comparison, start: ModelConfig, graded: Path) -> None:
         """Train the starting model in another way on the first iteration's rollouts."""
         folder = self.directory / "compare" / name
         curate, train = derived_sections(self.recipe, comparison, where=f"compare.{name}")
-        self._evaluate(self._train(start, curate, train, 1, graded, folder), name, 1, folder)
+        model = self._train(start, curate, train, 1, graded, folder)
+        self._evaluate_snapshots(model, train, name, 1, folder)
+        self._evaluate(model, name, 1, folder)
 
-    def _draw_and_grade(self, model: ModelConfig, iteration: int, folder: Path) -> None:
+    def draw_and_grade(self, model: ModelConfig, iteration: int) -> Path:
+        """Return the graded rollouts of an iteration's model."""
         recipe = self.recipe
-        mark = fingerprint(self.mark, iteration)
+        where = self.first if iteration == 1 else self.directory
+        folder = where / f"iteration-{iteration:02d}"
+        mark = fingerprint(self.first_mark if iteration == 1 else self.mark, iteration)
         if read_manifest(folder / "rollouts") is None:
-            self._say(iteration, f"draw {recipe.generate.n} completions per problem")
-            generate_rollouts(
-                self.task.problems(Split.TRAIN),
-                self._load(model),
-                recipe.generate,
-                folder / "rollouts",
-                stop=self.task.stop,
-                keep_columns=self.task.grader not in GRADERS,
-                # With the same random numbers a model that changed little would write again what
-                # it wrote before.
-                seed=recipe.seed + SEEDS_APART * iteration,
-                iteration=iteration,
-                mark=mark,
-                progress=self.progress,
-            )
+            self._draw(model, iteration, folder, mark)
         graded = grade_rollouts(
             folder / "rollouts",
             self.task.grader,
@@ -126,6 +176,40 @@ class _Run:
         )
         counts = ", ".join(f"{n} {name}" for name, n in graded.details["outcomes"].items())
         self._say(iteration, f"graded {graded.rows} completions: {counts}")
+        return folder / "graded"
+
+    def _draw(self, model: ModelConfig, iteration: int, folder: Path, mark: str) -> None:
+        recipe, loaded = self.recipe, self._load(model)
+        common: dict[str, Any] = {
+            "stop": self.task.stop,
+            "keep_columns": self.task.grader not in GRADERS,
+            # With the same random numbers a model that changed little would write again what it
+            # wrote before.
+            "seed": recipe.seed + SEEDS_APART * iteration,
+            "iteration": iteration,
+            "mark": mark,
+            "progress": self.progress,
+        }
+        problems, rollouts = self.task.problems(Split.TRAIN), folder / "rollouts"
+        most = max_candidates(recipe.curate)
+        if most is None:
+            self._say(iteration, f"draw {recipe.generate.n} completions per problem")
+            generate_rollouts(problems, loaded, recipe.generate, rollouts, **common)
+            return
+        self._say(iteration, f"draw up to {most} completions per problem, in rounds")
+        drawn = draw_in_rounds(
+            problems,
+            make_engine(loaded, recipe.generate),
+            loaded.tokenizer,
+            recipe.generate,
+            quotas(recipe, iteration),
+            rollouts,
+            folder / "graded",
+            grader=self.task.grader,
+            grade=recipe.grade,
+            **common,
+        )
+        self._say(iteration, spent(drawn.details))
 
     def _train(
         self, model: ModelConfig, curate: CurateConfig, train: TrainConfig,
@@ -134,12 +218,7 @@ class _Run:
         """Curate and train; return the trained model."""
         mark = fingerprint(self.mark, iteration, curate, train)
         curated = curate_rollouts(graded, curate, folder / "dataset", mark=mark)
-        report = curated.details
-        self._say(
-            iteration,
-            f"curated ({report['strategy']}): {report['kept']} of {report['rows']} completions, "
-            f"{report['positive_share']:.1%} positive",
-        )
+        self._say(iteration, kept(curated.details))
         if read_manifest(folder / "training") is None:
             self._release()
             self._say(iteration, f"train with {train.objective}")
@@ -155,15 +234,27 @@ class _Run:
         found = trained.details
         self._say(
             iteration,
-            f"trained {found['objective']}: {found['steps']} steps on {found['rows']} completions; "
-            f"share of positives {found['positive_share']:.1%}, baseline {found['baseline']:+.2f}, "
-            f"effective share {found['effective_positive_share']:.1%}",
+            f"trained {found['objective']}: {found['steps']} steps on {found['rows']} completions",
         )
         self._write_metrics()
         return model.model_copy(update={"path": str(folder / "model"), "revision": None})
 
-    def _evaluate(self, model: ModelConfig, name: str, iteration: int, folder: Path) -> None:
-        mark = fingerprint(self.mark, name, iteration)
+    def _evaluate_snapshots(
+        self, model: ModelConfig, train: TrainConfig, name: str, iteration: int, folder: Path
+    ) -> None:
+        for step in sorted(train.snapshots):
+            path = snapshot(folder / SNAPSHOTS, step)
+            if not path.is_dir():
+                logger.warning("training ended before step %d: no snapshot of it", step)
+                continue
+            there = model.model_copy(update={"path": str(path)})
+            self._evaluate(there, f"{name}@{step}", iteration, path, step=step)
+
+    def _evaluate(
+        self, model: ModelConfig, name: str, iteration: int, folder: Path, *,
+        mark: str | None = None, step: int | None = None,
+    ) -> None:  # fmt: skip
+        mark = mark or fingerprint(self.mark, name, iteration)
         if begin(folder / "evaluation", "evaluate", mark) is not None:
             result = read_evaluation(folder / RESULT_FILE)
         else:
@@ -171,7 +262,7 @@ class _Run:
                 self.recipe, self.task, self._load(model), folder, name, iteration, mark,
                 self.progress,
             )  # fmt: skip
-        self.results.append((result, Path(model.path)))
+        self.results.append(_Evaluated(result=result, path=Path(model.path), step=step))
         self._say(iteration, headline(result))
         self._write_metrics()
 
@@ -194,9 +285,12 @@ class _Run:
     def _write_metrics(self) -> None:
         """Write metrics.jsonl anew from what the stages left: a resumed run repeats no line."""
         lines: list[dict[str, Any]] = []
-        for result, _ in self.results:
+        for found in self.results:
+            result = found.result
+            step = {} if found.step is None else {"step": found.step}
             lines.append(
                 {"kind": "evaluation", "name": result.name, "iteration": result.iteration}
+                | step
                 | {"split": result.split, **result.metrics}
             )
         for log in sorted(self.directory.glob("*/**/training/log.jsonl")):
@@ -208,14 +302,15 @@ class _Run:
 
     def _models(self) -> list[dict[str, Any]]:
         return [
-            {"name": result.name, "iteration": result.iteration, "path": str(path)}
-            | dict(result.metrics)
-            for result, path in self.results
+            {"name": e.result.name, "iteration": e.result.iteration, "path": str(e.path)}
+            | dict(e.result.metrics)
+            for e in self.results
+            if e.step is None
         ]
 
     def _summarise(self) -> dict[str, Any]:
         # The last iteration's model, against the base and against what shared its rollouts.
-        by_name = {(r.name, r.iteration): r for r, _ in self.results}
+        by_name = {(e.result.name, e.result.iteration): e.result for e in self.results}
         main = self.recipe.train.objective
         last = by_name[main, self.recipe.iterations]
         pairs = [(last, by_name[BASE, 0])]
@@ -234,6 +329,19 @@ class _Run:
         }
         write_json_atomic(self.directory / "summary.json", summary)
         return summary
+
+
+def quotas(recipe: Recipe, iteration: int) -> list[CurateConfig]:
+    """Return the curations that say when a problem is full.
+
+    The recipe's own and, where its comparisons train on the same rollouts, theirs: each gets what
+    it would have got alone.
+    """
+    found = [recipe.curate]
+    if iteration == 1:
+        for name, comparison in recipe.compare.items():
+            found.append(derived_sections(recipe, comparison, where=f"compare.{name}")[0])
+    return [curate for curate in found if max_candidates(curate) is not None]
 
 
 def check_task(task: Task, recipe: Recipe) -> None:
@@ -322,11 +430,18 @@ def _check(recipe: Recipe) -> None:
                 f"compare.{name}: a comparison's name must be a plain word other than "
                 f"{', '.join(sorted(taken))}, which name models of this run already"
             )
-    trains = [recipe.train]
+    pairs = [(recipe.curate, recipe.train)]
     for name, comparison in recipe.compare.items():
-        trains.append(derived_sections(recipe, comparison, where=f"compare.{name}")[1])
+        pairs.append(derived_sections(recipe, comparison, where=f"compare.{name}"))
+    if whole := whole_draw_rule(recipe.curate):
+        logger.warning(
+            "curate.steps: %s must see every candidate of a problem, so drawing in rounds saves "
+            "nothing; put it after anna_karenina, if that is what you mean",
+            whole,
+        )
     drawn = recipe.generate
-    for train in trains:
+    most = max_candidates(recipe.curate) or drawn.n
+    for curate, train in pairs:
         if train.behavior_logprobs == "sampler" and (drawn.top_k or drawn.top_p < 1.0):
             raise ConfigError(
                 f"generate.top_k={drawn.top_k}, top_p={drawn.top_p} with "
@@ -336,10 +451,12 @@ def _check(recipe: Recipe) -> None:
             )
         taper = train.taper.model_dump() if train.taper else {}
         objective = make_objective(train.objective, **{**train.objective_args, **taper})
-        if objective.coupled and train.batch_size < drawn.n and recipe.curate.per_problem is None:
+        group = min(most, most_per_problem(curate, most))
+        if objective.coupled and train.batch_size < group:
             raise ConfigError(
-                f"train.batch_size={train.batch_size} with generate.n={drawn.n}: "
+                f"train.batch_size={train.batch_size} with up to {group} completions of a problem: "
                 f"{train.objective} compares a prompt's completions with each other, so they must "
-                f"share a batch; set train.batch_size to at least {drawn.n}"
+                f"share a batch; set train.batch_size to at least {group}, or keep fewer "
+                "(curate.steps)"
             )
         training_arguments(train, recipe.model, Path("unused"), recipe.seed)

@@ -1,4 +1,4 @@
-"""A run's directory: claimed by one process for one recipe, never overwritten."""
+"""A run's or a study's directory: claimed by one process for one recipe, never overwritten."""
 
 import fcntl
 from collections.abc import Iterator
@@ -8,15 +8,16 @@ from typing import Any
 
 import yaml
 
-from topr.config import Recipe, dump_recipe
+from topr.config import dump_recipe
+from topr.config.sections import Section
 from topr.environment import environment
 from topr.errors import RunDirectoryError
 from topr.store import write_json_atomic, write_text_atomic
 
 
 @contextmanager
-def claimed(recipe: Recipe, directory: Path) -> Iterator[None]:
-    """Hold a run directory for this process and this recipe."""
+def claimed(recipe: Section, directory: Path) -> Iterator[None]:
+    """Hold a directory for this process and this recipe or study."""
     found = directory / "recipe.yaml"
     if directory.exists() and not directory.is_dir():
         raise RunDirectoryError(f"{directory} is a file: give a directory for the run")
@@ -45,7 +46,7 @@ def claimed(recipe: Recipe, directory: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_other_recipe(recipe: Recipe, path: Path) -> None:
+def _refuse_other_recipe(recipe: Section, path: Path) -> None:
     there = yaml.safe_load(path.read_text(encoding="utf-8"))
     here = yaml.safe_load(dump_recipe(recipe))
     differing = [

@@ -46,7 +46,7 @@ def make_run(
             "task": {"name": "arithmetic"},
             "train": {"learning_rate": 1e-4, "baseline": -0.3, "optim": "adamw_torch"},
             "compare": {
-                "sft": {"curate": {"strategy": "positives"}, "train": {"objective": "sft"}},
+                "sft": {"curate": {"steps": ["positives"]}, "train": {"objective": "sft"}},
                 "reinforce": {"train": {"objective": "reinforce"}},
             },
         }

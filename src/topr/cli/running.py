@@ -57,37 +57,68 @@ def generate(
     model: ModelPath = None,
     split: Annotated[Split, typer.Option(help="Which problems.")] = Split.TRAIN,
     iteration: Annotated[int, typer.Option(help="Written into each rollout.")] = 1,
+    graded: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw in rounds until curation has every problem full, grading into this "
+            "directory in between."
+        ),
+    ] = None,
 ) -> None:
     """Draw completions of a recipe's problems into parquet shards."""
     from topr.config import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    most = _most_candidates(loaded, graded)
     _prepare()
     from topr.grading import GRADERS
     from topr.loop import starting_model
     from topr.models import load
     from topr.stages.common import fingerprint
-    from topr.stages.generate import generate_rollouts
+    from topr.stages.generate import generate_rollouts, make_engine
+    from topr.stages.grade import grade_rollouts
+    from topr.stages.rounds import draw_in_rounds, spent
     from topr.tasks import load_task
 
     progress = ConsoleProgress()
     task = load_task(loaded.task)
     start = starting_model(_with_model(loaded, model), progress)
     writer = load(start)
-    manifest = generate_rollouts(
-        task.problems(split),
-        writer,
-        loaded.generate,
-        output,
-        stop=task.stop,
-        keep_columns=task.grader not in GRADERS,
-        seed=loaded.seed,
-        iteration=iteration,
-        mark=fingerprint(
-            loaded.task, start, writer.revision, loaded.generate, loaded.seed, split, iteration
-        ),
-        progress=progress,
-    )
+    what = (loaded.task, start, writer.revision, loaded.generate, loaded.seed, split, iteration)
+    common: dict[str, Any] = {
+        "stop": task.stop,
+        "keep_columns": task.grader not in GRADERS,
+        "seed": loaded.seed,
+        "iteration": iteration,
+        "progress": progress,
+    }
+    problems = task.problems(split)
+    if graded is None:
+        manifest = generate_rollouts(
+            problems, writer, loaded.generate, output, mark=fingerprint(*what), **common
+        )
+        if most is not None and most > loaded.generate.n:
+            out.print(
+                f"this recipe's curation takes up to {most} completions of a problem; here are "
+                f"{loaded.generate.n}. --graded DIR draws on in rounds, as `topr run` does"
+            )
+    else:
+        mark = fingerprint(*what, loaded.grade, loaded.curate)
+        manifest = draw_in_rounds(
+            problems,
+            make_engine(writer, loaded.generate),
+            writer.tokenizer,
+            loaded.generate,
+            [loaded.curate],
+            output,
+            graded,
+            grader=task.grader,
+            grade=loaded.grade,
+            mark=mark,
+            **common,
+        )
+        grade_rollouts(output, task.grader, loaded.grade, graded, mark=mark, progress=progress)
+        out.print(spent(manifest.details), soft_wrap=True)
     out.print(
         f"{manifest.rows} completions of {manifest.details['problems']} problems "
         f"({manifest.details['tokens']} tokens) in {escape(str(output))}"
@@ -161,8 +192,8 @@ def curate(
     config = load_section(CurateConfig, "curate", recipe, overrides or [])
     mark = fingerprint(content(graded), config)
     report = curate_rollouts(graded, config, output, mark=mark).details
-    for key, value in report.items():
-        out.print(escape(f"{key}: {value:.3f}" if isinstance(value, float) else f"{key}: {value}"))
+    for line in _curation_lines(report):
+        out.print(escape(line), soft_wrap=True)
 
 
 def train(
@@ -251,6 +282,39 @@ def evaluate(
     out.print(escape(headline(result)), soft_wrap=True)
     for key, value in result.metrics.items():
         out.print(escape(f"  {key}: {_number(value)}"))
+
+
+def _most_candidates(recipe: Any, graded: Path | None) -> int | None:
+    from topr.curation import max_candidates
+    from topr.errors import ConfigError
+
+    most = max_candidates(recipe.curate)
+    if graded is not None and most is None:
+        raise ConfigError(
+            f"--graded {graded}: no rule of curate.steps knows when a problem is full, so there "
+            "are no rounds; add `anna_karenina`, or leave --graded out and grade with `topr grade`"
+        )
+    return most
+
+
+def _curation_lines(report: dict[str, Any]) -> list[str]:
+    """Return what each rule kept and dropped, why, and what the dataset is then."""
+    from topr.curation import REASONS
+
+    lines = [f"{'rule':<16} {'given':>9} {'kept':>9} {'dropped':>9}  why"]
+    for step in report["steps"]:
+        reasons = [f"{n} {REASONS[reason]}" for reason, n in step["dropped"].items()]
+        row = f"{step['rule']:<16} {step['rows']:>9} {step['kept']:>9}"
+        row += f" {step['rows'] - step['kept']:>9}"
+        lines.append(f"{row}  {reasons[0]}" if reasons else row)
+        lines += [f"{'':<47} {reason}" for reason in reasons[1:]]
+    return [
+        *lines,
+        f"kept {report['kept']} of {report['rows']} completions, of {report['problems']} problems; "
+        f"{report['tokens_kept']} of {report['tokens']} tokens",
+        f"{report['positives']} positive, {report['negatives']} negative: "
+        f"share of positives p {report['positive_share']:.1%}",
+    ]
 
 
 def _with_model(recipe: Any, path: str | None) -> Any:

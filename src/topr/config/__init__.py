@@ -1,5 +1,17 @@
 """Recipes: YAML in, validated sections out, resolved YAML back. No torch here."""
 
+from topr.config.curation import (
+    AllRule,
+    AnnaKareninaRule,
+    CapRule,
+    CurateConfig,
+    DropDuplicatesRule,
+    DropNoSignalRule,
+    PassRateRule,
+    PositiveShareRule,
+    PositivesRule,
+    Rule,
+)
 from topr.config.recipe import (
     Comparison,
     Recipe,
@@ -10,7 +22,6 @@ from topr.config.recipe import (
     shipped_recipes,
 )
 from topr.config.sections import (
-    CurateConfig,
     EvaluateConfig,
     GenerateConfig,
     GradeConfig,
@@ -29,9 +40,14 @@ from topr.config.tasks import (
 )
 
 __all__ = [
+    "AllRule",
+    "AnnaKareninaRule",
     "ArithmeticConfig",
+    "CapRule",
     "Comparison",
     "CurateConfig",
+    "DropDuplicatesRule",
+    "DropNoSignalRule",
     "EvaluateConfig",
     "GenerateConfig",
     "GradeConfig",
@@ -39,7 +55,11 @@ __all__ = [
     "JsonlConfig",
     "MathConfig",
     "ModelConfig",
+    "PassRateRule",
+    "PositiveShareRule",
+    "PositivesRule",
     "Recipe",
+    "Rule",
     "Section",
     "TaperConfig",
     "TaskConfig",

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from topr.config.curation import CurateConfig
 from topr.config.sections import (
-    CurateConfig,
     EvaluateConfig,
     GenerateConfig,
     GradeConfig,
@@ -87,9 +87,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: no such recipe, broken YAML, an unknown key or a value that does not fit.
 
     """
-    values = _read_yaml(source)
-    for override in overrides:
-        _apply_override(values, override)
+    values = read_values(source, overrides, shipped_recipes(), what="recipe")
     values.setdefault("name", Path(str(source)).stem)
     recipe = validate(Recipe, values, where=f"recipe {source}")
     for name, comparison in recipe.compare.items():
@@ -127,7 +125,7 @@ def load_section(
         ConfigError: as `load_recipe`, or an override belongs to another section.
 
     """
-    values = _read_yaml(recipe) if recipe is not None else {}
+    values = {} if recipe is None else read_values(recipe, (), shipped_recipes(), what="recipe")
     for override in overrides:
         if not override.startswith(f"{name}."):
             raise ConfigError(
@@ -138,8 +136,8 @@ def load_section(
     return validate(section, values.get(name, {}), where=f"section {name}")
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """Return the resolved recipe as YAML, every default written out."""
+def dump_recipe(recipe: Section) -> str:
+    """Return a resolved recipe or study as YAML, every default written out."""
     text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
 
@@ -149,8 +147,25 @@ def recipe_schema() -> dict[str, Any]:
     return TypeAdapter(Recipe).json_schema()
 
 
-def _read_yaml(source: str | Path) -> dict[str, Any]:
-    shipped = shipped_recipes()
+def read_values(
+    source: str | Path,
+    overrides: Sequence[str],
+    shipped: Mapping[str, Traversable],
+    *,
+    what: str,
+) -> dict[str, Any]:
+    """Read YAML and lay dotted overrides over it.
+
+    Args:
+        source: name of a shipped file, or path of another.
+        overrides: `key.key=value`, the value in YAML.
+        shipped: files in the package by name.
+        what: what they are, for messages.
+
+    Raises:
+        ConfigError: no such file, broken YAML, or an override that does not fit.
+
+    """
     path = Path(source)
     file: Traversable
     if str(source) in shipped:
@@ -161,7 +176,7 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
         near = difflib.get_close_matches(str(source), shipped, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"no recipe {str(source)!r}: it is neither a file nor one of the shipped recipes "
+            f"no {what} {str(source)!r}: it is neither a file nor one that is shipped "
             f"({', '.join(shipped)}).{hint}"
         )
     try:
@@ -173,6 +188,8 @@ def _read_yaml(source: str | Path) -> dict[str, Any]:
             f"{source} holds {type(values).__name__}, expected a mapping of sections such as "
             "`task:` and `train:`"
         )
+    for override in overrides:
+        _apply_override(values, override)
     return values
 
 
@@ -223,7 +240,16 @@ def _explain(section: type[BaseModel], problem: Any) -> str:
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"unknown key {key!r}; {hint}"
-    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "union_tag_invalid":
+        known = re.findall(r"'(\w+)'", problem["ctx"]["expected_tags"])
+        near = difflib.get_close_matches(problem["ctx"]["tag"], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        kind = problem["ctx"]["discriminator"].strip("'")
+        return f"{key}: unknown {kind} {problem['ctx']['tag']!r}; {hint}"
+    if problem["type"] == "union_tag_not_found":
+        kind = problem["ctx"]["discriminator"].strip("'")
+        return f"{key}: no key {kind!r}, which says what kind it is (found {problem['input']!r})"
+    message = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     return f"{key}: {message} (found {problem['input']!r})" if key else message
 
 
@@ -237,10 +263,18 @@ def _fields_at(annotation: Any, path: Sequence[str]) -> list[str]:
     members = get_args(annotation)
     if get_origin(annotation) is dict:
         return _fields_at(members[1], path[1:])
+    if get_origin(annotation) is tuple:
+        return _fields_at(members[0], path[1:])
     for member in members:
-        tag = member.model_fields.get("name") if hasattr(member, "model_fields") else None
+        tag = _tag_of(member)
         if tag is None and member is not type(None):
             return _fields_at(member, path)
         if path and tag is not None and get_args(tag.annotation) == (path[0],):
             return _fields_at(member, path[1:])
     return []
+
+
+def _tag_of(member: Any) -> Any:
+    """Return the field that tells a section from the others of its union, if there is one."""
+    fields = getattr(member, "model_fields", {})
+    return next((fields[name] for name in ("name", "rule") if name in fields), None)

@@ -33,7 +33,8 @@ class GenerateConfig(Section):
     engine: Literal["transformers"] = "transformers"
     """What draws completions."""
     n: Annotated[int, Field(ge=1)] = 16
-    """Completions per problem."""
+    """Completions per problem; per problem and round where `curate` has a rule that knows when a
+    problem is full (`anna_karenina`)."""
     temperature: Annotated[float, Field(ge=0.0)] = 1.0
     """Softmax temperature. 0 means greedy."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
@@ -62,24 +63,6 @@ class GradeConfig(Section):
     truncated: Literal["wrong", "grade", "drop"] = "wrong"
     """A completion that the token limit cut off: `wrong` whatever it says (the paper's rule),
     `grade` it as if it had ended, or `drop` it from training (reward none)."""
-
-
-class CurateConfig(Section):
-    """Which graded rollouts are trained on."""
-
-    strategy: Literal["all", "positives", "cap"] = "all"
-    """`all`; `positives` only; `cap`: at most `per_problem` of each problem."""
-    per_problem: Annotated[int, Field(ge=1)] | None = None
-    """With `cap`: completions kept per problem."""
-
-    @model_validator(mode="after")
-    def _cap_has_a_number(self) -> "CurateConfig":
-        if (self.strategy == "cap") != (self.per_problem is not None):
-            raise ValueError(
-                f"strategy {self.strategy!r} with per_problem={self.per_problem}: "
-                "`per_problem` belongs to strategy 'cap', which needs it"
-            )
-        return self
 
 
 Limits = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
@@ -164,6 +147,8 @@ class TrainConfig(Section):
     """Prompt and completion tokens at most; longer rows are dropped and counted."""
     save_steps: Annotated[int, Field(ge=1)] = 100
     """Steps between checkpoints: what an interruption may cost at most."""
+    snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Optimizer steps after which the model on its way is kept, in `snapshots/`, and evaluated."""
     logging_steps: Annotated[int, Field(ge=1)] = 1
     """Steps between lines of the log."""
     report_to: tuple[str, ...] = ()
@@ -188,6 +173,11 @@ class TrainConfig(Section):
             raise ValueError(
                 f"save_steps={self.save_steps} is no multiple of logging_steps="
                 f"{self.logging_steps}: a resumed log would differ from a straight one"
+            )
+        late = [step for step in self.snapshots if self.max_steps and step > self.max_steps]
+        if late:
+            raise ValueError(
+                f"snapshots={late} with max_steps={self.max_steps}: training ends before"
             )
         self._refuse_idle_keys()
         return self

@@ -17,6 +17,7 @@ from topr.objectives.baseline import (
     baseline_for_share,
     effective_positive_share,
     resolve_baseline,
+    share_advice,
 )
 from topr.objectives.clipped import CISPO, GSPO, PPO
 from topr.objectives.preference import DPO
@@ -96,4 +97,5 @@ __all__ = [
     "make_objective",
     "resolve_baseline",
     "sequence_scale",
+    "share_advice",
 ]

@@ -1,18 +1,47 @@
-"""Graded rollouts to a training set on disk: the rows that curation kept, in the same schema."""
+"""Graded rollouts to a training set on disk: the rows that curation kept, in the same schema.
 
+In bounded memory: the columns that rules look at (some 100 bytes a row) are held for all rows, the
+rows themselves a few thousand at a time.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from topr.config import CurateConfig
-from topr.curation import curate
+from topr.curation import Columns, curate, hash_lists
+from topr.curation.columns import Mask
 from topr.errors import DataError
-from topr.store import Manifest, begin, read_table, shard_paths, write_manifest, write_shard
+from topr.store import (
+    Manifest,
+    begin,
+    gather_tables,
+    shard_paths,
+    stream_tables,
+    write_manifest,
+    write_shard,
+)
+
+SHARD_ROWS = 16_384
+"""Rows of a shard of the dataset: what is in memory at a time."""
+READ_ROWS = 8192
+"""Rows whose columns are decoded at a time."""
+COLUMNS = ("problem_id", "sample", "reward", "grade", "completion_ids")
+"""What is read to decide."""
 
 
 def curate_rollouts(graded: Path, config: CurateConfig, directory: Path, *, mark: str) -> Manifest:
-    """Write the graded rows that the section `curate` keeps.
+    """Write the graded rows that the section `curate` keeps, by problem and sample number.
+
+    Args:
+        graded: a directory of shards, or one parquet file.
+        config: the section `curate`.
+        directory: where the dataset goes.
+        mark: fingerprint of the result.
 
     Raises:
         DataError: the rows are not graded, or none is kept.
@@ -21,27 +50,119 @@ def curate_rollouts(graded: Path, config: CurateConfig, directory: Path, *, mark
     done = begin(directory, "curate", mark)
     if done is not None:
         return done
-    table = read_table(graded)
-    if table.column("grade").null_count == table.num_rows:
-        raise DataError(
-            f"{graded} holds {table.num_rows} rollouts and no grade: grade them first, "
-            f"`topr grade {graded} --task NAME -o OUT`"
-        )
-    result = curate(
-        table.column("reward").cast(pa.float64()).fill_null(np.nan).to_numpy(),
-        table.column("problem_id").to_pylist(),
-        table.column("sample").to_numpy(),
-        config,
-    )
+    sources, columns = _sources(graded), read_columns(graded)
+    result = curate(columns, config)
     for leftover in shard_paths(directory):  # of a call that was killed before its manifest
         leftover.unlink()
-    write_shard(directory, 0, table.filter(pa.array(result.keep)))
+    order_N = columns.order_N[result.keep[columns.order_N]]
+    for index, table in enumerate(_in_order(sources, result.keep, order_N)):
+        write_shard(directory, index, table)
+    tokens_N = columns.tokens_N
+    assert tokens_N is not None  # noqa: S101 - read_columns counts them
     manifest = Manifest(
         stage="curate",
         fingerprint=mark,
-        rows=int(result.keep.sum()),
+        rows=len(order_N),
         files=tuple(path.name for path in shard_paths(directory)),
-        details={"strategy": config.strategy, **result.report},
+        details={
+            **result.report,
+            "tokens": int(tokens_N.sum()),
+            "tokens_kept": int(tokens_N[result.keep].sum()),
+            "steps": [
+                {
+                    "rule": step.rule,
+                    "rows": step.rows,
+                    "kept": step.kept,
+                    "dropped": dict(step.dropped),
+                    "problems": step.problems,
+                    "positives": step.positives,
+                }
+                for step in result.steps
+            ],
+        },
     )
     write_manifest(directory, manifest)
     return manifest
+
+
+def kept(details: Mapping[str, Any]) -> str:
+    """Say in one line what the manifest's details tell."""
+    why = [f"{n} {reason}" for step in details["steps"] for reason, n in step["dropped"].items()]
+    rules = [step["rule"] for step in details["steps"][1:]]
+    return (
+        f"curated ({', '.join(rules) or 'all'}): {details['kept']} of {details['rows']} "
+        f"completions, {details['tokens_kept']} of {details['tokens']} tokens, "
+        f"{details['positive_share']:.1%} positive; dropped {', '.join(why) or 'none'}"
+    )
+
+
+def read_columns(graded: Path, *, shards: int | None = None) -> Columns:
+    """Return what curation looks at, of all rows of a store or of its first shards.
+
+    Raises:
+        DataError: there is nothing, no row is graded, or a reward is infinite.
+
+    """
+    numbers: dict[str, int] = {}
+    parts: list[dict[str, np.ndarray]] = []
+    rows = ungraded = 0
+    for table in stream_tables(_sources(graded)[:shards], COLUMNS, rows=READ_ROWS):
+        rows, ungraded = rows + len(table), ungraded + table["grade"].null_count
+        parts.append(_numpy(table, numbers))
+    if ungraded == rows:
+        raise DataError(
+            f"{graded} holds {rows} rollouts and no grade: grade them first, "
+            f"`topr grade {graded} --task NAME -o OUT`"
+        )
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Columns(names=list(numbers), **whole)
+
+
+def _sources(graded: Path) -> list[Path]:
+    sources = shard_paths(graded) if graded.is_dir() else [graded]
+    if not sources:
+        raise DataError(
+            f"{graded} holds no shards (part-*.parquet): give a directory that `topr grade` or "
+            "`topr import` wrote"
+        )
+    return sources
+
+
+def _numpy(table: pa.Table, numbers: dict[str, int]) -> dict[str, np.ndarray]:
+    """Return the columns of a part's rows; problems that are new get the next numbers."""
+    problem = table["problem_id"].combine_chunks().dictionary_encode()
+    known = np.array(
+        [numbers.setdefault(name, len(numbers)) for name in problem.dictionary.to_pylist()],
+        dtype=np.int64,
+    )
+    ids = table["completion_ids"].combine_chunks()
+    lengths = pc.list_value_length(ids).to_numpy(zero_copy_only=False).astype(np.int64)
+    return {
+        "rewards_N": table["reward"].cast(pa.float64()).fill_null(np.nan).to_numpy(),
+        "problems_N": known[problem.indices.to_numpy(zero_copy_only=False)],
+        "samples_N": table["sample"].to_numpy().astype(np.int64),
+        "completions_N": hash_lists(ids.flatten().to_numpy(zero_copy_only=False), lengths),
+        "tokens_N": lengths,
+    }
+
+
+def _in_order(sources: Sequence[Path], keep: Mask, order_N: np.ndarray) -> Iterator[pa.Table]:
+    """Yield the kept rows, `SHARD_ROWS` at a time, by problem and sample number."""
+    if np.all(np.diff(order_N) > 0):  # as a stage writes them: once through the files
+        yield from _filtered(sources, keep)
+    else:  # drawn in rounds, or written by another tool
+        yield from gather_tables(sources, order_N, rows=SHARD_ROWS)
+
+
+def _filtered(sources: Sequence[Path], keep: Mask) -> Iterator[pa.Table]:
+    first = 0
+    waiting: list[pa.Table] = []
+    for table in stream_tables(sources):
+        waiting.append(table.filter(pa.array(keep[first : first + len(table)])))
+        first += len(table)
+        while sum(map(len, waiting)) >= SHARD_ROWS:
+            together = pa.concat_tables(waiting, promote_options="default")
+            yield together.slice(0, SHARD_ROWS)
+            waiting = [together.slice(SHARD_ROWS)]
+    if sum(map(len, waiting)):
+        yield pa.concat_tables(waiting, promote_options="default")

@@ -24,6 +24,25 @@ def make_engine(loaded: LoadedModel, config: GenerateConfig) -> Engine:
     )
 
 
+def sampling_params(config: GenerateConfig, stop: tuple[str, ...], seed: int) -> SamplingParams:
+    """Return how the section says that completions are drawn.
+
+    Args:
+        config: the section `generate`.
+        stop: the task's stop strings, where the section names none.
+        seed: of sampling.
+
+    """
+    return SamplingParams(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        max_tokens=config.max_tokens,
+        stop=config.stop if config.stop is not None else stop,
+        seed=seed,
+    )
+
+
 def generate_rollouts(
     problems: Sequence[Problem],
     loaded: LoadedModel,
@@ -55,14 +74,7 @@ def generate_rollouts(
     done = begin(directory, "generate", mark)
     if done is not None:
         return done
-    sampling = SamplingParams(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        max_tokens=config.max_tokens,
-        stop=config.stop if config.stop is not None else stop,
-        seed=seed,
-    )
+    sampling = sampling_params(config, stop, seed)
     with progress.bar("generating", len(problems) * config.n, "completions") as advance:
         draw(
             problems,

@@ -1,13 +1,22 @@
 """Rollouts to graded rollouts on disk, shard by shard."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from topr.config import GradeConfig
 from topr.errors import DataError
 from topr.grading import grade_table
 from topr.progress import Progress
-from topr.store import Manifest, begin, read_table, shard_paths, write_manifest, write_shard
+from topr.store import (
+    Manifest,
+    begin,
+    read_table,
+    shard_number,
+    shard_paths,
+    write_manifest,
+    write_shard,
+)
 
 
 def grade_rollouts(
@@ -34,16 +43,7 @@ def grade_rollouts(
     done = begin(directory, "grade", mark)
     if done is not None:
         return done
-    there = {path.name for path in shard_paths(directory)}
-    total = sum(read_table(path, ["sample"]).num_rows for path in sources)
-    with progress.bar("grading", total, "completions") as advance:
-        for index, source in enumerate(sources):
-            table = read_table(source)
-            if source.name in there:
-                advance(table.num_rows)
-                continue
-            graded = grade_table(table, grader, config, bare=bare, progress=lambda n: advance(n))
-            write_shard(directory, index, graded)
+    grade_shards(sources, grader, config, directory, progress=progress, bare=bare)
     table = read_table(directory, ["grade", "reward"])
     outcomes = Counter(table.column("grade").to_pylist())
     manifest = Manifest(
@@ -55,3 +55,20 @@ def grade_rollouts(
     )
     write_manifest(directory, manifest)
     return manifest
+
+
+def grade_shards(
+    sources: Sequence[Path], grader: str, config: GradeConfig, directory: Path, *,
+    progress: Progress, bare: bool = False,
+) -> None:  # fmt: skip
+    """Write graded shards under the names of `sources`; those that are there are left alone."""
+    there = {path.name for path in shard_paths(directory)}
+    total = sum(read_table(path, ["sample"]).num_rows for path in sources)
+    with progress.bar("grading", total, "completions") as advance:
+        for source in sources:
+            table = read_table(source)
+            if source.name in there:
+                advance(table.num_rows)
+                continue
+            graded = grade_table(table, grader, config, bare=bare, progress=lambda n: advance(n))
+            write_shard(directory, shard_number(source), graded)

@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -12,14 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, set_seed
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import ConfigError, DataError
 from topr.models import LoadedModel, load, resolve_device
-from topr.progress import Advance, Progress
+from topr.objectives import Taper, share_advice
+from topr.progress import Progress
+from topr.stages.callbacks import COMPLETE, Bar, CompleteCheckpoints, Snapshots
 from topr.store import (
     Manifest,
     atomic_path,
@@ -35,8 +36,8 @@ from topr.training.examples import examples_table
 
 logger = logging.getLogger(__name__)
 
-COMPLETE = "complete"
-"""Marks a checkpoint that was written to its end."""
+SNAPSHOTS = "snapshots"
+"""Where the models on the way lie, beside `model/` and `training/`."""
 
 
 def train_model(
@@ -49,7 +50,7 @@ def train_model(
     mark: str,
     progress: Progress,
 ) -> Manifest:
-    """Train, and write `model/` and `training/` into `directory`.
+    """Train, and write `model/`, `training/` and any `snapshots/` into `directory`.
 
     Killed and called again, it goes on from the last checkpoint and ends with the same weights.
 
@@ -77,9 +78,13 @@ def train_model(
         args=training_arguments(config, model, work, seed),
         train_dataset=Dataset(rows),
         processing_class=loaded.tokenizer,
-        callbacks=[_CompleteCheckpoints()],
+        callbacks=[CompleteCheckpoints()],
     )
     trainer.remove_callback(PrinterCallback)
+    _say_shares(trainer, progress)
+    trainer.add_callback(
+        Snapshots(config.snapshots, directory / SNAPSHOTS, lambda path: _save_model(trainer, path))
+    )
     resume = _last_complete(work)
     if resume is not None:
         progress.say(f"resuming training from {resume.name}")
@@ -90,10 +95,27 @@ def train_model(
     with ExitStack() as stack:
         # The bar starts with the first step: its rate must not count what comes before.
         trainer.add_callback(
-            _Bar(lambda: stack.enter_context(progress.bar("training", _steps(trainer), "steps")))
+            Bar(lambda: stack.enter_context(progress.bar("training", _steps(trainer), "steps")))
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     return _save(trainer, loaded, rows, directory, mark)
+
+
+def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
+    """Show p, c and p~ before the first step, whichever was set; warn where p~ is far out."""
+    p, c = trainer.composition.positive_share, trainer.baseline
+    share = trainer.effective_positive_share
+    line = f"share of positives p {p:.1%}, baseline c {c:+.2f}"
+    if share is None:
+        progress.say(f"{line} (p~ is defined for rewards of +1 and -1 only)")
+        return
+    progress.say(f"{line}, effective share p~ {share:.1%}")
+    objective = trainer.objective
+    if not isinstance(objective, Taper) or objective.negative[1] == 0.0:
+        return  # Negatives have another meaning there, or none.
+    advice = share_advice(p, c, share)
+    if advice is not None:
+        logger.warning("%s", advice)
 
 
 def _read(dataset: Path) -> pa.Table:
@@ -176,42 +198,6 @@ def training_arguments(
         raise ConfigError(f"section train: {error}") from error
 
 
-class _CompleteCheckpoints(TrainerCallback):
-    """Marks each checkpoint once it is whole, so that a killed one is never resumed from."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # Resumed from a checkpoint of its last step, the Trainer would take one step more.
-        if state.global_step >= state.max_steps:
-            control.should_save = False
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if folder.is_dir():
-            write_text_atomic(folder / COMPLETE, "")
-
-
-class _Bar(TrainerCallback):
-    """Moves the progress bar."""
-
-    advance: Advance
-
-    def __init__(self, start: Callable[[], Advance]) -> None:
-        self._start = start
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.advance = self._start()
-        self.advance(state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and "loss" in logs:
-            ratio = logs.get("log_ratio/negative")
-            note = "" if ratio is None else f"log rho of negatives {ratio:+.2f}"
-            self.advance(0, note=note)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.advance(1)
-
-
 def _steps(trainer: TOPRTrainer) -> int:
     """Return the optimizer steps of the whole training."""
     args = trainer.args
@@ -246,8 +232,7 @@ def _save(
     work, target = directory / "training", directory / "model"
     temporary = directory / ".model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    trainer.save_model(str(temporary))
-    (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
+    _save_model(trainer, temporary)
     shutil.rmtree(target, ignore_errors=True)  # of a call that was killed before its manifest
     temporary.replace(target)
     history = [line for line in trainer.state.log_history if "loss" in line]
@@ -280,6 +265,11 @@ def _save(
     write_manifest(work, manifest)
     _drop_checkpoints(work)
     return manifest
+
+
+def _save_model(trainer: TOPRTrainer, folder: Path) -> None:
+    trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
 
 
 def _drop_checkpoints(work: Path) -> None:

@@ -11,7 +11,14 @@ from topr.store.schema import (
     rollouts_to_table,
     table_to_rollouts,
 )
-from topr.store.shards import read_table, shard_paths, write_shard
+from topr.store.shards import (
+    gather_tables,
+    read_table,
+    shard_number,
+    shard_paths,
+    stream_tables,
+    write_shard,
+)
 
 __all__ = [
     "ROLLOUT_SCHEMA",
@@ -21,12 +28,15 @@ __all__ = [
     "atomic_path",
     "begin",
     "check_output",
+    "gather_tables",
     "import_rollouts",
     "read_manifest",
     "read_rows",
     "read_table",
     "rollouts_to_table",
+    "shard_number",
     "shard_paths",
+    "stream_tables",
     "table_to_rollouts",
     "write_json_atomic",
     "write_manifest",

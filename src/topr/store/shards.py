@@ -3,9 +3,11 @@
 A shard that is there is whole and never changes. Which rows to draw is not decided here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +16,10 @@ from topr.store.atomic import atomic_path
 from topr.store.schema import ROLLOUT_SCHEMA, check_version, conform
 
 _SHARDS = "part-*.parquet"
+ROW_GROUP = 4096
+"""Rows of a row group: what a reader that goes through a store bit by bit holds at a time."""
+BUFFER = 1 << 20
+"""Bytes that such a reader takes from a file at once."""
 
 
 def write_shard(directory: Path, index: int, table: pa.Table) -> Path:
@@ -29,13 +35,18 @@ def write_shard(directory: Path, index: int, table: pa.Table) -> Path:
     path = directory / f"part-{index:05d}.parquet"
     table = conform(table, where=f"the table for {path}")
     with atomic_path(path, overwrite=False) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
     return path
 
 
 def shard_paths(directory: Path) -> list[Path]:
     """Return the directory's shards in order of their number; none if it is not there."""
     return sorted(directory.glob(_SHARDS))
+
+
+def shard_number(path: Path) -> int:
+    """Return the number in a shard's name."""
+    return int(path.stem.removeprefix("part-"))
 
 
 def read_table(source: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -71,15 +82,84 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         DataError: no such file, not parquet, or a rollout table of a newer topr.
 
     """
+    with _opened(path) as file:
+        return file.read(columns=_there(file, columns))
+
+
+def stream_tables(
+    paths: Sequence[Path], columns: Sequence[str] | None = None, *, rows: int = ROW_GROUP
+) -> Iterator[pa.Table]:
+    """Yield the rows of several parquet files in order, `rows` at most at a time.
+
+    What is in memory is one such part, whatever the files hold. Arguments and errors are those of
+    `read_table`.
+    """
+    for path in paths:
+        with _opened(path, buffer_size=BUFFER) as file:
+            for batch in file.iter_batches(batch_size=rows, columns=_there(file, columns)):
+                table = pa.Table.from_batches([batch])
+                yield conform(table, where=str(path), columns=columns)
+
+
+def gather_tables(paths: Sequence[Path], wanted_N: np.ndarray, *, rows: int) -> Iterator[pa.Table]:
+    """Yield chosen rows of several parquet files in an order of one's own, `rows` at a time.
+
+    For each part, every row group that holds one of its rows is read once: cheap where the order
+    is that of the files or of several runs through them, dear where it is random.
+
+    Args:
+        paths: the files.
+        wanted_N: row numbers, counted over all files, [N] integers.
+        rows: of each part, but for the last.
+
+    """
+    groups: list[tuple[Path, int]] = []
+    sizes: list[int] = []
+    for path in paths:
+        with _opened(path) as file:
+            for group in range(file.num_row_groups):
+                groups.append((path, group))
+                sizes.append(file.metadata.row_group(group).num_rows)
+    ends_G = np.cumsum(sizes)
+    for start in range(0, len(wanted_N), rows):
+        part_N = np.asarray(wanted_N[start : start + rows])
+        order_N = np.argsort(part_N, kind="stable")
+        ascending_N = part_N[order_N]
+        owner_N = np.searchsorted(ends_G, ascending_N, side="right")
+        pieces: list[pa.Table] = []
+        for owner in np.unique(owner_N):
+            path, group = groups[owner]
+            first = ends_G[owner] - sizes[owner]
+            pieces += _rows_of_group(path, group, ascending_N[owner_N == owner] - first)
+        table = pa.concat_tables(pieces, promote_options="default")
+        yield table.take(np.argsort(order_N, kind="stable"))
+
+
+def _rows_of_group(path: Path, group: int, inside: np.ndarray) -> Iterator[pa.Table]:
+    """Yield the rows with these ascending numbers within one row group."""
+    first = 0
+    with _opened(path, buffer_size=BUFFER) as file:
+        for batch in file.iter_batches(batch_size=ROW_GROUP, row_groups=[group]):
+            low, high = np.searchsorted(inside, [first, first + len(batch)])
+            if low < high:
+                table = pa.Table.from_batches([batch]).take(inside[low:high] - first)
+                yield conform(table, where=str(path))
+            first += len(batch)
+
+
+def _there(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str] | None:
+    """Return the columns to read; all where one is missing, for a message that names them."""
+    there = file.schema_arrow.names
+    return list(columns) if columns is not None and set(columns) <= set(there) else None
+
+
+@contextmanager
+def _opened(path: Path, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
     try:
         # Not pq.read_table: it would make columns of directories named like `seed=1`.
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=buffer_size) as file:
             check_version(file.schema_arrow, where=str(path))
-            if columns is not None:
-                there = [name for name in columns if name in file.schema_arrow.names]
-                # Keeps the row count and the names for a message when none is there.
-                return file.read(columns=there) if there == list(columns) else file.read()
-            return file.read()
+            yield file
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there: give a parquet file or a directory") from error
     except (pa.ArrowException, OSError) as error:

@@ -1,0 +1,80 @@
+"""What the train stage hangs into the Trainer: checkpoint marks, snapshots, the progress bar."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from topr.progress import Advance
+from topr.store import write_text_atomic
+
+COMPLETE = "complete"
+"""Marks a checkpoint that was written to its end."""
+
+
+class CompleteCheckpoints(TrainerCallback):
+    """Marks each checkpoint once it is whole, so that a killed one is never resumed from."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leave the last step without a checkpoint."""
+        # Resumed from a checkpoint of its last step, the Trainer would take one step more.
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint that was just written."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if folder.is_dir():
+            write_text_atomic(folder / COMPLETE, "")
+
+
+class Bar(TrainerCallback):
+    """Moves the progress bar."""
+
+    advance: Advance
+
+    def __init__(self, start: Callable[[], Advance]) -> None:
+        """Move what `start` returns; it is called when training begins."""
+        self._start = start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin, where a resumed training goes on."""
+        self.advance = self._start()
+        self.advance(state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Show how far the negatives are gone."""
+        if logs and "loss" in logs:
+            ratio = logs.get("log_ratio/negative")
+            note = "" if ratio is None else f"log rho of negatives {ratio:+.2f}"
+            self.advance(0, note=note)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move by a step."""
+        self.advance(1)
+
+
+class Snapshots(TrainerCallback):
+    """Keeps the model as it is after some optimizer steps."""
+
+    def __init__(self, steps: Sequence[int], folder: Path, save: Callable[[Path], None]) -> None:
+        """Write `folder/step-N` with `save` after each of the steps; what is there stays."""
+        self._steps = frozenset(steps)
+        self._folder = folder
+        self._save = save
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save, if this is one of the steps."""
+        target = snapshot(self._folder, state.global_step)
+        if state.global_step in self._steps and not target.is_dir():
+            temporary = self._folder / ".tmp"
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._save(temporary)
+            temporary.replace(target)
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """Return where the model after a step lies."""
+    return folder / f"step-{step:06d}"
