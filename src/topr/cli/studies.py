@@ -1,0 +1,70 @@
+"""`topr study` and `topr results`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from topr.cli.console import ConsoleProgress, out
+from topr.cli.running import Overrides
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(study)
+    app.command()(results)
+
+
+def study(
+    name: Annotated[
+        str | None, typer.Argument(help="A shipped study, or path of a YAML file; none: list them.")
+    ] = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to write; made if absent.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Cells side by side; they share the cores.")
+    ] = 2,
+) -> None:
+    """Run a study: arms over seeds on shared rollouts. Interrupted, it goes on."""
+    from topr.config.study import load_study, shipped_studies
+
+    if name is None:
+        _list({name: load_study(name) for name in shipped_studies()})
+        return
+    loaded = load_study(name, overrides or [])
+    if output is None:
+        raise typer.BadParameter("missing: give a directory, such as -o runs/studies/" + name)
+    from topr.studies import run_study
+    from topr.studies.page import claim_line
+
+    found = run_study(loaded, output, jobs=jobs, progress=ConsoleProgress())
+    for decided in found.claims():
+        out.print(escape(claim_line(decided)), soft_wrap=True)
+    out.print(f"report: {escape(str(output / 'report.html'))}", soft_wrap=True)
+
+
+def results(
+    directories: Annotated[list[Path], typer.Argument(help="What `topr study ... -o DIR` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Markdown file to write.")],
+    figures: Annotated[
+        Path, typer.Option(help="Directory for the figures, inside the file's own.")
+    ] = Path("assets/studies"),
+) -> None:
+    """Make one page of the results of several studies, from their results.json alone."""
+    from topr.studies.page import write_page
+
+    write_page(directories, output, figures)
+    out.print(f"{len(directories)} studies in {escape(str(output))}", soft_wrap=True)
+
+
+def _list(studies: dict[str, object]) -> None:
+    from rich.table import Table
+
+    table = Table("study", "what it does", "what it needs")
+    for name, found in studies.items():
+        table.add_row(name, getattr(found, "description", ""), getattr(found, "needs", ""))
+    out.print(table)
+    out.print("Run one with: topr study NAME -o DIR")

@@ -1,0 +1,157 @@
+"""A study: one recipe, varied in named arms and repeated over seeds. No torch."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from topr.config.recipe import Recipe, read_values, validate
+from topr.config.sections import Section
+from topr.errors import ConfigError
+
+BASE = "base"
+"""The starting model's name in claims and results."""
+
+
+class Arm(Section):
+    """One way of going about it."""
+
+    label: str
+    """Its name in tables and figures."""
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """What differs from the study's recipe, section by section, key by key."""
+    train: bool = True
+    """False: only the arm's starting model is evaluated."""
+    rate: str | float | None = None
+    """The learning rate, or the arm whose chosen rate this one takes; none given: chosen by a sweep
+    of its own."""
+    series: str | None = None
+    """Arms of one series are joined by a line, over their `x`."""
+    x: float | None = None
+    """Where the arm stands on the study's axis; none given with a series: its generated tokens."""
+
+
+class Claim(Section):
+    """A statement about two arms: `arm` is above `than` by `margin` or more."""
+
+    says: str
+    """The sentence that is reproduced or not."""
+    arm: str
+    than: str = BASE
+    """Another arm, or `base`: the starting model."""
+    metric: str = "pass@1"
+    margin: float = 0.0
+    """Negative for "not below by more than"."""
+
+
+class Study(Section):
+    """Everything that fixes a study."""
+
+    name: str
+    description: str
+    """One line for `topr study`."""
+    needs: str = ""
+    """What it takes: hardware, time."""
+    recipe: dict[str, Any]
+    """The recipe that every arm starts from."""
+    arms: dict[str, Arm]
+    claims: tuple[Claim, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the base model, the problems, sampling and training alike: each seed is a run of its own,
+    in which arms share base model and rollouts."""
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = (3e-5, 1e-4, 3e-4)
+    """Learning rates of the sweep, the same for every arm."""
+    tuning_seed: int = 100
+    """Seed of the sweep, whose choice is made on validation problems by pass@1."""
+    metrics: tuple[str, ...] = ("pass@1", "maj@16", "pass@16", "greedy", "invalid")
+    """Columns of the results' table."""
+    axis: str = ""
+    """What `x` is."""
+    scale: Literal["linear", "log"] = "linear"
+    """Of the axis."""
+
+    @model_validator(mode="after")
+    def _names_are_there(self) -> "Study":
+        for name, arm in self.arms.items():
+            if name == BASE:
+                raise ValueError(f"an arm cannot be named {BASE!r}: that is the starting model")
+            if isinstance(arm.rate, str) and self.arms.get(arm.rate, arm).rate is not None:
+                raise ValueError(
+                    f"arms.{name}.rate: {arm.rate!r} is no arm with a sweep of its own"
+                )
+        for claim in self.claims:
+            for name in (claim.arm, claim.than):
+                if name != BASE and name not in self.arms:
+                    raise ValueError(
+                        f"claim {claim.says!r} names {name!r}; arms are {', '.join(self.arms)}"
+                    )
+        if self.tuning_seed in self.seeds:
+            raise ValueError(
+                f"tuning_seed={self.tuning_seed} is one of seeds={list(self.seeds)}: rates would "
+                "be chosen on the very runs that are reported"
+            )
+        return self
+
+    def cell(self, arm: str | None, seed: int, rate: float | None, split: str) -> Recipe:
+        """Return the recipe of one cell.
+
+        Args:
+            arm: None for the starting model alone.
+            seed: of everything.
+            rate: the learning rate; None leaves the recipe's.
+            split: what is evaluated on.
+
+        """
+        values = dict(self.recipe)
+        if arm is not None:
+            values = merged(values, self.arms[arm].changes)
+        values = merged(values, {"name": self.name, "seed": seed, "evaluate": {"split": split}})
+        if values.get("task", {}).get("name") == "arithmetic":
+            values = merged(values, {"task": {"seed": seed, "warmup": {"seed": seed}}})
+        if rate is not None:
+            values = merged(values, {"train": {"learning_rate": rate}})
+        where = f"study {self.name}" + (f", arms.{arm}" if arm else "")
+        return validate(Recipe, values, where=where)
+
+
+def shipped_studies() -> dict[str, Traversable]:
+    """Return the studies in the package by name."""
+    folder = resources.files("topr") / "recipes" / "studies"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {file.name.removesuffix(".yaml"): file for file in files}
+
+
+def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study, and check the recipe of each of its arms.
+
+    Args:
+        source: name of a shipped study, or path of a YAML file.
+        overrides: `key.key=value`, as for a recipe: `seeds=[0]`, `recipe.train.max_steps=20`.
+
+    Raises:
+        ConfigError: no such study, broken YAML, an unknown key or a value that does not fit.
+
+    """
+    values = read_values(source, overrides, shipped_studies(), what="study")
+    values.setdefault("name", Path(str(source)).stem)
+    study = validate(Study, values, where=f"study {source}")
+    for arm in study.arms:
+        study.cell(arm, study.seeds[0], None, "test")
+    if not study.seeds:
+        raise ConfigError(f"study {source}: seeds is empty; give one at least")
+    return study
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with changes laid over them, mapping by mapping."""
+    result = dict(values)
+    for key, value in changes.items():
+        there = result.get(key)
+        if isinstance(there, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(there, value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,207 @@
+"""The figures of a study, as PNG. Reads results, computes means over seeds, and nothing else."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topr.config.study import BASE
+from topr.errors import ConfigError
+from topr.studies.results import Cell, Point, Results
+from topr.studies.summary import estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = (
+    "#0072b2", "#d55e00", "#2a9d8f", "#9a4fa0", "#8a7a1f", "#b5446e", "#5b6ee1", "#1c2026",
+    "#7fb069", "#e6a700", "#56b4e9", "#8a919b",
+)  # fmt: skip
+MUTED = "#5a6470"
+METRIC = "pass@1"
+
+
+def check_matplotlib() -> None:
+    """Raise a ConfigError where figures cannot be drawn: before anything is computed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "the figures of a study need matplotlib: pip install 'topr[studies]'"
+        ) from error
+
+
+def draw_figures(results: Results, directory: Path, prefix: str = "") -> list[Path]:
+    """Draw the figures that a study's cells give, and return their files."""
+    made = []
+    for name, draw in _figures(results).items():
+        figure = draw(results)
+        path = directory / f"{prefix}{name}.png"
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+        made.append(path)
+    return made
+
+
+def _figures(results: Results) -> dict[str, Callable[[Results], "Figure"]]:
+    """Return which figures there is something to show in."""
+    study = results.study
+    found: dict[str, Callable[[Results], Figure]] = {"final": final_figure}
+    if any(point.step is not None for cell in results.cells for point in cell.points):
+        found["training"] = training_figure
+    if any(arm.series is not None for arm in study.arms.values()):
+        found["axis"] = axis_figure
+    if any(point.iteration > 1 for cell in results.cells for point in cell.points):
+        found["iterations"] = iterations_figure
+    return found
+
+
+def final_figure(results: Results) -> "Figure":
+    """Final accuracy: a dot per seed, mean and interval per arm."""
+    arms = results.arms
+    figure, (axes,) = _subplots(1, height=0.9 + 0.36 * len(arms))
+    for row, arm in enumerate(arms):
+        values = [100 * cell.final.metrics[METRIC] for cell in results.of(arm)]
+        found = estimate(values)
+        colour = MUTED if arm == BASE else _colour(results, arm)
+        axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.35, markersize=4)
+        if len(values) > 1:
+            axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6)
+        axes.plot([found.mean], [row], "o", color=colour, markersize=6.5)
+    axes.set_yticks(range(len(arms)), [results.label(arm) for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlabel(f"{METRIC}, % (held-out problems)")
+    return figure
+
+
+def training_figure(results: Results) -> "Figure":
+    """Accuracy and log-ratios along training."""
+    figure, (accuracy, positives, negatives) = _subplots(3)
+    base = [cell.final.metrics[METRIC] for cell in results.of(BASE)]
+    for arm in results.arms:
+        if arm == BASE:
+            continue
+        cells = results.of(arm)
+        last = max((c.log["step"][-1] for c in cells if c.log.get("step")), default=0.0)
+
+        def place(point: Point, last: float = last) -> float:
+            return last if point.step is None else point.step
+
+        xs, means = _means(cells, place, lambda point: 100 * point.metrics[METRIC])
+        start = [100 * sum(base) / len(base)] if base else []
+        accuracy.plot(
+            [0.0] * len(start) + xs, start + means, "o-", markersize=3.5,
+            color=_colour(results, arm), label=results.label(arm),
+        )  # fmt: skip
+        for axes, key in ((positives, "log_ratio/positive"), (negatives, "log_ratio/negative")):
+            for cell in cells:
+                if key in cell.log:
+                    axes.plot(
+                        cell.log["step"], cell.log[key], color=_colour(results, arm),
+                        linewidth=0.9, alpha=0.8,
+                    )  # fmt: skip
+    for axes, what in (
+        (accuracy, f"{METRIC}, %"),
+        (positives, "log-ratio of positives, nats"),
+        (negatives, "log-ratio of negatives, nats"),
+    ):
+        axes.set_xlabel("optimizer steps")
+        axes.set_title(what, fontsize=10, loc="left")
+    for axes in (positives, negatives):
+        axes.set_yscale("symlog", linthresh=1.0)
+    _legend(figure, accuracy)
+    return figure
+
+
+def axis_figure(results: Results) -> "Figure":
+    """Accuracy over the study's axis, a line per series."""
+    study = results.study
+    figure, (axes,) = _subplots(1)
+    series = list(dict.fromkeys(arm.series for arm in study.arms.values() if arm.series))
+    by_tokens = False
+    for number, name in enumerate(series):
+        rows = []
+        for key, arm in study.arms.items():
+            cells = results.of(key)
+            if arm.series != name or not cells:
+                continue
+            by_tokens |= arm.x is None
+            tokens = estimate([cell.final.tokens for cell in cells]).mean
+            found = estimate([100 * cell.final.metrics[METRIC] for cell in cells])
+            rows.append((tokens if arm.x is None else arm.x, found))
+        rows.sort(key=lambda row: row[0])
+        xs, means = [x for x, _ in rows], [found.mean for _, found in rows]
+        spread = [(f.mean - f.low, f.high - f.mean) if f.seeds > 1 else (0, 0) for _, f in rows]
+        axes.errorbar(
+            xs, means, yerr=list(zip(*spread, strict=True)), fmt="o-", capsize=2.5,
+            markersize=4.5, linewidth=1.4, color=COLOURS[number], label=name,
+        )  # fmt: skip
+    base = results.final(BASE, METRIC)
+    if base is not None:
+        axes.axhline(100 * base.mean, color=MUTED, linestyle=":", label="starting model")
+    axes.set_xscale("log" if by_tokens else study.scale)
+    axes.set_xlabel("completion tokens drawn for training" if by_tokens else study.axis)
+    axes.set_title(f"{METRIC}, %", fontsize=10, loc="left")
+    _legend(figure, axes)
+    return figure
+
+
+def iterations_figure(results: Results) -> "Figure":
+    """Accuracy by iteration and by completion tokens drawn."""
+    figure, panels = _subplots(2)
+    base = results.final(BASE, METRIC)
+    start = [] if base is None else [100 * base.mean]
+    for axes, place, what in (
+        (panels[0], lambda point: float(point.iteration), "iteration"),
+        (panels[1], lambda point: float(point.tokens), "completion tokens drawn for training"),
+    ):
+        for arm in results.arms:
+            if arm == BASE:
+                continue
+            ends = [
+                Cell(
+                    arm=c.arm, seed=c.seed, rate=c.rate,
+                    points=tuple(p for p in c.points if p.step is None),
+                )
+                for c in results.of(arm)
+            ]  # fmt: skip
+            xs, means = _means(ends, place, lambda point: 100 * point.metrics[METRIC])
+            axes.plot(
+                [0.0] * len(start) + xs, start + means, "o-", markersize=4,
+                color=_colour(results, arm), label=results.label(arm),
+            )  # fmt: skip
+        axes.set_xlabel(what)
+        axes.set_title(f"{METRIC}, %", fontsize=10, loc="left")
+    _legend(figure, panels[0])
+    return figure
+
+
+def _means(
+    cells: Sequence[Cell], place: Callable[[Point], float], value: Callable[[Point], float]
+) -> tuple[list[float], list[float]]:
+    """Return mean place and mean value over cells of their first points, second points, ..."""
+    rows = list(zip(*(cell.points for cell in cells), strict=False))
+    xs = [sum(map(place, row)) / len(row) for row in rows]
+    return xs, [sum(map(value, row)) / len(row) for row in rows]
+
+
+def _colour(results: Results, arm: str) -> str:
+    return COLOURS[list(results.study.arms).index(arm) % len(COLOURS)]
+
+
+def _subplots(columns: int, height: float = 3.4) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.figure import Figure
+
+    width = {1: 6.4, 2: 9.0, 3: 11.5}[columns]
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axes in panels:
+        axes.grid(True, color="#e3e5e8", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+    return figure, panels
+
+
+def _legend(figure: "Figure", axes: "Axes") -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)

@@ -1,0 +1,189 @@
+"""The results of studies as Markdown, and as one HTML file. Every number comes from results."""
+
+import base64
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from topr.config.study import BASE
+from topr.store import write_text_atomic
+from topr.studies.figures import draw_figures
+from topr.studies.results import Results, read_results
+from topr.studies.summary import Decided, Estimate
+
+TITLES = {
+    "final": "Final accuracy: one dot per seed, mean and 95 % interval over seeds",
+    "training": "Along training: mean accuracy over seeds; log-ratios of each seed",
+    "axis": "Mean and 95 % interval over seeds",
+    "iterations": "Mean accuracy over seeds after each iteration",
+}
+
+
+def percent(value: float) -> str:
+    """Return a share in percent, with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def interval(found: Estimate | None) -> str:
+    """Return mean and interval in percent."""
+    if found is None:
+        return "-"
+    if math.isinf(found.low):
+        return percent(found.mean)
+    return f"{percent(found.mean)} [{percent(found.low)}, {percent(found.high)}]"
+
+
+def claim_line(found: Decided) -> str:
+    """Return one sentence: the claim, the verdict, and the difference that decided it."""
+    claim, difference = found.claim, found.difference
+    spread = "one seed, no interval"
+    if not math.isinf(difference.low):
+        spread = (
+            f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f} over "
+            f"{difference.seeds} seeds"
+        )
+    bar = "" if claim.margin == 0 else f", asked for {100 * claim.margin:+.1f} or more"
+    return (
+        f"{claim.says}: {found.verdict.value} ({claim.metric} of {claim.arm} less {claim.than}: "
+        f"{100 * difference.mean:+.1f} points, {spread}{bar})"
+    )
+
+
+def markdown(results: Results, figures: Sequence[str]) -> str:
+    """Return one study's section: claims, table, sweep, figures, how it was made.
+
+    Args:
+        results: the study's.
+        figures: addresses of its pictures, as the page will use them.
+
+    """
+    study = results.study
+    lines = [
+        f"## {study.name}",
+        "",
+        study.description[:1].upper() + study.description[1:] + ".",
+        "",
+    ]
+    lines += [
+        f"- **{line.partition(': ')[0]}**: {line.partition(': ')[2]}" for line in _claims(results)
+    ]
+    lines += ["", *_table(results), "", *_sweep(results), ""]
+    for address in figures:
+        title = TITLES[Path(address).stem.rpartition("-")[2]]
+        lines += [f"![{title}]({address})", ""]
+    lines += [_made(results), ""]
+    return "\n".join(lines)
+
+
+def html(results: Results, figures: Sequence[Path]) -> str:
+    """Return the study as one HTML file that needs nothing else."""
+    environment = Environment(
+        loader=PackageLoader("topr.studies"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    header, _, *rows = [_cells(line) for line in _table(results)]
+    return environment.get_template("study.html.j2").render(
+        study=results.study,
+        claims=_claims(results),
+        header=header,
+        rows=rows,
+        sweep=_sweep(results),
+        figures=[(TITLES[path.stem], Markup(_data_address(path))) for path in figures],  # noqa: S704
+        made=_made(results),
+    )
+
+
+def write_page(directories: Sequence[Path], page: Path, figures: Path) -> None:
+    """Write the results of several studies as one Markdown page, with their figures beside it.
+
+    Args:
+        directories: of studies, in the page's order.
+        page: the file to write.
+        figures: directory of the figures, relative to the page's own.
+
+    Raises:
+        DataError: a directory holds no results.
+
+    """
+    found = [read_results(directory) for directory in directories]
+    target = page.parent / figures
+    target.mkdir(parents=True, exist_ok=True)
+    sections = []
+    for results in found:
+        addresses = []
+        for path in draw_figures(results, target, prefix=f"{results.study.name}-"):
+            addresses.append(str(figures / path.name))
+        sections.append(markdown(results, addresses))
+    head = (
+        "# Results\n\n"
+        "Made by `topr results` from the studies' `results.json`; nothing on this page is typed.\n"
+        "Intervals are 95 % over seeds (Student's t); claims are decided by differences seed by\n"
+        "seed. Everything is on the built-in task, which was made so that negatives have\n"
+        "something to remove: see [the arithmetic task](arithmetic.md).\n\n"
+    )
+    write_text_atomic(page, head + "\n".join(sections))
+
+
+def _claims(results: Results) -> list[str]:
+    return [claim_line(found) for found in results.claims()]
+
+
+def _table(results: Results) -> list[str]:
+    metrics = [m for m in results.study.metrics if any(results.final(a, m) for a in results.arms)]
+    lines = [
+        "| | rate | " + " | ".join(f"{metric}, %" for metric in metrics) + " | tokens drawn |",
+        "| --- " * (len(metrics) + 3) + "|",
+    ]
+    for arm in results.arms:
+        cells = results.of(arm)
+        rate = "" if cells[0].rate is None else f"{cells[0].rate:.0e}".replace("e-0", "e-")
+        tokens = sum(cell.final.tokens for cell in cells) / len(cells)
+        values = " | ".join(interval(results.final(arm, metric)) for metric in metrics)
+        shown = "" if arm == BASE else f"{tokens:,.0f}"
+        lines.append(f"| {results.label(arm)} | {rate} | {values} | {shown} |")
+    return lines
+
+
+def _sweep(results: Results) -> list[str]:
+    if not results.sweep:
+        return []
+    lines = [
+        f"Rates were chosen on validation problems, with seed {results.study.tuning_seed} "
+        "(pass@1, %; the chosen one in bold):",
+        "",
+        "| | " + " | ".join(f"{rate:g}" for rate in results.study.rates) + " |",
+        "| --- " * (len(results.study.rates) + 1) + "|",
+    ]
+    for arm, swept in results.sweep.items():
+        shown = (
+            f"**{percent(value)}**" if float(rate) == swept.chosen else percent(value)
+            for rate, value in swept.pass_at_1.items()
+        )
+        lines.append(f"| {results.label(arm)} | " + " | ".join(shown) + " |")
+    return lines
+
+
+def _made(results: Results) -> str:
+    found = results.environment
+    packages = found.get("packages", {})
+    return (
+        f"`topr study {results.study.name} -o DIR`, seeds "
+        f"{', '.join(map(str, results.study.seeds))}; {len(results.cells)} cells, "
+        f"{results.seconds / 60:.0f} minutes of work; topr {found.get('topr')}, torch "
+        f"{packages.get('torch')}, transformers {packages.get('transformers')}, "
+        f"{found.get('cpu', {}).get('count')} CPU cores."
+    )
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def _data_address(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,160 @@
+"""What a study found, as it lies in `results.json`: cells, and what follows from them.
+
+Pure but for reading and writing that one file.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from topr.config.study import BASE, Study
+from topr.errors import DataError
+from topr.store import write_json_atomic
+from topr.studies.summary import Decided, Estimate, decide, estimate
+
+RESULTS_FILE = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One evaluation of a model on its way."""
+
+    iteration: int
+    step: int | None
+    """Optimizer steps of this iteration; None: at its end."""
+    tokens: int
+    """Completion tokens drawn for training so far."""
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    rate: float | None
+    points: tuple[Point, ...]
+    log: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of the last iteration's training, by key: `step`, `log_ratio/positive`, ..."""
+
+    @property
+    def final(self) -> Point:
+        """The evaluation of the last iteration's model."""
+        return next(point for point in reversed(self.points) if point.step is None)
+
+
+def cell_from(values: Mapping[str, Any]) -> Cell:
+    """Return a cell from what `dataclasses.asdict` made of it, by way of JSON."""
+    points = tuple(Point(**point) for point in values["points"])
+    log = {key: tuple(each) for key, each in values["log"].items()}
+    return Cell(**{**values, "points": points, "log": log})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swept:
+    """The sweep of an arm's learning rate on validation problems."""
+
+    chosen: float
+    pass_at_1: Mapping[str, float]
+    """By rate, written as a number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """Everything that a study's tables and figures are made of."""
+
+    study: Study
+    cells: tuple[Cell, ...]
+    sweep: Mapping[str, Swept]
+    environment: Mapping[str, Any]
+    seconds: float
+    """Spent on cells, over all calls."""
+
+    def of(self, arm: str) -> list[Cell]:
+        """Return the cells of an arm in the order of its seeds."""
+        return sorted((c for c in self.cells if c.arm == arm), key=lambda cell: cell.seed)
+
+    @property
+    def arms(self) -> list[str]:
+        """The starting model, then the arms in the study's order, as far as there are cells."""
+        there = {cell.arm for cell in self.cells}
+        return [name for name in (BASE, *self.study.arms) if name in there]
+
+    def label(self, arm: str) -> str:
+        """Return an arm's name for people."""
+        return "starting model" if arm == BASE else self.study.arms[arm].label
+
+    def final(self, arm: str, metric: str) -> Estimate | None:
+        """Return a metric of the final models; None where it was not measured."""
+        values = [c.final.metrics[metric] for c in self.of(arm) if metric in c.final.metrics]
+        return estimate(values) if values else None
+
+    def claims(self) -> list[Decided]:
+        """Decide every claim whose two arms have cells."""
+        decided = []
+        for claim in self.study.claims:
+            values = {
+                arm: {c.seed: c.final.metrics[claim.metric] for c in self.of(arm)}
+                for arm in (claim.arm, claim.than)
+            }
+            if values[claim.arm].keys() & values[claim.than].keys():
+                decided.append(decide(claim, values))
+        return decided
+
+
+def write_results(results: Results, directory: Path) -> None:
+    """Write `results.json`: the cells, and beside them what follows."""
+    write_json_atomic(
+        directory / RESULTS_FILE,
+        {
+            "schema": 1,
+            "study": results.study.model_dump(mode="json"),
+            "claims": [
+                {
+                    "says": found.claim.says,
+                    "verdict": found.verdict.value,
+                    "difference": _plain(asdict(found.difference)),
+                }
+                for found in results.claims()
+            ],
+            "sweep": {arm: asdict(swept) for arm, swept in results.sweep.items()},
+            "cells": [asdict(cell) for cell in results.cells],
+            "environment": dict(results.environment),
+            "seconds": round(results.seconds),
+        },
+    )
+
+
+def read_results(directory: Path) -> Results:
+    """Read what `write_results` wrote.
+
+    Raises:
+        DataError: there is none.
+
+    """
+    path = directory / RESULTS_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{directory} holds no {RESULTS_FILE}: give the directory that `topr study NAME -o "
+            "DIR` wrote"
+        )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Results(
+        study=Study.model_validate(found["study"]),
+        cells=tuple(map(cell_from, found["cells"])),
+        sweep={arm: Swept(**swept) for arm, swept in found["sweep"].items()},
+        environment=found["environment"],
+        seconds=found["seconds"],
+    )
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity."""
+    return {
+        key: None if isinstance(value, float) and math.isinf(value) else value
+        for key, value in values.items()
+    }

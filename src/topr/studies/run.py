@@ -1,0 +1,198 @@
+"""A study from its first cell to its results: rates swept, arms and seeds computed, in processes.
+
+Every cell is there or not, and is computed once: a study that was stopped anywhere goes on. Not
+here: what a cell is (`topr.studies.cells`) and what follows from cells (`topr.studies.results`).
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+
+from topr.config.study import BASE, Study
+from topr.environment import environment, prepare_process
+from topr.errors import ToprError
+from topr.progress import Progress
+from topr.run_directory import claimed
+from topr.store import write_text_atomic
+from topr.studies.cells import Job, Kind, drawing_for, is_done, read_cell, work
+from topr.studies.figures import check_matplotlib, draw_figures
+from topr.studies.page import html, markdown
+from topr.studies.results import Cell, Results, Swept, write_results
+
+
+def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -> Results:
+    """Compute the cells that are missing, and write results, page, report and figures.
+
+    Args:
+        study: what to compute.
+        directory: of the study; made where it is not there.
+        jobs: cells computed side by side, each in a process with its share of the cores; 1 for one
+            after another in this process, as a single GPU wants it.
+        progress: told of finished cells.
+
+    Raises:
+        RunDirectoryError: the directory holds another study.
+        ConfigError: figures cannot be drawn here, or an arm's recipe does not fit.
+        ToprError: what a cell raises.
+
+    """
+    check_matplotlib()
+    with claimed(study, directory):
+        with _pool(jobs) as pool:
+            grid = _Grid(study, directory, pool, progress)
+            sweep = grid.sweep()
+            cells = grid.cells(sweep)
+        results = Results(
+            study=study,
+            cells=tuple(cell for cell, _ in cells),
+            sweep=sweep,
+            environment=environment(),
+            seconds=sum(seconds for _, seconds in cells) + grid.sweep_seconds,
+        )
+        write_study(results, directory)
+    return results
+
+
+def write_study(results: Results, directory: Path) -> None:
+    """Write what is made of results: `results.json`, `results.md`, figures, `report.html`."""
+    write_results(results, directory)
+    figures = draw_figures(results, directory)
+    write_text_atomic(directory / "results.md", markdown(results, [path.name for path in figures]))
+    write_text_atomic(directory / "report.html", html(results, figures))
+
+
+class _Grid:
+    """The jobs of a study, and the processes that do them."""
+
+    def __init__(
+        self, study: Study, directory: Path, pool: ProcessPoolExecutor | None, progress: Progress
+    ) -> None:
+        self.study = study
+        self.directory = directory
+        self.pool = pool
+        self.progress = progress
+        self.sweep_seconds = 0.0
+
+    def sweep(self) -> dict[str, Swept]:
+        """Choose the rate of each arm that has none given, on validation problems."""
+        study = self.study
+        swept = [name for name, arm in study.arms.items() if arm.rate is None and arm.train]
+        jobs = {
+            (name, rate): self._job(name, study.tuning_seed, rate, "validation", without=True)
+            for name in swept
+            for rate in study.rates
+        }
+        self._do("sweep of learning rates", list(jobs.values()))
+        chosen = {}
+        for name in swept:
+            scores = {}
+            for rate in study.rates:
+                cell, seconds = read_cell(jobs[name, rate])
+                scores[rate] = cell.final.metrics["pass@1"]
+                self.sweep_seconds += seconds
+            best = max(scores, key=lambda rate: scores[rate])
+            chosen[name] = Swept(chosen=best, pass_at_1={f"{r:g}": s for r, s in scores.items()})
+        return chosen
+
+    def cells(self, sweep: dict[str, Swept]) -> list[tuple[Cell, float]]:
+        """Compute every arm with every seed, and the starting models."""
+        jobs = []
+        for seed in self.study.seeds:
+            jobs.append(self._job(BASE, seed, None, "test"))
+            for name, arm in self.study.arms.items():
+                source = arm.rate if isinstance(arm.rate, str) else name
+                rate = arm.rate if isinstance(arm.rate, float) else None
+                if source in sweep:
+                    rate = sweep[source].chosen
+                jobs.append(self._job(name, seed, rate, "test"))
+        self._do("cells", jobs)
+        return [read_cell(job) for job in jobs]
+
+    def _job(
+        self, arm: str, seed: int, rate: float | None, split: str, *, without: bool = False
+    ) -> Job:
+        """Return a cell's job; `without` snapshots and later iterations."""
+        from topr.loop import first_fingerprint
+
+        recipe = self.study.cell(None if arm == BASE else arm, seed, rate, split)
+        if without:
+            train = recipe.train.model_copy(update={"snapshots": ()})
+            recipe = recipe.model_copy(update={"train": train, "iterations": 1})
+        folder = self.directory / (f"seed-{seed}" if split == "test" else "sweep")
+        name = arm if split == "test" else f"{arm}-{rate:g}"
+        return Job(
+            arm=arm,
+            seed=seed,
+            rate=rate,
+            recipe=recipe,
+            kind=Kind.TRAIN if arm != BASE and self.study.arms[arm].train else Kind.EVALUATE,
+            directory=folder / name,
+            draws=folder / f"draws-{first_fingerprint(recipe)[:8]}",
+        )
+
+    def _do(self, title: str, jobs: Sequence[Job]) -> None:
+        """Compute the jobs that are not done: first what they share, then the cells themselves."""
+        missing = [job for job in jobs if not is_done(job)]
+        drawing = {job.draws: drawing_for(job) for job in missing if job.kind is Kind.TRAIN}
+        shared = [job for job in drawing.values() if not is_done(job)]
+        if not missing:
+            return
+        with self.progress.bar(title, len(shared) + len(missing), "cells") as advance:
+            for batch in (shared, missing):
+                for job in self._finished(batch):
+                    advance(1, note=job.title)
+
+    def _finished(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Yield jobs as they end."""
+        if self.pool is None:
+            for job in jobs:
+                with _named(job):
+                    work(job)
+                yield job
+            return
+        running: dict[Future[None], Job] = {self.pool.submit(work, job): job for job in jobs}
+        while running:
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                job = running.pop(future)
+                with _named(job):
+                    future.result()
+                yield job
+
+
+@contextmanager
+def _named(job: Job) -> Iterator[None]:
+    """Let an error say which cell it comes from."""
+    try:
+        yield
+    except ToprError as error:
+        raise type(error)(f"cell {job.title}, in {job.directory}: {error}") from error
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes that share the cores; None for one job at a time, which this process does."""
+    if jobs == 1:
+        yield None
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_prepare, initargs=(threads,)
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare(threads: int) -> None:
+    """Set up a process, before torch is imported there."""
+    prepare_process()
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,139 @@
+"""A study of two arms on a tiny base model, from the command line's function to its files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from topr.config.study import Study
+from topr.errors import DataError, RunDirectoryError
+from topr.progress import Silent
+from topr.studies import Results, read_results, run_study
+from topr.studies import run as study_run
+from topr.studies.cells import Job, work
+from topr.studies.page import markdown, write_page
+
+STUDY = Study.model_validate(
+    {
+        "name": "tiny",
+        "description": "two objectives & <one> task",
+        "recipe": {
+            "task": {
+                "name": "arithmetic", "train_problems": 4, "validation_problems": 3,
+                "test_problems": 3,
+                "warmup": {"steps": 3, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16},
+            },
+            "generate": {"n": 4, "max_tokens": 12},
+            "grade": {"workers": 1},
+            "evaluate": {"n": 4, "bootstrap": 100},
+            "train": {
+                "baseline": -0.3, "max_steps": 4, "batch_size": 8, "snapshots": [2],
+                "optim": "adamw_torch",
+            },
+        },
+        "arms": {
+            "topr": {"label": "TOPR"},
+            "tis": {"label": "TIS", "rate": "topr", "changes": {"train": {"objective": "tis"}}},
+            "wide": {
+                "label": "wide base", "train": False,
+                "changes": {"task": {"warmup": {"hidden_size": 32}}},
+            },
+        },
+        "claims": [{"says": "TOPR is above TIS", "arm": "topr", "than": "tis"}],
+        "seeds": [0, 1],
+        "rates": [1e-3, 1e-2],
+        "tuning_seed": 2,
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPR_CACHE", str(folder / "cache"))
+        return folder / "out", run_study(STUDY, folder / "out", jobs=1, progress=Silent())
+
+
+def test_every_arm_has_a_cell_per_seed(done: tuple[Path, Results]) -> None:
+    _, results = done
+    cells = {(cell.arm, cell.seed) for cell in results.cells}
+    assert cells == {(arm, seed) for arm in ("base", "topr", "tis", "wide") for seed in (0, 1)}
+    for cell in results.of("topr") + results.of("tis"):
+        assert [point.step for point in cell.points] == [2, None]
+        assert cell.final.tokens > 0
+        assert cell.log["step"] == (1.0, 2.0, 3.0, 4.0)
+
+
+def test_the_rate_is_swept_once_and_passed_on(done: tuple[Path, Results]) -> None:
+    _, results = done
+    (swept,) = results.sweep.values()
+    assert list(swept.pass_at_1) == ["0.001", "0.01"]
+    rates = {cell.rate for cell in results.cells if cell.arm in ("topr", "tis")}
+    assert rates == {swept.chosen}
+
+
+def test_arms_share_base_and_rollouts(done: tuple[Path, Results]) -> None:
+    folder, results = done
+    draws = list((folder / "seed-0").glob("draws-*/iteration-01/rollouts/manifest.json"))
+    assert len(draws) == 1  # none for the arm that is not trained, whose base is another one
+    assert len(list((folder / "seed-0").glob("draws-*/iteration-00/evaluation.json"))) == 2
+    assert not (folder / "seed-0" / "topr" / "iteration-01" / "rollouts").exists()
+    tokens = {cell.final.tokens for cell in results.cells if cell.seed == 0 and cell.rate}
+    assert len(tokens) == 1
+
+
+def test_a_lost_cell_is_computed_again_and_nothing_else(
+    done: tuple[Path, Results], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, before = done
+    monkeypatch.setenv("TOPR_CACHE", str(folder.parent / "cache"))
+    (folder / "seed-1" / "tis" / "cell.json").unlink()
+    worked: list[str] = []
+
+    def counted(job: Job) -> None:
+        worked.append(job.title)
+        work(job)
+
+    monkeypatch.setattr(study_run, "work", counted)
+    after = run_study(STUDY, folder, jobs=1, progress=Silent())
+    assert len(worked) == 1
+    assert after.cells == before.cells
+
+
+def test_another_study_is_refused_there(done: tuple[Path, Results]) -> None:
+    other = STUDY.model_copy(update={"rates": (1e-4,)})
+    with pytest.raises(RunDirectoryError, match="differs in rates"):
+        run_study(other, done[0], jobs=1, progress=Silent())
+
+
+def test_results_are_read_back_as_they_were(done: tuple[Path, Results]) -> None:
+    folder, results = done
+    found = read_results(folder)
+    assert found.cells == results.cells
+    assert found.claims() == results.claims()
+    assert markdown(found, []) == markdown(results, [])
+    (claim,) = json.loads((folder / "results.json").read_text())["claims"]
+    assert claim["says"] == "TOPR is above TIS"
+
+
+def test_the_files_say_what_was_found(done: tuple[Path, Results]) -> None:
+    folder, results = done
+    report = (folder / "report.html").read_text()
+    assert "two objectives &amp; &lt;one&gt; task" in report
+    assert report.count("data:image/png;base64,") == len(list(folder.glob("*.png"))) == 2
+    page = (folder / "results.md").read_text()
+    accuracy = results.final("topr", "pass@1")
+    assert accuracy is not None
+    assert f"{100 * accuracy.mean:.1f} [" in page
+    assert results.claims()[0].verdict.value in page
+
+
+def test_a_page_of_several_studies(done: tuple[Path, Results], tmp_path: Path) -> None:
+    write_page([done[0], done[0]], tmp_path / "results.md", Path("assets"))
+    text = (tmp_path / "results.md").read_text()
+    assert text.count("## tiny") == 2
+    assert "](assets/tiny-final.png)" in text
+    assert (tmp_path / "assets" / "tiny-training.png").is_file()
+    with pytest.raises(DataError, match=r"holds no results\.json"):
+        write_page([tmp_path], tmp_path / "x.md", Path("assets"))
