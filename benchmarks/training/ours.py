@@ -1,30 +1,41 @@
-"""One optimizer step of TOPRTrainer on the same stored completions as its peers, timed."""
+"""One optimizer step of TOPRTrainer on the same stored completions as its peers, timed.
+
+    python ours.py --workload A --steps 5 --threads 1
+
+prints one line of JSON. With --check it times nothing: it compares the step's gradient with that
+of a plain computation (checking.py).
+"""
 
 import argparse
 import json
+import math
 import statistics
+import sys
 import tempfile
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from measuring import MEGABYTE, StepClock, build_model, build_tokenizer, memory_mb
+from checking import GradientTap, SeenTrainer, compare, plain_step
+from measuring import MEGABYTE, StepClock, build_model, build_tokenizer, memory_mb, serve
 from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback
-from workloads import WORKLOADS, Workload, completion_tokens, rows
+from workloads import Workload, add_arguments, chosen, completion_tokens, rows
 
 from topr.environment import prepare_process
-from topr.training import TOPRConfig, TOPRTrainer
+from topr.training import TOPRConfig
 
 
-def build_trainer(workload: Workload, options: argparse.Namespace, folder: str) -> TOPRTrainer:
-    step = rows(workload)
-    size = workload.model["vocab_size"]
-    for row in step:
-        # As if the sampler had been near the model: a weight inside the taper for every negative.
-        row["logprobs"] = [-0.999 * torch.tensor(size).log().item()] * len(row["completion_ids"])
-    return TOPRTrainer(
+def stored(workload: Workload) -> list[dict[str, Any]]:
+    """The rows, with log-probabilities as if the sampler had been near the model: a weight inside
+    the taper for nearly every negative."""
+    logprob = -0.999 * math.log(workload.model["vocab_size"])
+    return [row | {"logprobs": [logprob] * len(row["completion_ids"])} for row in rows(workload)]
+
+
+def build_trainer(workload: Workload, options: argparse.Namespace, folder: str) -> SeenTrainer:
+    step = stored(workload)
+    trainer = SeenTrainer(
         model=build_model(workload),
         args=TOPRConfig(
             output_dir=folder,
@@ -47,14 +58,15 @@ def build_trainer(workload: Workload, options: argparse.Namespace, folder: str) 
             gradient_checkpointing=options.checkpointing,
         ),
         train_dataset=step,
-        processing_class=build_tokenizer(size),
+        processing_class=build_tokenizer(workload.model["vocab_size"]),
     )
+    trainer.remove_callback(PrinterCallback)  # standard output is for the one line of JSON
+    return trainer
 
 
 def report(options: argparse.Namespace, workload: Workload, folder: str) -> dict[str, Any]:
     interpreter_mb = memory_mb("VmRSS")
     trainer = build_trainer(workload, options, folder)
-    trainer.remove_callback(PrinterCallback)
     clock = StepClock()
     trainer.add_callback(clock)
     if options.profile:
@@ -90,36 +102,59 @@ def report(options: argparse.Namespace, workload: Workload, folder: str) -> dict
     return result | {"versions": {name: version(name) for name in packages}}
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workload", choices=sorted(WORKLOADS), required=True)
+def check(options: argparse.Namespace, workload: Workload, folder: str) -> dict[str, Any]:
+    """Compare the gradient of one step, as it is timed but not clipped, with the plain one."""
+    options.warmup, options.steps = 0, 1
+    trainer = build_trainer(workload, options, folder)
+    trainer.args.max_grad_norm = 0.0
+    tap = GradientTap()
+    trainer.add_callback(tap)
+    trainer.train()
+    step = trainer.seen
+    gradient, log_ratio = plain_step(build_model(workload).float(), stored(workload), trainer)
+    order = torch.tensor([row["row"] for row in step.rows])
+    gap = (step.log_ratio_B.cpu() - log_ratio[order]).abs().max().item()
+    return {
+        "workload": workload.name,
+        "prompts": workload.prompts,
+        "dtype": options.dtype,
+        "layout": "shared" if trainer.forward.share else "padded",
+        "rows": len(order),
+        **compare(tap.gradient, gradient),
+        "sequence_logprob_difference": gap,
+    }
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser)
     parser.add_argument("--settings", default="default", help="name of this row in the table")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=1, help="steps before the first timed one")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--prompts", type=int, help="instead of the workload's number")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--layout", choices=("auto", "shared", "padded"), default="auto")
     parser.add_argument("--tokens", type=int, help="of a micro-batch")
     parser.add_argument("--skip", help="skip_negatives: a number, or sample")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--profile", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--check", action="store_true", help="compare gradients, no timing")
+    options = parser.parse_args(arguments)
     if options.skip and options.skip != "sample":
         options.skip = float(options.skip)
     return options
 
 
-def main() -> None:
-    options = parse()
+def run(arguments: list[str]) -> dict[str, Any]:
+    options = parse(arguments)
     prepare_process()  # as every command of topr does
     torch.set_num_threads(options.threads)
-    workload = WORKLOADS[options.workload]
-    if options.prompts:
-        workload = replace(workload, prompts=options.prompts)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(report(options, workload, folder)))
+        return (check if options.check else report)(options, chosen(options), folder)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--serve"]:
+        serve(run)
+    else:
+        print(json.dumps(run(sys.argv[1:])))

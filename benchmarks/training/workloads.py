@@ -1,11 +1,14 @@
 """The workloads of the training benchmark: model shapes and random stored completions.
 
+Four are named; options change the numbers of one, for the scaling benchmark.
+
 Pure Python and numpy, so that every peer's virtual environment can import it. It knows neither a
 trainer nor torch: `model` holds the keyword arguments of `transformers.LlamaConfig`.
 """
 
+import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,6 +122,52 @@ WORKLOADS: dict[str, Workload] = {
         ),
     )
 }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which workload, and what of it is changed: see `varied`."""
+    parser.add_argument("--workload", choices=sorted(WORKLOADS), required=True)
+    parser.add_argument("--prompts", type=int, help="instead of the workload's number")
+    parser.add_argument("--completions", type=int, help="of a prompt, likewise")
+    parser.add_argument("--prompt-length", type=int, help="of every prompt")
+    parser.add_argument("--completion-length", type=int, help="median; half to twice as long")
+    parser.add_argument("--vocabulary", type=int, help="entries, instead of the workload's")
+
+
+def chosen(options: argparse.Namespace) -> Workload:
+    """The workload that the options of `add_arguments` name."""
+    return varied(
+        WORKLOADS[options.workload],
+        prompts=options.prompts,
+        completions=options.completions,
+        prompt_length=options.prompt_length,
+        completion_length=options.completion_length,
+        vocabulary=options.vocabulary,
+    )
+
+
+def varied(
+    workload: Workload,
+    *,
+    prompts: int | None = None,
+    completions: int | None = None,
+    prompt_length: int | None = None,
+    completion_length: int | None = None,
+    vocabulary: int | None = None,
+) -> Workload:
+    """A workload with some of its numbers changed; None keeps the workload's own."""
+    changes: dict[str, Any] = {"prompts": prompts, "completions": completions}
+    if prompt_length:
+        changes["prompt_lengths"] = (prompt_length, prompt_length)
+    if completion_length:
+        changes["completion_median"] = completion_length
+        changes["completion_lengths"] = (completion_length // 2, 2 * completion_length)
+    result = replace(workload, **{name: value for name, value in changes.items() if value})
+    model = dict(workload.model)
+    model["vocab_size"] = vocabulary or model["vocab_size"]
+    longest = result.prompt_lengths[1] + result.completion_lengths[1]
+    model["max_position_embeddings"] = max(model["max_position_embeddings"], longest)
+    return replace(result, model=model)
 
 
 def rows(workload: Workload, seed: int = 0) -> list[dict[str, Any]]:
