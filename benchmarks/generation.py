@@ -14,8 +14,8 @@ import torch
 from topr.config import load_recipe
 from topr.engines import Request, load_engine
 from topr.environment import prepare_process
-from topr.loop import starting_model
 from topr.models import load
+from topr.preparation import starting_model
 from topr.progress import Silent
 from topr.records import SamplingParams, Split
 from topr.tasks import load_task

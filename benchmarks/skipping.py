@@ -22,7 +22,8 @@ SETTINGS: dict[str, float | str | None] = {"off": None, "0": 0, "0.01": 0.01, "s
 
 def train(recipe: Any, setting: float | str | None, dataset: Path, folder: Path) -> dict[str, Any]:
     """Train and evaluate one setting; return its figures."""
-    from topr.loop import evaluate_model, starting_model
+    from topr.loop import evaluate_model
+    from topr.preparation import starting_model
     from topr.progress import Silent
     from topr.stages.train import train_model
 

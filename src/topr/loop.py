@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 
-from topr.config import ArithmeticConfig, Comparison, CurateConfig, ModelConfig, Recipe, TrainConfig
+from topr.config import Comparison, CurateConfig, ModelConfig, Recipe, TrainConfig
 from topr.config.recipe import derived_sections
-from topr.curation import max_candidates, most_per_problem, whole_draw_rule
-from topr.errors import ConfigError
+from topr.curation import max_candidates
 from topr.evaluation import RESULT_FILE, compare, evaluate, headline, read_evaluation
 from topr.grading import GRADERS
-from topr.grading.user import load_function
 from topr.models import LoadedModel, identity, load
-from topr.objectives import make_objective
+from topr.preparation import BASE, check_recipe, check_task, starting_model
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
 from topr.report import write_report
@@ -30,14 +28,12 @@ from topr.stages.curate import curate_rollouts, kept
 from topr.stages.generate import generate_rollouts, make_engine
 from topr.stages.grade import grade_rollouts
 from topr.stages.rounds import draw_in_rounds, spent
-from topr.stages.train import SNAPSHOTS, train_model, training_arguments
+from topr.stages.train import SNAPSHOTS, train_model
 from topr.store import begin, read_manifest, write_json_atomic, write_text_atomic
 from topr.tasks import Split, Task, load_task
 
 logger = logging.getLogger(__name__)
 
-BASE = "base"
-BUILTIN = "builtin"
 SEEDS_APART = 100_003
 
 
@@ -65,7 +61,7 @@ def run(
         ToprError: what the stages raise.
 
     """
-    _check(recipe)
+    check_recipe(recipe)
     with claimed(recipe, directory):
         return _Run(recipe, directory, progress or Silent(), first).go()
 
@@ -77,7 +73,7 @@ def draw_first(
 
     Not for two processes at once on one directory.
     """
-    _check(recipe)
+    check_recipe(recipe)
     run = _Run(recipe, directory, progress, directory)
     start = run.start()
     run.evaluate_base(start)
@@ -344,44 +340,6 @@ def quotas(recipe: Recipe, iteration: int) -> list[CurateConfig]:
     return [curate for curate in found if max_candidates(curate) is not None]
 
 
-def check_task(task: Task, recipe: Recipe) -> None:
-    """Read every problem and find the grader now: a wrong column must not cost hours of drawing.
-
-    Raises:
-        ToprError: problems cannot be read, or the user's reward function is not there.
-
-    """
-    task.problems(Split.TRAIN)
-    task.problems(Split(recipe.evaluate.split))
-    if task.grader not in GRADERS:
-        load_function(task.grader)
-
-
-def starting_model(recipe: Recipe, progress: Progress) -> ModelConfig:
-    """Return the model that a recipe starts from; the task's own is made, or found in its cache."""
-    if recipe.model.path != BUILTIN:
-        return recipe.model
-    from topr.tasks.arithmetic.base import base_model, is_made
-
-    task = _own_base(recipe)
-    if is_made(task):
-        return recipe.model.model_copy(update={"path": str(base_model(task))})
-    with progress.bar("warming up the base model", task.warmup.steps, "steps") as advance:
-        path = base_model(
-            task, progress=lambda done, total, loss: advance(1, note=f"loss {loss:.2f}")
-        )
-    return recipe.model.model_copy(update={"path": str(path)})
-
-
-def _own_base(recipe: Recipe) -> ArithmeticConfig:
-    if not isinstance(recipe.task, ArithmeticConfig):
-        raise ConfigError(
-            f"model.path is {BUILTIN!r}, but task {recipe.task.name!r} makes no model of its own; "
-            "set model.path to a directory or a hub name"
-        )
-    return recipe.task
-
-
 def evaluate_model(
     recipe: Recipe, model: ModelConfig, directory: Path, *, name: str, progress: Progress
 ) -> EvalResult:
@@ -417,46 +375,3 @@ def _evaluate(
             fingerprint=mark,
             on_draw=lambda n, tokens: advance(n, tokens=tokens),
         )
-
-
-def _check(recipe: Recipe) -> None:
-    """Refuse what would fail hours later: objectives, arguments, devices, names."""
-    if recipe.model.path == BUILTIN:
-        _own_base(recipe)
-    taken = {BASE, recipe.train.objective}
-    for name in recipe.compare:
-        if name in taken or not name.isidentifier():
-            raise ConfigError(
-                f"compare.{name}: a comparison's name must be a plain word other than "
-                f"{', '.join(sorted(taken))}, which name models of this run already"
-            )
-    pairs = [(recipe.curate, recipe.train)]
-    for name, comparison in recipe.compare.items():
-        pairs.append(derived_sections(recipe, comparison, where=f"compare.{name}"))
-    if whole := whole_draw_rule(recipe.curate):
-        logger.warning(
-            "curate.steps: %s must see every candidate of a problem, so drawing in rounds saves "
-            "nothing; put it after anna_karenina, if that is what you mean",
-            whole,
-        )
-    drawn = recipe.generate
-    most = max_candidates(recipe.curate) or drawn.n
-    for curate, train in pairs:
-        if train.behavior_logprobs == "sampler" and (drawn.top_k or drawn.top_p < 1.0):
-            raise ConfigError(
-                f"generate.top_k={drawn.top_k}, top_p={drawn.top_p} with "
-                "train.behavior_logprobs=sampler: recorded log-probabilities will be those of a "
-                "part of the vocabulary, and training refuses them. Set "
-                "train.behavior_logprobs=recompute, or draw from the whole vocabulary"
-            )
-        taper = train.taper.model_dump() if train.taper else {}
-        objective = make_objective(train.objective, **{**train.objective_args, **taper})
-        group = min(most, most_per_problem(curate, most))
-        if objective.coupled and train.batch_size < group:
-            raise ConfigError(
-                f"train.batch_size={train.batch_size} with up to {group} completions of a problem: "
-                f"{train.objective} compares a prompt's completions with each other, so they must "
-                f"share a batch; set train.batch_size to at least {group}, or keep fewer "
-                "(curate.steps)"
-            )
-        training_arguments(train, recipe.model, Path("unused"), recipe.seed)

@@ -72,8 +72,8 @@ def generate(
     most = _most_candidates(loaded, graded)
     _prepare()
     from topr.grading import GRADERS
-    from topr.loop import starting_model
     from topr.models import load
+    from topr.preparation import starting_model
     from topr.stages.common import fingerprint
     from topr.stages.generate import generate_rollouts, make_engine
     from topr.stages.grade import grade_rollouts
@@ -272,7 +272,8 @@ def evaluate(
 
         loaded = load_recipe(source, overrides or [])
         _prepare()
-        from topr.loop import evaluate_model, starting_model
+        from topr.loop import evaluate_model
+        from topr.preparation import starting_model
 
         progress = ConsoleProgress()
         start = starting_model(_with_model(loaded, model), progress)
