@@ -135,5 +135,10 @@ def test_a_page_of_several_studies(done: tuple[Path, Results], tmp_path: Path) -
     assert text.count("## tiny") == 2
     assert "](assets/tiny-final.png)" in text
     assert (tmp_path / "assets" / "tiny-training.png").is_file()
+    write_page([done[0]], tmp_path / "results.md", Path("assets"))  # made anew
+    assert (tmp_path / "results.md").read_text().count("## tiny") == 1
+    (tmp_path / "mine.md").write_text("# Mine\n")
+    with pytest.raises(DataError, match=r"mine\.md is there and was not made by"):
+        write_page([done[0]], tmp_path / "mine.md", Path("assets"))
     with pytest.raises(DataError, match=r"holds no results\.json"):
         write_page([tmp_path], tmp_path / "x.md", Path("assets"))

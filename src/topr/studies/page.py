@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from topr.config.study import BASE
+from topr.errors import DataError
 from topr.store import write_text_atomic
 from topr.studies.figures import draw_figures
 from topr.studies.results import Results, read_results
@@ -20,6 +21,14 @@ TITLES = {
     "axis": "Mean and 95 % interval over seeds",
     "iterations": "Mean accuracy over seeds after each iteration",
 }
+
+HEAD = (
+    "# Results\n\n"
+    "Made by `topr results` from the studies' `results.json`; nothing on this page is typed.\n"
+    "Intervals are 95 % over seeds (Student's t); claims are decided by differences seed by\n"
+    "seed. Everything is on the built-in task, which was made so that negatives have\n"
+    "something to remove: see [the arithmetic task](arithmetic.md).\n\n"
+)
 
 
 def percent(value: float) -> str:
@@ -108,9 +117,14 @@ def write_page(directories: Sequence[Path], page: Path, figures: Path) -> None:
         figures: directory of the figures, relative to the page's own.
 
     Raises:
-        DataError: a directory holds no results.
+        DataError: a directory holds no results, or the page is there and was not made by this.
 
     """
+    if page.exists() and not page.read_text(encoding="utf-8").startswith(HEAD[:50]):
+        raise DataError(
+            f"{page} is there and was not made by `topr results`: nothing is overwritten; give "
+            "another file"
+        )
     found = [read_results(directory) for directory in directories]
     target = page.parent / figures
     target.mkdir(parents=True, exist_ok=True)
@@ -120,14 +134,7 @@ def write_page(directories: Sequence[Path], page: Path, figures: Path) -> None:
         for path in draw_figures(results, target, prefix=f"{results.study.name}-"):
             addresses.append(str(figures / path.name))
         sections.append(markdown(results, addresses))
-    head = (
-        "# Results\n\n"
-        "Made by `topr results` from the studies' `results.json`; nothing on this page is typed.\n"
-        "Intervals are 95 % over seeds (Student's t); claims are decided by differences seed by\n"
-        "seed. Everything is on the built-in task, which was made so that negatives have\n"
-        "something to remove: see [the arithmetic task](arithmetic.md).\n\n"
-    )
-    write_text_atomic(page, head + "\n".join(sections))
+    write_text_atomic(page, HEAD + "\n".join(sections))
 
 
 def _claims(results: Results) -> list[str]:
