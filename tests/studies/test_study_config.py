@@ -54,6 +54,8 @@ def test_an_arm_changes_keys_of_sections_and_leaves_the_others(tmp_path: Path) -
         ),
         ({"arms": {"base": {"label": "B"}}, "claims": []}, "cannot be named 'base'"),
         ({"seeds": [1, 100]}, "tuning_seed=100 is one of seeds"),
+        ({"seeds": []}, "seeds: .*at least 1 item"),
+        ({"rates": []}, "rates: .*at least 1 item"),
         (
             {"arms": {"one": {"label": "O", "rate": "two"}}, "claims": []},
             "'two' is no arm with a sweep",

@@ -39,7 +39,10 @@ STUDY = Study.model_validate(
                 "changes": {"task": {"warmup": {"hidden_size": 32}}},
             },
         },
-        "claims": [{"says": "TOPR is above TIS", "arm": "topr", "than": "tis"}],
+        "claims": [
+            {"says": "TOPR is above TIS", "arm": "topr", "than": "tis"},
+            {"says": "also by vote", "arm": "topr", "than": "tis", "metric": "maj@16"},  # of 4
+        ],
         "seeds": [0, 1],
         "rates": [1e-3, 1e-2],
         "tuning_seed": 2,
@@ -127,6 +130,8 @@ def test_the_files_say_what_was_found(done: tuple[Path, Results]) -> None:
     assert accuracy is not None
     assert f"{100 * accuracy.mean:.1f} [" in page
     assert results.claims()[0].verdict.value in page
+    for text in (page, report):
+        assert "maj@16 was not measured" in text
 
 
 def test_a_page_of_several_studies(done: tuple[Path, Results], tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ def study(
     if output is None:
         raise typer.BadParameter("missing: give a directory, such as -o runs/studies/" + name)
     from topr.studies import run_study
-    from topr.studies.page import claim_line
+    from topr.studies.page import claim_lines
 
     found = run_study(loaded, output, jobs=jobs, progress=ConsoleProgress())
-    for decided in found.claims():
-        out.print(escape(claim_line(decided)), soft_wrap=True)
+    for line in claim_lines(found):
+        out.print(escape(line), soft_wrap=True)
     out.print(f"report: {escape(str(output / 'report.html'))}", soft_wrap=True)
 
 

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from topr.config.recipe import Recipe, read_values, validate
 from topr.config.sections import Section
-from topr.errors import ConfigError
 
 BASE = "base"
 """The starting model's name in claims and results."""
@@ -59,10 +58,14 @@ class Study(Section):
     """The recipe that every arm starts from."""
     arms: dict[str, Arm]
     claims: tuple[Claim, ...]
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     """Of the base model, the problems, sampling and training alike: each seed is a run of its own,
     in which arms share base model and rollouts."""
-    rates: tuple[Annotated[float, Field(gt=0)], ...] = (3e-5, 1e-4, 3e-4)
+    rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        3e-5,
+        1e-4,
+        3e-4,
+    )
     """Learning rates of the sweep, the same for every arm."""
     tuning_seed: int = 100
     """Seed of the sweep, whose choice is made on validation problems by pass@1."""
@@ -140,8 +143,6 @@ def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:
     study = validate(Study, values, where=f"study {source}")
     for arm in study.arms:
         study.cell(arm, study.seeds[0], None, "test")
-    if not study.seeds:
-        raise ConfigError(f"study {source}: seeds is empty; give one at least")
     return study
 
 

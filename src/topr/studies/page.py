@@ -77,7 +77,8 @@ def markdown(results: Results, figures: Sequence[str]) -> str:
         "",
     ]
     lines += [
-        f"- **{line.partition(': ')[0]}**: {line.partition(': ')[2]}" for line in _claims(results)
+        f"- **{line.partition(': ')[0]}**: {line.partition(': ')[2]}"
+        for line in claim_lines(results)
     ]
     lines += ["", *_table(results), "", *_sweep(results), ""]
     for address in figures:
@@ -99,7 +100,7 @@ def html(results: Results, figures: Sequence[Path]) -> str:
     header, _, *rows = [_cells(line) for line in _table(results)]
     return environment.get_template("study.html.j2").render(
         study=results.study,
-        claims=_claims(results),
+        claims=claim_lines(results),
         header=header,
         rows=rows,
         sweep=_sweep(results),
@@ -137,8 +138,11 @@ def write_page(directories: Sequence[Path], page: Path, figures: Path) -> None:
     write_text_atomic(page, HEAD + "\n".join(sections))
 
 
-def _claims(results: Results) -> list[str]:
-    return [claim_line(found) for found in results.claims()]
+def claim_lines(results: Results) -> list[str]:
+    """Return one sentence for each claim: what was asked, and what was found."""
+    lines = [claim_line(found) for found in results.claims()]
+    lines += [f"{claim.says}: {claim.metric} was not measured" for claim in results.unmeasured()]
+    return lines
 
 
 def _table(results: Results) -> list[str]:

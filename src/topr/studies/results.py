@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from topr.config.study import BASE, Study
+from topr.config.study import BASE, Claim, Study
 from topr.errors import DataError
 from topr.store import write_json_atomic
 from topr.studies.summary import Decided, Estimate, decide, estimate
@@ -72,7 +72,7 @@ class Results:
     sweep: Mapping[str, Swept]
     environment: Mapping[str, Any]
     seconds: float
-    """Spent on cells, over all calls."""
+    """Spent on cells: of each, the call that ended it."""
 
     def of(self, arm: str) -> list[Cell]:
         """Return the cells of an arm in the order of its seeds."""
@@ -90,20 +90,27 @@ class Results:
 
     def final(self, arm: str, metric: str) -> Estimate | None:
         """Return a metric of the final models; None where it was not measured."""
-        values = [c.final.metrics[metric] for c in self.of(arm) if metric in c.final.metrics]
-        return estimate(values) if values else None
+        values = self._values(arm, metric)
+        return estimate(list(values.values())) if values else None
 
     def claims(self) -> list[Decided]:
-        """Decide every claim whose two arms have cells."""
+        """Decide every claim whose metric was measured for both its arms."""
         decided = []
         for claim in self.study.claims:
-            values = {
-                arm: {c.seed: c.final.metrics[claim.metric] for c in self.of(arm)}
-                for arm in (claim.arm, claim.than)
-            }
+            values = {arm: self._values(arm, claim.metric) for arm in (claim.arm, claim.than)}
             if values[claim.arm].keys() & values[claim.than].keys():
                 decided.append(decide(claim, values))
         return decided
+
+    def unmeasured(self) -> list[Claim]:
+        """Return the other claims: maj@16 of 4 samples, for instance."""
+        decided = [found.claim for found in self.claims()]
+        return [claim for claim in self.study.claims if claim not in decided]
+
+    def _values(self, arm: str, metric: str) -> dict[int, float]:
+        """Return a metric of the final models by seed, as far as it was measured."""
+        finals = {cell.seed: cell.final.metrics for cell in self.of(arm)}
+        return {seed: found[metric] for seed, found in finals.items() if metric in found}
 
 
 def write_results(results: Results, directory: Path) -> None:
