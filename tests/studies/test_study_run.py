@@ -71,9 +71,25 @@ def test_every_arm_has_a_cell_per_seed(done: tuple[Path, Results]) -> None:
 def test_the_rate_is_swept_once_and_passed_on(done: tuple[Path, Results]) -> None:
     _, results = done
     (swept,) = results.sweep.values()
-    assert list(swept.pass_at_1) == ["0.001", "0.01"]
+    assert {"0.001", "0.01"} < set(swept.pass_at_1)  # two rates: the best is always at an end
+    assert swept.pass_at_1[f"{swept.chosen:g}"] == max(swept.pass_at_1.values())
     rates = {cell.rate for cell in results.cells if cell.arm in ("topr", "tis")}
     assert rates == {swept.chosen}
+
+
+@pytest.mark.parametrize(
+    ("scores", "tried_next"),
+    [
+        ({1e-4: 0.1, 3e-4: 0.3, 9e-4: 0.2}, None),
+        ({3e-5: 0.3, 1e-4: 0.2, 3e-4: 0.1}, 9e-6),
+        ({3e-5: 0.1, 1e-4: 0.2, 3e-4: 0.3}, 9e-4),
+        ({1e-4: 0.3}, None),
+    ],
+)
+def test_a_best_rate_at_an_end_is_looked_beyond(
+    scores: dict[float, float], tried_next: float | None
+) -> None:
+    assert study_run.beyond(scores) == tried_next
 
 
 def test_arms_share_base_and_rollouts(done: tuple[Path, Results]) -> None:

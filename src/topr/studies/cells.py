@@ -20,7 +20,10 @@ from topr.studies.results import Cell, Point, cell_from
 CELL_FILE = "cell.json"
 FEW = 1 / 8
 """A problem with a smaller share of correct samples has few."""
-LOGGED = ("step", "log_ratio/positive", "log_ratio/negative", "grad_norm")
+LOGGED = (
+    "step", "log_ratio/positive", "log_ratio/negative", "weight/negative",
+    "weight/negative_below_0.01", "effective_sample_size", "grad_norm",
+)  # fmt: skip
 LOG_POINTS = 100
 
 

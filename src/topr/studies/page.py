@@ -164,19 +164,19 @@ def _table(results: Results) -> list[str]:
 def _sweep(results: Results) -> list[str]:
     if not results.sweep:
         return []
+    rates = sorted({float(rate) for swept in results.sweep.values() for rate in swept.pass_at_1})
     lines = [
         f"Rates were chosen on validation problems, with seed {results.study.tuning_seed} "
-        "(pass@1, %; the chosen one in bold):",
+        "(pass@1, %; the chosen one in bold; where the best was at an end, the next was tried):",
         "",
-        "| | " + " | ".join(f"{rate:g}" for rate in results.study.rates) + " |",
-        "| --- " * (len(results.study.rates) + 1) + "|",
+        "| | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
+        "| --- " * (len(rates) + 1) + "|",
     ]
     for arm, swept in results.sweep.items():
-        shown = (
-            f"**{percent(value)}**" if float(rate) == swept.chosen else percent(value)
-            for rate, value in swept.pass_at_1.items()
-        )
-        lines.append(f"| {results.label(arm)} | " + " | ".join(shown) + " |")
+        found = {float(rate): percent(value) for rate, value in swept.pass_at_1.items()}
+        found[swept.chosen] = f"**{found[swept.chosen]}**"
+        shown = " | ".join(found.get(rate, "") for rate in rates)
+        lines.append(f"| {results.label(arm)} | {shown} |")
     return lines
 
 

@@ -5,7 +5,7 @@ here: what a cell is (`topr.studies.cells`) and what follows from cells (`topr.s
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -21,6 +21,9 @@ from topr.studies.cells import Job, Kind, drawing_for, is_done, read_cell, work
 from topr.studies.figures import check_matplotlib, draw_figures
 from topr.studies.page import html, markdown
 from topr.studies.results import Cell, Results, Swept, write_results
+
+WIDENED = 3
+"""Rates tried beyond the study's own, at most, for an arm whose best lies at an end."""
 
 
 def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -> Results:
@@ -77,25 +80,39 @@ class _Grid:
         self.sweep_seconds = 0.0
 
     def sweep(self) -> dict[str, Swept]:
-        """Choose the rate of each arm that has none given, on validation problems."""
-        study = self.study
-        swept = [name for name, arm in study.arms.items() if arm.rate is None and arm.train]
+        """Choose the rate of each arm that has none given, on validation problems.
+
+        Every arm gets the study's rates. An arm whose best is the lowest or the highest gets the
+        next one on that side, until its best lies inside or `WIDENED` more have been tried.
+        """
+        arms = [name for name, arm in self.study.arms.items() if arm.rate is None and arm.train]
+        scores = self._scores({arm: sorted(self.study.rates) for arm in arms})
+        for _ in range(WIDENED):
+            wider = {arm: beyond(found) for arm, found in scores.items()}
+            for arm, found in self._scores({a: [r] for a, r in wider.items() if r}).items():
+                scores[arm] |= found
+        return {
+            arm: Swept(
+                chosen=max(found, key=lambda rate: found[rate]),
+                pass_at_1={f"{rate:g}": found[rate] for rate in sorted(found)},
+            )
+            for arm, found in scores.items()
+        }
+
+    def _scores(self, rates: Mapping[str, Sequence[float]]) -> dict[str, dict[float, float]]:
+        """Return pass@1 on validation problems by arm and rate."""
         jobs = {
-            (name, rate): self._job(name, study.tuning_seed, rate, "validation", without=True)
-            for name in swept
-            for rate in study.rates
+            (arm, rate): self._job(arm, self.study.tuning_seed, rate, "validation", without=True)
+            for arm, each in rates.items()
+            for rate in each
         }
         self._do("sweep of learning rates", list(jobs.values()))
-        chosen = {}
-        for name in swept:
-            scores = {}
-            for rate in study.rates:
-                cell, seconds = read_cell(jobs[name, rate])
-                scores[rate] = cell.final.metrics["pass@1"]
-                self.sweep_seconds += seconds
-            best = max(scores, key=lambda rate: scores[rate])
-            chosen[name] = Swept(chosen=best, pass_at_1={f"{r:g}": s for r, s in scores.items()})
-        return chosen
+        scores: dict[str, dict[float, float]] = {}
+        for (arm, rate), job in jobs.items():
+            cell, seconds = read_cell(job)
+            scores.setdefault(arm, {})[rate] = cell.final.metrics["pass@1"]
+            self.sweep_seconds += seconds
+        return scores
 
     def cells(self, sweep: dict[str, Swept]) -> list[tuple[Cell, float]]:
         """Compute every arm with every seed, and the starting models."""
@@ -161,6 +178,19 @@ class _Grid:
                 with _named(job):
                     future.result()
                 yield job
+
+
+def beyond(scores: Mapping[float, float]) -> float | None:
+    """Return the rate to try next where the best is the lowest or the highest; else None.
+
+    As far from the best as its neighbour is, to one digit.
+    """
+    rates = sorted(scores)
+    best = max(rates, key=lambda rate: scores[rate])
+    if len(rates) < 2 or best not in (rates[0], rates[-1]):
+        return None
+    neighbour = rates[1] if best == rates[0] else rates[-2]
+    return float(f"{best * best / neighbour:.0e}")
 
 
 @contextmanager
