@@ -3,18 +3,24 @@ stage, and none of what happens inside one.
 """
 
 import gc
-import json
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from topr.config import Comparison, CurateConfig, ModelConfig, Recipe, TrainConfig
+from topr.config import (
+    Comparison,
+    CurateConfig,
+    EvaluateConfig,
+    ModelConfig,
+    Recipe,
+    TrainConfig,
+)
 from topr.config.recipe import derived_sections
 from topr.curation import max_candidates
-from topr.evaluation import RESULT_FILE, compare, evaluate, headline, read_evaluation
+from topr.evaluation import RESULT_FILE, evaluate, headline, read_evaluation
 from topr.grading import GRADERS
 from topr.models import LoadedModel, identity, load
 from topr.preparation import BASE, check_recipe, check_task, starting_model
@@ -29,7 +35,8 @@ from topr.stages.generate import generate_rollouts, make_engine
 from topr.stages.grade import grade_rollouts
 from topr.stages.rounds import draw_in_rounds, spent
 from topr.stages.train import SNAPSHOTS, train_model
-from topr.store import begin, read_manifest, write_json_atomic, write_text_atomic
+from topr.store import begin, read_manifest
+from topr.summary import Evaluated, model_lines, write_metrics, write_summary
 from topr.tasks import Split, Task, load_task
 
 logger = logging.getLogger(__name__)
@@ -87,16 +94,6 @@ def first_fingerprint(recipe: Recipe) -> str:
     return fingerprint(*sections, *quotas(recipe, 1), recipe.seed)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Evaluated:
-    """A model and how good it is."""
-
-    result: EvalResult
-    path: Path
-    step: int | None
-    """Optimizer step of a snapshot; None: a model at the end of its training."""
-
-
 class _Run:
     """One call of `run`: the recipe, where it writes, and the model that is in memory."""
 
@@ -112,7 +109,8 @@ class _Run:
         self.mark = recipe.fingerprint()
         self.first_mark = first_fingerprint(recipe)
         self._loaded: LoadedModel | None = None
-        self.results: list[_Evaluated] = []
+        self.results: list[Evaluated] = []
+        self.validations: list[Evaluated] = []
 
     def start(self) -> ModelConfig:
         """Return the starting model."""
@@ -124,19 +122,29 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         recipe = self.recipe
+        objective = recipe.train.objective
         start = self.start()
         self.evaluate_base(start)
-        model = start
+        self._validate(start, BASE, 0, self.directory / "iteration-00")
+        models = [start]
         for iteration in range(1, recipe.iterations + 1):
             folder = self.directory / f"iteration-{iteration:02d}"
-            graded = self.draw_and_grade(model, iteration)
-            model = self._train(model, recipe.curate, recipe.train, iteration, graded, folder)
-            self._evaluate_snapshots(model, recipe.train, recipe.train.objective, iteration, folder)
-            self._evaluate(model, recipe.train.objective, iteration, folder)
-            self.progress.results(f"after iteration {iteration}", self._models())
+            graded = self.draw_and_grade(models[-1], iteration)
+            datasets = self._earlier(iteration)
+            datasets.append(self._curate(recipe.curate, iteration, graded, folder))
+            origin = start if recipe.loop.start == "base" else models[-1]
+            model = self._train(origin, recipe.train, iteration, datasets, folder, models)
+            models.append(model)
+            self._evaluate_snapshots(model, recipe.train, objective, iteration, folder)
+            self._evaluate(model, objective, iteration, folder)
+            self._validate(model, objective, iteration, folder)
+            self.progress.results(f"after iteration {iteration}", model_lines(self.results))
         for name, comparison in recipe.compare.items():
             self._compare(name, comparison, start, self.first / "iteration-01" / "graded")
-        summary = self._summarise()
+        summary = write_summary(recipe, self.results, self.validations, self.directory)
+        if recipe.loop.keep == "best":
+            kept = summary["kept"]
+            self.progress.say(f"kept: iteration {kept['iteration']}, {kept['path']}")
         if self.first == self.directory:
             self.progress.say(f"report: {write_report(self.directory)}")
         return summary
@@ -150,7 +158,8 @@ class _Run:
         """Train the starting model in another way on the first iteration's rollouts."""
         folder = self.directory / "compare" / name
         curate, train = derived_sections(self.recipe, comparison, where=f"compare.{name}")
-        model = self._train(start, curate, train, 1, graded, folder)
+        dataset = self._curate(curate, 1, graded, folder)
+        model = self._train(start, train, 1, [dataset], folder, [start])
         self._evaluate_snapshots(model, train, name, 1, folder)
         self._evaluate(model, name, 1, folder)
 
@@ -207,32 +216,43 @@ class _Run:
         )
         self._say(iteration, spent(drawn.details))
 
-    def _train(
-        self, model: ModelConfig, curate: CurateConfig, train: TrainConfig,
-        iteration: int, graded: Path, folder: Path,
-    ) -> ModelConfig:  # fmt: skip
-        """Curate and train; return the trained model."""
-        mark = fingerprint(self.mark, iteration, curate, train)
+    def _curate(self, curate: CurateConfig, iteration: int, graded: Path, folder: Path) -> Path:
+        mark = fingerprint(self.mark, iteration, curate)
         curated = curate_rollouts(graded, curate, folder / "dataset", mark=mark)
         self._say(iteration, kept(curated.details))
+        return folder / "dataset"
+
+    def _earlier(self, iteration: int) -> list[Path]:
+        """Return the datasets of earlier iterations that an iteration trains on too."""
+        window = self.recipe.loop.window or iteration
+        first = max(1, iteration - window + 1)
+        return [self.directory / f"iteration-{i:02d}" / "dataset" for i in range(first, iteration)]
+
+    def _train(
+        self, model: ModelConfig, train: TrainConfig, iteration: int, datasets: Sequence[Path],
+        folder: Path, writers: Sequence[ModelConfig],
+    ) -> ModelConfig:  # fmt: skip
+        """Train a model on what `writers` wrote; return the trained model."""
+        mark = fingerprint(self.mark, iteration, train, folder.name)
         if read_manifest(folder / "training") is None:
             self._release()
             self._say(iteration, f"train with {train.objective}")
         trained = train_model(
             model,
-            folder / "dataset",
+            datasets,
             train,
             folder,
             seed=self.recipe.seed + iteration,
             mark=mark,
             progress=self.progress,
+            writers=writers,
         )
         found = trained.details
         self._say(
             iteration,
             f"trained {found['objective']}: {found['steps']} steps on {found['rows']} completions",
         )
-        self._write_metrics()
+        write_metrics(self.directory, self.results)
         return model.model_copy(update={"path": str(folder / "model"), "revision": None})
 
     def _evaluate_snapshots(
@@ -251,16 +271,31 @@ class _Run:
         mark: str | None = None, step: int | None = None,
     ) -> None:  # fmt: skip
         mark = mark or fingerprint(self.mark, name, iteration)
+        found = self._measure(model, name, iteration, folder, mark, self.recipe.evaluate)
+        self.results.append(Evaluated(result=found, path=Path(model.path), step=step))
+        self._say(iteration, headline(found))
+        write_metrics(self.directory, self.results)
+
+    def _validate(self, model: ModelConfig, name: str, iteration: int, folder: Path) -> None:
+        """Measure a model on validation problems, where the best one is to be kept."""
+        if self.recipe.loop.keep != "best":
+            return
+        config = self.recipe.evaluate.model_copy(update={"split": "validation"})
+        folder, mark = folder / "validation", fingerprint(self.mark, name, iteration, config)
+        found = self._measure(model, name, iteration, folder, mark, config)
+        self.validations.append(Evaluated(result=found, path=Path(model.path), step=None))
+        self._say(iteration, f"on validation problems: {headline(found)}")
+
+    def _measure(
+        self, model: ModelConfig, name: str, iteration: int, folder: Path, mark: str,
+        config: EvaluateConfig,
+    ) -> EvalResult:  # fmt: skip
         if begin(folder / "evaluation", "evaluate", mark) is not None:
-            result = read_evaluation(folder / RESULT_FILE)
-        else:
-            result = _evaluate(
-                self.recipe, self.task, self._load(model), folder, name, iteration, mark,
-                self.progress,
-            )  # fmt: skip
-        self.results.append(_Evaluated(result=result, path=Path(model.path), step=step))
-        self._say(iteration, headline(result))
-        self._write_metrics()
+            return read_evaluation(folder / RESULT_FILE)
+        return _evaluate(
+            self.recipe, config, self.task, self._load(model), folder, name, iteration, mark,
+            self.progress,
+        )  # fmt: skip
 
     def _load(self, model: ModelConfig) -> LoadedModel:
         if self._loaded is None or self._loaded.name != model.path:
@@ -277,54 +312,6 @@ class _Run:
 
     def _say(self, iteration: int, text: str) -> None:
         self.progress.say(f"[iteration {iteration}] {text}")
-
-    def _write_metrics(self) -> None:
-        """Write metrics.jsonl anew from what the stages left: a resumed run repeats no line."""
-        lines: list[dict[str, Any]] = []
-        for found in self.results:
-            result = found.result
-            step = {} if found.step is None else {"step": found.step}
-            lines.append(
-                {"kind": "evaluation", "name": result.name, "iteration": result.iteration}
-                | step
-                | {"split": result.split, **result.metrics}
-            )
-        for log in sorted(self.directory.glob("*/**/training/log.jsonl")):
-            where = str(log.parent.parent.relative_to(self.directory))
-            for line in log.read_text(encoding="utf-8").splitlines():
-                lines.append({"kind": "training", "where": where} | json.loads(line))
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_text_atomic(self.directory / "metrics.jsonl", text)
-
-    def _models(self) -> list[dict[str, Any]]:
-        return [
-            {"name": e.result.name, "iteration": e.result.iteration, "path": str(e.path)}
-            | dict(e.result.metrics)
-            for e in self.results
-            if e.step is None
-        ]
-
-    def _summarise(self) -> dict[str, Any]:
-        # The last iteration's model, against the base and against what shared its rollouts.
-        by_name = {(e.result.name, e.result.iteration): e.result for e in self.results}
-        main = self.recipe.train.objective
-        last = by_name[main, self.recipe.iterations]
-        pairs = [(last, by_name[BASE, 0])]
-        pairs += [(by_name[main, 1], by_name[name, 1]) for name in self.recipe.compare]
-        comparisons = [
-            asdict(difference) | {"a_iteration": a.iteration, "b_iteration": b.iteration}
-            for a, b in pairs
-            for difference in compare(a, b)
-        ]
-        summary = {
-            "schema": 1,
-            "recipe": self.recipe.name,
-            "seed": self.recipe.seed,
-            "models": self._models(),
-            "comparisons": comparisons,
-        }
-        write_json_atomic(self.directory / "summary.json", summary)
-        return summary
 
 
 def quotas(recipe: Recipe, iteration: int) -> list[CurateConfig]:
@@ -347,14 +334,13 @@ def evaluate_model(
     task, loaded = load_task(recipe.task), load(model)
     sections = (recipe.task, recipe.generate, recipe.evaluate, recipe.grade)
     mark = fingerprint(*sections, model, loaded.revision, recipe.seed, name)
-    return _evaluate(recipe, task, loaded, directory, name, 0, mark, progress)
+    return _evaluate(recipe, recipe.evaluate, task, loaded, directory, name, 0, mark, progress)
 
 
 def _evaluate(
-    recipe: Recipe, task: Task, loaded: LoadedModel, directory: Path, name: str, iteration: int,
-    mark: str, progress: Progress,
+    recipe: Recipe, config: EvaluateConfig, task: Task, loaded: LoadedModel, directory: Path,
+    name: str, iteration: int, mark: str, progress: Progress,
 ) -> EvalResult:  # fmt: skip
-    config = recipe.evaluate
     problems = len(task.problems(Split(config.split))[: config.problems])
     total = problems * (config.n + int(config.greedy))
     with progress.bar(f"evaluating {name}", total, "completions") as advance:

@@ -56,6 +56,11 @@ def check_task(task: Task, recipe: Recipe) -> None:
     """
     task.problems(Split.TRAIN)
     task.problems(Split(recipe.evaluate.split))
+    if recipe.loop.keep == "best" and not task.problems(Split.VALIDATION):
+        raise ConfigError(
+            "loop.keep=best chooses an iteration on validation problems, and the task has none: "
+            "give it some (task.validation_problems), or set loop.keep=last"
+        )
     if task.grader not in GRADERS:
         load_function(task.grader)
 
@@ -76,18 +81,25 @@ def check_recipe(recipe: Recipe) -> None:
                 f"compare.{name}: a comparison's name must be a plain word other than "
                 f"{', '.join(sorted(taken))}, which name models of this run already"
             )
-    pairs = [(recipe.curate, recipe.train)]
+    pooled = min(recipe.loop.window or recipe.iterations, recipe.iterations)
+    trainings = [(recipe.curate, recipe.train, pooled)]
     for name, comparison in recipe.compare.items():
-        pairs.append(derived_sections(recipe, comparison, where=f"compare.{name}"))
+        curate, train = derived_sections(recipe, comparison, where=f"compare.{name}")
+        trainings.append((curate, train, 1))
     if whole := whole_draw_rule(recipe.curate):
         logger.warning(
             "curate.steps: %s must see every candidate of a problem, so drawing in rounds saves "
             "nothing; put it after anna_karenina, if that is what you mean",
             whole,
         )
+    if recipe.iterations == 1 and (recipe.loop.start, recipe.loop.window) != ("last", 1):
+        logger.warning(
+            "loop.start=%s and loop.window=%s do nothing with iterations=1",
+            recipe.loop.start, recipe.loop.window,
+        )  # fmt: skip
     drawn = recipe.generate
     most = max_candidates(recipe.curate) or drawn.n
-    for curate, train in pairs:
+    for curate, train, iterations in trainings:
         if train.behavior_logprobs == "sampler" and (drawn.top_k or drawn.top_p < 1.0):
             raise ConfigError(
                 f"generate.top_k={drawn.top_k}, top_p={drawn.top_p} with "
@@ -97,7 +109,7 @@ def check_recipe(recipe: Recipe) -> None:
             )
         taper = train.taper.model_dump() if train.taper else {}
         objective = make_objective(train.objective, **{**train.objective_args, **taper})
-        group = min(most, most_per_problem(curate, most))
+        group = iterations * min(most, most_per_problem(curate, most))
         if objective.coupled and train.batch_size < group:
             raise ConfigError(
                 f"train.batch_size={train.batch_size} with up to {group} completions of a problem: "

@@ -165,7 +165,7 @@ def test_rows_that_are_no_rollouts_are_trained_on(folder, tmp_path, chat):
     write_jsonl(tmp_path / "rows.jsonl", rows)
     train_model(
         ModelConfig(path=str(folder / "model"), device="cpu"),
-        tmp_path / "rows.jsonl",
+        [tmp_path / "rows.jsonl"],
         TrainConfig(behavior_logprobs="recompute", max_steps=2, batch_size=2),
         tmp_path / "out",
         seed=0,
@@ -183,7 +183,7 @@ def test_rows_of_other_names_are_sent_to_the_importer(folder, tmp_path):
     with pytest.raises(DataError, match=r"no column 'prompt': found question, .*topr import"):
         train_model(
             ModelConfig(path=str(folder / "model"), device="cpu"),
-            tmp_path / "rows.jsonl",
+            [tmp_path / "rows.jsonl"],
             TrainConfig(),
             tmp_path / "out",
             seed=0,

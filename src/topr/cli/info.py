@@ -1,9 +1,11 @@
-"""`topr recipes`, `topr schema`, `topr env`."""
+"""`topr recipes`, `topr schema`, `topr env`, `topr lineage`."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from topr.cli.console import out
 
@@ -13,6 +15,7 @@ def register(app: typer.Typer) -> None:
     app.command()(recipes)
     app.command()(schema)
     app.command()(env)
+    app.command()(lineage)
 
 
 def recipes(
@@ -46,3 +49,24 @@ def env() -> None:
     from topr.environment import environment
 
     typer.echo(json.dumps(environment(), indent=2))
+
+
+def lineage(
+    directory: Annotated[Path, typer.Argument(help="What `topr run NAME -o DIR` wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Tell which rollouts made which model."""
+    from topr.lineage import read_lineage
+
+    found = read_lineage(directory)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+        return
+    for lines in found.steps():
+        out.print(f"[bold]{escape(lines[0])}[/]", soft_wrap=True)
+        for line in lines[1:]:
+            out.print(escape(f"  {line}"), soft_wrap=True)
+    if found.kept is not None:
+        kept = found.kept
+        line = f"kept: iteration {kept['iteration']} ({kept['by']}), {kept['path']}"
+        out.print(escape(line), soft_wrap=True)

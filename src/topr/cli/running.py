@@ -206,6 +206,13 @@ def train(
     recipe: RecipeOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     seed: Annotated[int, typer.Option(help="Order of the rows.")] = 0,
+    behavior_model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Model directory that wrote rows of the dataset, where that is not --model: log "
+            "mu is recomputed with it. May be given several times."
+        ),
+    ] = None,
 ) -> None:
     """Train a model on graded completions. Settings: train.KEY=VALUE."""
     from topr.config import ModelConfig, TrainConfig, load_section
@@ -218,14 +225,23 @@ def train(
     from topr.stages.common import content, fingerprint
     from topr.stages.train import train_model
 
+    writers = [validate(ModelConfig, {"path": str(p)}, where="") for p in behavior_model or ()]
     manifest = train_model(
         start,
-        dataset,
+        [dataset],
         config,
         output,
         seed=seed,
-        mark=fingerprint(content(dataset), start, identity(model), config, seed),
+        mark=fingerprint(
+            content(dataset),
+            start,
+            identity(model),
+            config,
+            seed,
+            sorted(str(identity(writer.path)) for writer in writers),
+        ),
         progress=ConsoleProgress(),
+        writers=[w.model_copy(update={"device": device}) for w in writers],
     )
     for key, value in manifest.details.items():
         out.print(escape(f"{key}: {value}"), soft_wrap=True)

@@ -18,6 +18,7 @@ from topr.config.sections import (
     EvaluateConfig,
     GenerateConfig,
     GradeConfig,
+    LoopConfig,
     ModelConfig,
     Section,
     TrainConfig,
@@ -53,6 +54,7 @@ class Recipe(Section):
     """Seed of sampling and training."""
     iterations: Annotated[int, Field(ge=1)] = 1
     """Times that the loop generates, grades, curates, trains and evaluates."""
+    loop: LoopConfig = LoopConfig()
     task: TaskConfig
     model: ModelConfig = ModelConfig()
     generate: GenerateConfig = GenerateConfig()

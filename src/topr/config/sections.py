@@ -200,6 +200,21 @@ class TrainConfig(Section):
                 )
 
 
+class LoopConfig(Section):
+    """How an iteration follows from those before it."""
+
+    start: Literal["last", "base"] = "last"
+    """Which model training starts from in each iteration: the last iteration's, or the base, anew.
+    Rollouts are drawn with the last iteration's model either way."""
+    window: Annotated[int, Field(ge=1)] | None = 1
+    """Iterations whose datasets are trained on together, the newest included: 1 is the newest
+    alone, `null` all of them. Each completion keeps the log-probabilities of the model that wrote
+    it."""
+    keep: Literal["last", "best"] = "last"
+    """Which iteration's model is the run's result: the last one, or the best by pass@1 on the
+    validation split, the base included. All models stay on disk."""
+
+
 class EvaluateConfig(Section):
     """How a model is measured on held-out problems."""
 

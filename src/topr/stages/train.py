@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -11,13 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
+from torch import nn
 from transformers import PrinterCallback, set_seed
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import ConfigError, DataError
-from topr.models import LoadedModel, load, resolve_device
+from topr.models import LoadedModel, fingerprint, identity, load, resolve_device
 from topr.objectives import Taper, share_advice
 from topr.progress import Progress
 from topr.stages.callbacks import COMPLETE, Bar, CompleteCheckpoints, Snapshots
@@ -31,7 +35,7 @@ from topr.store import (
     write_manifest,
     write_text_atomic,
 )
-from topr.training import TOPRConfig, TOPRTrainer
+from topr.training import TOPRConfig, TOPRTrainer, Writers
 from topr.training.examples import examples_table
 
 logger = logging.getLogger(__name__)
@@ -42,13 +46,14 @@ SNAPSHOTS = "snapshots"
 
 def train_model(
     model: ModelConfig,
-    dataset: Path,
+    datasets: Sequence[Path],
     config: TrainConfig,
     directory: Path,
     *,
     seed: int,
     mark: str,
     progress: Progress,
+    writers: Sequence[ModelConfig] = (),
 ) -> Manifest:
     """Train, and write `model/`, `training/` and any `snapshots/` into `directory`.
 
@@ -56,17 +61,20 @@ def train_model(
 
     Args:
         model: what training starts from; `path` is a directory or a hub name.
-        dataset: a directory of graded rollouts, or a file of rows with prompt, completion, reward.
+        datasets: trained on together: each a directory of graded rollouts, or a file of rows with
+            prompt, completion, reward.
         config: the section `train`.
         directory: an iteration's or a comparison's.
         seed: of the order of the rows.
         mark: fingerprint of the result.
         progress: told of optimizer steps.
+        writers: models that may have written the rows, beside the one that is trained: they are
+            scored with them where log mu is recomputed. Known by their fingerprint.
 
     """
     work = directory / "training"
     if read_manifest(work) is None:  # A wrong file or model is found before anything is written.
-        rows = _read(dataset)
+        rows = _read_all(datasets)
         loaded = load(model.model_copy(update={"dtype": config.dtype}))
     done = begin(work, "train", mark)
     if done is not None:
@@ -79,6 +87,7 @@ def train_model(
         train_dataset=Dataset(rows),
         processing_class=loaded.tokenizer,
         callbacks=[CompleteCheckpoints()],
+        behavior_model=_writers(loaded, writers, config),
     )
     trainer.remove_callback(PrinterCallback)
     _say_shares(trainer, progress)
@@ -98,7 +107,15 @@ def train_model(
             Bar(lambda: stack.enter_context(progress.bar("training", _steps(trainer), "steps")))
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    return _save(trainer, loaded, rows, directory, mark)
+    lineage = {
+        "datasets": [os.path.relpath(dataset, directory) for dataset in datasets],
+        "written_by": dict(Counter(filter(None, trainer.rows["revision"]))),
+        "optimizer": config.optim,
+        "optimizer_state": "fresh",
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+    }
+    return _save(trainer, loaded, rows, directory, mark, lineage)
 
 
 def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
@@ -116,6 +133,24 @@ def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
     advice = share_advice(p, c, share)
     if advice is not None:
         logger.warning("%s", advice)
+
+
+def _writers(loaded: LoadedModel, others: Sequence[ModelConfig], config: TrainConfig) -> Writers:
+    """Return who may have written the rows: the trained model, and others by fingerprint."""
+    places = {identity(other.path): other for other in others}
+
+    def find(revision: str) -> nn.Module | None:
+        there = places.get(revision)
+        if there is None:
+            return None
+        return load(there.model_copy(update={"dtype": config.dtype})).model
+
+    return Writers(own=loaded.revision, find=find)
+
+
+def _read_all(datasets: Sequence[Path]) -> pa.Table:
+    tables = [_read(dataset) for dataset in datasets]
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _read(dataset: Path) -> pa.Table:
@@ -226,8 +261,9 @@ def _last_complete(work: Path) -> Path | None:
 
 
 def _save(
-    trainer: TOPRTrainer, loaded: LoadedModel, rows: pa.Table, directory: Path, mark: str
-) -> Manifest:
+    trainer: TOPRTrainer, loaded: LoadedModel, rows: pa.Table, directory: Path, mark: str,
+    lineage: dict[str, Any],
+) -> Manifest:  # fmt: skip
     """Write the model, the log and the examples; then drop the checkpoints."""
     work, target = directory / "training", directory / "model"
     temporary = directory / ".model.tmp"
@@ -253,6 +289,8 @@ def _save(
         "baseline": trainer.baseline,
         "effective_positive_share": trainer.effective_positive_share,
         "behavior_gap": trainer.behavior_gap.as_log() if trainer.behavior_gap else None,
+        **lineage,
+        "made": fingerprint(target),
     }
     write_json_atomic(target / "topr.json", details)
     manifest = Manifest(

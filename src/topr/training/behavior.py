@@ -21,7 +21,7 @@ from torch import nn
 from topr.errors import DataError
 from topr.store import atomic_path
 from topr.training.batches import CPU_TOKENS, Row, split_by_tokens
-from topr.training.logprobs import Forward, forward_of
+from topr.training.logprobs import Choice, Forward, forward_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,17 @@ GAP_ROWS = 256
 LARGE_GAP = 0.1
 """Largest difference of a completion's summed log-probability that passes without a warning: a
 weight exp(-0.1) is off by a tenth already."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writers:
+    """The models that wrote the rows, told apart by the rows' `revision`."""
+
+    own: str | None
+    """Revision of the model that is trained. Its rows, and those without a revision, are scored
+    with that model."""
+    find: Callable[[str], nn.Module | None]
+    """Loads the model of another revision; None where it is not to be had."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +150,90 @@ def recompute_cached(
     with atomic_path(path, overwrite=False) as temporary:
         pq.write_table(pa.table({"logprobs": pa.array(result, pa.list_(pa.float32()))}), temporary)
     return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Behavior:
+    """The model that is trained, the models that wrote its rows, and how they are run."""
+
+    model: nn.Module
+    forward: Forward
+    given: nn.Module | Writers | None
+    """Who wrote the rows: one model, several, or (None) `model` itself."""
+    layout: Choice
+    directory: Path
+    """Of the cache."""
+    tokens: int | None
+    """Of one forward pass at most."""
+    numerics: str
+    """Name of the autocast that is on around calls."""
+
+    def recomputed(
+        self, rows: Dataset, progress: Callable[[int], None] | None = None
+    ) -> list[np.ndarray[Any, Any]]:
+        """Return log mu of each row under the model that wrote it, one float32 array per row."""
+        result: list[np.ndarray[Any, Any]] = [np.empty(0, np.float32)] * len(rows)
+        for revision, indices in _by_revision(rows).items():
+            writer = self._writer(revision)
+            if writer is None and self._is_foreign(revision):
+                logger.warning(
+                    "%d of %d completions were written by another model (revision %s) than the one "
+                    "that is trained, and that model is not given: log mu is recomputed with the "
+                    "trained model, so their ratio starts at 1 whatever wrote them",
+                    len(indices), len(rows), revision,
+                )  # fmt: skip
+            found = recompute_cached(
+                self.model if writer is None else writer,
+                rows.select(indices),
+                self.directory,
+                forward=self._forward(writer),
+                tokens=self.tokens,
+                numerics=self.numerics,
+                progress=progress,
+            )
+            for i, one in zip(indices, found, strict=True):
+                result[i] = one
+        return result
+
+    def gap(self, rows: Dataset) -> Gap | None:
+        """Return how far recorded log-probabilities lie from ours, on rows of one writer.
+
+        Of the trained model's own where there are any; None where no row can be compared.
+        """
+        groups = _by_revision(rows)
+        for revision in sorted(groups, key=self._is_foreign):
+            sample = gap_sample(rows.select(groups[revision]))
+            if sample is not None:
+                writer = self._writer(revision)
+                ours = recompute(
+                    self.model if writer is None else writer,
+                    sample,
+                    forward=self._forward(writer),
+                    tokens=self.tokens,
+                )
+                return measure_gap(ours, recorded(sample))
+        return None
+
+    def _writer(self, revision: str | None) -> nn.Module | None:
+        """Return the model that wrote the rows of a revision; None: score with `model`."""
+        if not isinstance(self.given, Writers):
+            return self.given
+        if revision is None or not self._is_foreign(revision):
+            return None
+        return self.given.find(revision)
+
+    def _is_foreign(self, revision: str | None) -> bool:
+        return isinstance(self.given, Writers) and revision not in (None, self.given.own)
+
+    def _forward(self, writer: nn.Module | None) -> Forward:
+        return self.forward if writer is None else forward_of(writer, self.layout)
+
+
+def _by_revision(rows: Dataset) -> dict[str | None, list[int]]:
+    groups: dict[str | None, list[int]] = {}
+    for i, revision in enumerate(rows["revision"]):
+        groups.setdefault(revision, []).append(i)
+    return groups
 
 
 def measure_gap(

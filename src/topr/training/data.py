@@ -22,6 +22,7 @@ ROW_SCHEMA = pa.schema(
         ("row", pa.int64()),  # number in the dataset that was given
         ("name", pa.string()),  # problem and sample, for people
         ("group", pa.int64()),  # number of the prompt
+        ("revision", pa.string()),  # of the model that wrote the completion, or null
         ("prompt_ids", pa.list_(pa.int32())),
         ("completion_ids", pa.list_(pa.int32())),
         ("logprobs", pa.list_(pa.float32())),  # log mu as the sampler recorded it, or null
@@ -72,8 +73,9 @@ def prepare_rows(
         dataset: rows with `prompt` (text or messages), `completion` (text) and `reward` (number;
             None leaves the row out), and where there are: `prompt_ids`, `completion_ids`,
             `logprobs` (log mu per completion token), `sampling` (temperature, top_p, top_k),
-            `problem_id`, `sample`, `finish_reason`. Ids are kept as they are; text without ids is
-            tokenised once, with an end-of-sequence token unless `finish_reason` is `length`.
+            `problem_id`, `sample`, `finish_reason`, `revision` (of the writing model). Ids are
+            kept as they are; text without ids is tokenised once, with an end-of-sequence token
+            unless `finish_reason` is `length`.
         tokenizer: for text, and for the end-of-sequence token.
         vocabulary: token ids that the model knows; none given: as many as the tokenizer. A model's
             embedding is often padded, and a sampler may draw what is beyond the tokenizer.
@@ -159,6 +161,7 @@ def _row(
     return {
         "row": number,
         "name": f"{source.get('problem_id', number)}#{source.get('sample', 0)}",
+        "revision": source.get("revision"),
         "prompt_ids": _checked_ids(prompt_ids, "prompt_ids", number, vocabulary),
         "completion_ids": _checked_ids(completion_ids, "completion_ids", number, vocabulary),
         "logprobs": _checked_logprobs(source.get("logprobs"), len(completion_ids), number),

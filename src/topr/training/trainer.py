@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -33,11 +32,9 @@ from topr.training.arguments import TOPRConfig
 from topr.training.batches import CPU_TOKENS, Batch, Row, ShuffledBatches, split_by_tokens
 from topr.training.behavior import (
     LARGE_GAP,
+    Behavior,
     Gap,
-    gap_sample,
-    measure_gap,
-    recompute,
-    recompute_cached,
+    Writers,
     recorded,
 )
 from topr.training.checks import (
@@ -76,8 +73,8 @@ class TOPRTrainer(Trainer):
         processing_class: the tokenizer; none given: the model's own.
         callbacks: of transformers.
         peft_config: of peft, to train an adapter.
-        behavior_model: the model that wrote the completions, for `behavior_logprobs=recompute`;
-            none given: `model` as it is before the first step.
+        behavior_model: who wrote the completions, for `behavior_logprobs=recompute`: one model, or
+            `Writers` of several; none given: `model` as it is before the first step.
         optimizers: optimizer and schedule, instead of those that `args` names.
 
     Raises:
@@ -93,7 +90,7 @@ class TOPRTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: Any = None,
-        behavior_model: nn.Module | None = None,
+        behavior_model: nn.Module | Writers | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         args = args if args is not None else TOPRConfig(output_dir="topr-output")
@@ -274,23 +271,23 @@ class TOPRTrainer(Trainer):
 
         `train` does this where it was not done. `progress` is told of completions recomputed.
         """
-        rows, model = self.rows, self.accelerator.unwrap_model(self.model)
-        sample = gap_sample(rows)
-        if self.settings.behavior_logprobs == "sampler":
-            behavior = recorded(rows)
-        else:
-            forward = self.forward
-            if self._behavior_model is not None:
-                model = self._behavior_model
-                forward = forward_of(model, self.settings.layout)
-            with self.accelerator.autocast():  # in the numerics of the training steps
-                behavior = recompute_cached(
-                    model, rows, self.directory, forward=forward, tokens=self._budget,
-                    numerics=self.accelerator.mixed_precision, progress=progress,
-                )  # fmt: skip
-        if sample is not None:
-            self.behavior_gap = self._gap(model, sample)
-        self.rows = rows.add_column("behavior_logprobs", [b.tolist() for b in behavior])
+        rows = self.rows
+        behavior = Behavior(
+            model=self.accelerator.unwrap_model(self.model),
+            forward=self.forward,
+            given=self._behavior_model,
+            layout=self.settings.layout,
+            directory=self.directory,
+            tokens=self._budget,
+            numerics=self.accelerator.mixed_precision,
+        )
+        with self.accelerator.autocast():  # in the numerics of the training steps
+            if self.settings.behavior_logprobs == "sampler":
+                logprobs = recorded(rows)
+            else:
+                logprobs = behavior.recomputed(rows, progress)
+            self.behavior_gap = behavior.gap(rows)
+        self.rows = rows.add_column("behavior_logprobs", [one.tolist() for one in logprobs])
         self.train_dataset = self.rows
         gap = self.behavior_gap
         if gap is None:
@@ -308,11 +305,6 @@ class TOPRTrainer(Trainer):
                 "is its distance from the model",
                 gap.sequence_max,
             )
-
-    def _gap(self, model: nn.Module, sample: Dataset) -> Gap:
-        with self.accelerator.autocast():
-            ours = recompute(model, sample, tokens=self._budget)
-        return measure_gap(ours, recorded(sample))
 
     def _get_num_items_in_batch(
         self, batch_samples: list[Any], device: torch.device

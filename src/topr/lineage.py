@@ -1,0 +1,161 @@
+"""Which rollouts made which model: read from what the stages of a run left. Nothing is computed."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from topr.errors import DataError
+from topr.store import Manifest, read_manifest, shard_paths, stream_tables
+
+WRITER = ("model", "revision")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollouts:
+    """Completions that one model wrote."""
+
+    place: str
+    """Directory, seen from the run's."""
+    model: str
+    revision: str | None
+    completions: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How a model was made."""
+
+    place: str
+    """Directory of the iteration or comparison, seen from the run's."""
+    started_from: str | None
+    """Revision of the model that training started from."""
+    made: str
+    """Revision of the model that came out."""
+    datasets: tuple[str, ...]
+    """Directories, seen from the run's."""
+    written_by: Mapping[str, int]
+    """Completions that were trained on, by the revision of the model that wrote them."""
+    objective: str
+    steps: int
+    optimizer: str
+    optimizer_state: str
+    """`fresh`: moments started at zero."""
+    learning_rate: float
+    lr_scheduler_type: str
+    positive_share: float
+    baseline: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lineage:
+    """Of one run, as far as it has come."""
+
+    rollouts: tuple[Rollouts, ...]
+    trainings: tuple[Training, ...]
+    kept: Mapping[str, Any] | None
+    """Of `summary.json`: which iteration's model is the run's result."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def name(self, revision: str | None) -> str:
+        """Return whose a revision is: a training's place, or `base`."""
+        places = {training.made: training.place for training in self.trainings}
+        first = self.rollouts[0].revision if self.rollouts else None
+        if revision in places:
+            return places[revision]
+        return "base" if revision is not None and revision == first else f"revision {revision}"
+
+    def steps(self) -> list[list[str]]:
+        """Return what was made, in the order of making: each a heading and lines for people."""
+        drawn = {step.place: self._drawing(step) for step in self.rollouts}
+        trained = {step.place: self._training(step) for step in self.trainings}
+        iterations = sorted({place.split("/")[0] for place in drawn})
+        order = [p for i in iterations for p in (f"{i}/rollouts", i)]
+        order += [place for place in trained if place not in iterations]
+        return [each[p] for p in order for each in (drawn, trained) if p in each]
+
+    def _drawing(self, step: Rollouts) -> list[str]:
+        return [
+            step.place,
+            f"{step.completions} completions, {step.tokens} tokens, written by "
+            f"{self.name(step.revision)} ({step.model}, {step.revision})",
+        ]
+
+    def _training(self, step: Training) -> list[str]:
+        written = ", ".join(f"{n} by {self.name(rev)}" for rev, n in step.written_by.items())
+        return [
+            f"{step.place}/model {step.made}",
+            f"from {self.name(step.started_from)}, {step.steps} steps of {step.objective}, "
+            f"{step.optimizer} ({step.optimizer_state} state), rate {step.learning_rate:g} "
+            f"({step.lr_scheduler_type})",
+            f"on {', '.join(step.datasets)}: completions {written}; "
+            f"{step.positive_share:.1%} positive, baseline {step.baseline:+.2f}",
+        ]
+
+
+def read_lineage(directory: Path) -> Lineage:
+    """Read the lineage of a run.
+
+    Raises:
+        DataError: the directory holds no run, or one that has drawn nothing yet.
+
+    """
+    drawn = tuple(_rollouts(directory))
+    if not (directory / "recipe.yaml").is_file() or not drawn:
+        raise DataError(
+            f"{directory} holds no run that has drawn rollouts: give the directory that "
+            "`topr run NAME -o DIR` wrote"
+        )
+    summary = directory / "summary.json"
+    kept = None
+    if summary.is_file():
+        kept = json.loads(summary.read_text(encoding="utf-8")).get("kept")
+    return Lineage(rollouts=drawn, trainings=tuple(_trainings(directory)), kept=kept)
+
+
+def _rollouts(directory: Path) -> Iterator[Rollouts]:
+    for folder in sorted(directory.glob("iteration-*/rollouts")):
+        manifest = read_manifest(folder)
+        if manifest is None:
+            continue
+        first = next(stream_tables(shard_paths(folder)[:1], WRITER, rows=1)).slice(0, 1)
+        (writer,) = first.to_pylist()
+        yield Rollouts(
+            place=str(folder.relative_to(directory)),
+            completions=manifest.rows,
+            tokens=manifest.details["tokens"],
+            **writer,
+        )
+
+
+def _trainings(directory: Path) -> Iterator[Training]:
+    folders = [*directory.glob("iteration-*/training"), *directory.glob("compare/*/training")]
+    for folder in sorted(folders, key=lambda path: (path.parent.parent != directory, path)):
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            yield _training(directory, folder.parent, manifest)
+
+
+def _training(directory: Path, folder: Path, manifest: Manifest) -> Training:
+    found = manifest.details
+    return Training(
+        place=str(folder.relative_to(directory)),
+        started_from=found["revision"],
+        made=found["made"],
+        datasets=tuple(os.path.relpath(folder / place, directory) for place in found["datasets"]),
+        written_by=found["written_by"],
+        objective=found["objective"],
+        steps=found["steps"],
+        optimizer=found["optimizer"],
+        optimizer_state=found["optimizer_state"],
+        learning_rate=found["learning_rate"],
+        lr_scheduler_type=found["lr_scheduler_type"],
+        positive_share=found["positive_share"],
+        baseline=found["baseline"],
+    )

@@ -1,0 +1,123 @@
+"""Iterations that start from the base, train on a window of datasets, and keep the best model."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from topr.cli import app
+from topr.config import load_recipe
+from topr.errors import ConfigError, DataError
+from topr.lineage import read_lineage
+from topr.loop import run
+from topr.models import fingerprint
+from topr.preparation import check_recipe
+from topr.store import read_manifest
+
+pytestmark = pytest.mark.slow
+
+OVERRIDES = [
+    "task.train_problems=6", "task.validation_problems=4", "task.test_problems=4",
+    "task.warmup.hidden_size=16", "task.warmup.num_layers=1", "task.warmup.num_heads=2",
+    "task.warmup.intermediate_size=16", "task.warmup.steps=30", "generate.n=4",
+    "generate.max_tokens=12", "train.max_steps=3", "train.batch_size=8",
+    "train.learning_rate=1e-2", "evaluate.n=2", "evaluate.pass_at=[1,2]",
+    "evaluate.bootstrap=100", "grade.workers=1", "grade.truncated=grade", "compare={}",
+    "iterations=3",
+    "loop={start: base, window: 2, keep: best}", "train.behavior_logprobs=recompute",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPR_CACHE", str(folder / "cache"))
+        run(load_recipe("quickstart", OVERRIDES), folder / "run")
+    return folder / "run"
+
+
+def details(done: Path, iteration: int) -> dict:
+    return read_manifest(done / f"iteration-{iteration:02d}/training").details
+
+
+def test_each_iteration_trains_from_the_base_on_its_window(done):
+    base = details(done, 1)["revision"]
+    assert [details(done, i)["revision"] for i in (1, 2, 3)] == [base] * 3
+    assert [details(done, i)["datasets"] for i in (1, 2, 3)] == [
+        ["dataset"],
+        ["../iteration-01/dataset", "dataset"],
+        ["../iteration-02/dataset", "dataset"],
+    ]
+    made = [details(done, i)["made"] for i in (1, 2, 3)]
+    assert details(done, 1)["written_by"] == {base: 24}
+    assert details(done, 2)["written_by"] == {base: 24, made[0]: 24}
+    assert details(done, 3)["written_by"] == {made[0]: 24, made[1]: 24}
+    assert made[2] == fingerprint(done / "iteration-03/model")
+
+
+def test_log_mu_is_recomputed_with_the_model_that_wrote_the_row(done):
+    # Iteration 3 trains the base on what two later models wrote: none of its rows is its own.
+    for iteration in (1, 2, 3):
+        assert details(done, iteration)["behavior_gap"]["behavior_gap/sequence_max"] < 1e-3
+    cached = sorted((done / "iteration-03/training").glob("behavior-logprobs-*.parquet"))
+    assert len(cached) == 2  # one per model
+    recomputed = [v for path in cached for v in pq.read_table(path)["logprobs"].to_pylist()]
+    written = [value for i in (2, 3) for value in _logprobs(done / f"iteration-{i:02d}/dataset")]
+    sums = sorted(float(np.sum(value)) for value in recomputed)
+    assert sums == pytest.approx(sorted(float(np.sum(value)) for value in written), abs=1e-3)
+
+
+def _logprobs(folder: Path) -> list[list[float]]:
+    return [v for p in folder.glob("part-*") for v in pq.read_table(p)["logprobs"].to_pylist()]
+
+
+def test_the_best_iteration_is_kept_by_validation_problems_alone(done):
+    summary = json.loads((done / "summary.json").read_text())
+    kept = summary["kept"]
+    found = [
+        json.loads((done / f"iteration-{i:02d}/validation/evaluation.json").read_text())
+        for i in range(4)
+    ]
+    assert {each["split"] for each in found} == {"validation"}
+    scores = [each["metrics"]["pass@1"] for each in found]
+    assert kept["validation"] == scores
+    assert kept["iteration"] == scores.index(max(scores))
+    assert {model["split"] for model in summary["models"] if "split" in model} <= {"test"}
+    assert len(summary["models"]) == 4
+
+
+def test_the_lineage_names_every_model(done):
+    lineage = read_lineage(done)
+    assert [lineage.name(r.revision) for r in lineage.rollouts] == [
+        "base", "iteration-01", "iteration-02",
+    ]  # fmt: skip
+    assert [t.datasets for t in lineage.trainings][2] == (
+        "iteration-02/dataset",
+        "iteration-03/dataset",
+    )
+    printed = CliRunner().invoke(app, ["lineage", str(done)])
+    assert printed.exit_code == 0
+    assert "completions 24 by iteration-01, 24 by iteration-02" in printed.output
+    assert "adamw_torch (fresh state), rate 0.01" in printed.output
+    as_json = CliRunner().invoke(app, ["lineage", str(done), "--json"])
+    assert (
+        json.loads(as_json.output)["trainings"][0]["started_from"] == details(done, 1)["revision"]
+    )
+
+
+def test_a_directory_without_a_run_has_no_lineage(tmp_path):
+    with pytest.raises(DataError, match="holds no run that has drawn rollouts"):
+        read_lineage(tmp_path)
+
+
+def test_what_the_window_makes_impossible_is_refused():
+    recipe = load_recipe("quickstart", [*OVERRIDES, "train.objective=grpo", "train.baseline=null"])
+    assert recipe.train.batch_size == 8
+    check_recipe(recipe)  # 2 iterations of 4 completions of a problem fit
+    wider = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"window": None})})
+    with pytest.raises(ConfigError, match="with up to 12 completions of a problem"):
+        check_recipe(wider)
