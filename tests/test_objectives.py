@@ -236,6 +236,49 @@ def test_a_group_without_pairs_pulls_nothing_under_dpo():
     assert (weight == 0).all()
 
 
+def test_apo_weight_is_the_gradient_of_its_loss():
+    log_ratio = (5 * random_log_ratio()).requires_grad_()
+    likes = torch.sigmoid(0.1 * (log_ratio * MASK).sum(-1))
+    (gradient,) = torch.autograd.grad((-ADVANTAGE * likes).sum(), log_ratio)
+    torch.testing.assert_close(weights("apo", log_ratio.detach()), -gradient * MASK)
+
+
+def test_mirror_descent_weight_is_the_gradient_of_its_surrogate():
+    # Rewards 1, -1 in each group: mean 0.
+    log_ratio = random_log_ratio().requires_grad_()
+    rho = (log_ratio * MASK).sum(-1)
+    surrogate = (ADVANTAGE * rho - 0.1 / 2 * rho.square()).sum()
+    (gradient,) = torch.autograd.grad(surrogate, log_ratio)
+    torch.testing.assert_close(weights("opmd", log_ratio.detach()), gradient * MASK)
+
+
+def test_a_completion_where_mirror_descent_wants_it_is_left_alone():
+    # tau = 0.1, R - mean = -1: log rho = -10.
+    log_ratio = torch.tensor([[10.0], [-10.0]])
+    mask = torch.ones(2, 1, dtype=bool)
+    weight = OBJECTIVES["opmd"].weights(
+        log_ratio, torch.tensor([1.0, -1.0]), mask, torch.zeros(2, dtype=torch.long)
+    )
+    assert weight.squeeze(1).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_the_look_ahead_weighs_negatives_by_an_extrapolated_policy():
+    # Two tokens of a vocabulary; pi^ = softmax((1 + lambda) log pi - lambda log mu).
+    pi, mu, lambda_ = torch.tensor([0.2, 0.8]), torch.tensor([0.5, 0.5]), 1.0
+    extrapolated = ((1 + lambda_) * pi.log() - lambda_ * mu.log()).softmax(-1)
+    log_ratio = (pi / mu).log()[:1, None].repeat(2, 1)
+    mask = torch.ones(2, 1, dtype=bool)
+    weight = OBJECTIVES["fpa_topr"].weights(
+        log_ratio, torch.tensor([1.0, -1.0]), mask, torch.arange(2)
+    )
+    assert weight.squeeze(1).tolist() == pytest.approx([1.0, -(0.4**2)])
+    # With its normaliser it would be less: ours is an upper bound.
+    assert (extrapolated / mu)[0].item() < 0.4**2
+    assert make_objective("fpa_topr", lookahead=0.0) == make_objective("topr")
+    with pytest.raises(ConfigError, match="lookahead=-1"):
+        make_objective("topr", lookahead=-1)
+
+
 def test_normalisations():
     assert sequence_scale(MASK, "length").tolist() == pytest.approx([1 / 3, 1, 1 / 4, 1 / 2])
     assert sequence_scale(MASK, "none").tolist() == [1.0] * 4

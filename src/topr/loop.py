@@ -284,7 +284,7 @@ class _Run:
         folder, mark = folder / "validation", fingerprint(self.mark, name, iteration, config)
         found = self._measure(model, name, iteration, folder, mark, config)
         self.validations.append(Evaluated(result=found, path=Path(model.path), step=None))
-        self._say(iteration, f"on validation problems: {headline(found)}")
+        self._say(iteration, headline(found))
 
     def _measure(
         self, model: ModelConfig, name: str, iteration: int, folder: Path, mark: str,

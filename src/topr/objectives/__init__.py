@@ -20,8 +20,8 @@ from topr.objectives.baseline import (
     share_advice,
 )
 from topr.objectives.clipped import CISPO, GSPO, PPO
-from topr.objectives.preference import DPO
-from topr.objectives.relative import AsymRE
+from topr.objectives.preference import APO, DPO
+from topr.objectives.relative import AsymRE, MirrorDescent
 from topr.objectives.taper import Taper
 
 INF = float("inf")
@@ -37,13 +37,17 @@ OBJECTIVES: Mapping[str, Objective] = {
     "roll_topr": Taper(level="token"),
     "trinity_topr": Taper(level="token", normalization="none"),  # mean over all tokens
     "verl_topr": Taper(level="geometric"),
+    # TOPR whose taper looks ahead.
+    "fpa_topr": Taper(lookahead=1.0),
     # Other methods on stored completions.
     "ppo": PPO(),
     "grpo": PPO(group_normalized=True),
     "gspo": GSPO(),
     "cispo": CISPO(),
     "asymre": AsymRE(),
+    "opmd": MirrorDescent(),
     "dpo": DPO(),
+    "apo": APO(),
 }
 
 
@@ -82,12 +86,14 @@ def make_objective(name: str, **arguments: object) -> Objective:
 
 
 __all__ = [
+    "APO",
     "CISPO",
     "DPO",
     "GSPO",
     "OBJECTIVES",
     "PPO",
     "AsymRE",
+    "MirrorDescent",
     "Normalization",
     "Objective",
     "Taper",

@@ -1,4 +1,4 @@
-"""DPO on graded completions, written as weights."""
+"""Preference objectives on graded completions, written as weights: DPO, APO."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import Normalization
+from topr.objectives.base import Normalization, log_rho
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,3 +36,24 @@ class DPO:
         signed = pull.sum(dim=1) - pull.sum(dim=0)
         weight = signed * same.sum(dim=1) / (2 * pairs_in_group)
         return torch.where(mask, weight[:, None], 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class APO:
+    """Anchored preference optimization, APO-zero (D'Oosterlinck et al., arXiv 2408.06266), whose
+    two terms need no pairs: the loss is -sigma(beta log rho) of a right completion and
+    +sigma(beta log rho) of a wrong one.
+
+    sigma' fades on both sides: of what the model has learnt, and of what it has given up.
+    """
+
+    beta: float = 0.1
+
+    coupled: ClassVar[bool] = False
+    normalization: ClassVar[Normalization] = "none"
+
+    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+        """Return A beta sigma'(beta log rho). See `Objective.weights`."""
+        likes = torch.sigmoid(self.beta * log_rho(log_ratio, mask, "sequence"))
+        pull = advantage[:, None].float() * self.beta * likes * (1.0 - likes)
+        return torch.where(mask, pull, 0.0)

@@ -1,4 +1,4 @@
-"""Advantages relative to a prompt's other completions, and AsymRE."""
+"""Advantages relative to a prompt's other completions: AsymRE, mirror descent."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import Normalization
+from topr.objectives.base import Normalization, log_rho
 
 
 def group_mean(value: Tensor, group: Tensor) -> Tensor:
@@ -44,3 +44,24 @@ class AsymRE:
         """Return R - (mean of R over the group) - delta. See `Objective.weights`."""
         relative = advantage.float() - group_mean(advantage, group) - self.delta
         return torch.where(mask, relative[:, None], 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MirrorDescent:
+    """Online policy mirror descent, as Kimi k1.5 trains (arXiv 2501.12599, eq. 3), with mu as the
+    reference: the gradient of (R - mean R) log pi - tau/2 (log rho)^2.
+
+    Instead of a taper, a restoring force: a completion's pull fades as log rho comes to
+    (R - mean R) / tau, for positives and negatives alike.
+    """
+
+    tau: float = 0.1
+
+    coupled: ClassVar[bool] = True
+    normalization: ClassVar[Normalization] = "none"
+
+    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+        """Return R - (mean of R over the group) - tau log rho. See `Objective.weights`."""
+        relative = advantage.float() - group_mean(advantage, group)
+        pull = relative[:, None] - self.tau * log_rho(log_ratio, mask, "sequence")
+        return torch.where(mask, pull, 0.0)

@@ -24,7 +24,8 @@ class Taper:
     """TOPR and its family.
 
     >>> Taper()  # TOPR itself
-    Taper(positive=(1.0, 1.0), negative=(0.0, 1.0), level='sequence', normalization='length')
+    Taper(positive=(1.0, 1.0), negative=(0.0, 1.0), level='sequence', lookahead=0.0, \
+normalization='length')
     """
 
     positive: tuple[float, float] = (1.0, 1.0)
@@ -32,6 +33,10 @@ class Taper:
     negative: tuple[float, float] = (0.0, 1.0)
     """[a-, b-], for A < 0."""
     level: Level = "sequence"
+    lookahead: float = 0.0
+    """lambda of future policy approximation (Oh et al., arXiv 2509.19893): negatives are weighed by
+    where the policy is heading, log rho^ = (1 + lambda) log rho. They extrapolate logits, whose
+    normaliser needs the whole vocabulary of both models; it is at least 1, and left out here."""
 
     normalization: Normalization = "length"
     """See `Objective.normalization`."""
@@ -46,14 +51,16 @@ class Taper:
                 raise ConfigError(
                     f"taper limits {name}=[{low}, {high}]: expected 0 <= lower <= upper"
                 )
+        if not self.lookahead >= 0.0:
+            raise ConfigError(f"taper lookahead={self.lookahead}: expected 0 or more")
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
-        """Return A [rho]_a^b. See `Objective.weights`."""
+        """Return A [rho]_a^b, or A [rho^]_a^b. See `Objective.weights`."""
         rho = log_rho(log_ratio, mask, self.level)
         clipped = torch.where(
             advantage[:, None] >= 0,
             _clipped_exp(rho, *self.positive),
-            _clipped_exp(rho, *self.negative),
+            _clipped_exp((1.0 + self.lookahead) * rho, *self.negative),
         )
         return torch.where(mask, advantage[:, None].float() * clipped, 0.0)
 
