@@ -71,6 +71,8 @@ class Study(Section):
     """Seed of the sweep, whose choice is made on validation problems by pass@1."""
     metrics: tuple[str, ...] = ("pass@1", "maj@16", "pass@16", "greedy", "invalid")
     """Columns of the results' table."""
+    curves: tuple[str, ...] = ("log_ratio/positive", "log_ratio/negative")
+    """Keys of the training log that are drawn over optimizer steps."""
     axis: str = ""
     """What `x` is."""
     scale: Literal["linear", "log"] = "linear"

@@ -19,6 +19,16 @@ COLOURS = (
 )  # fmt: skip
 MUTED = "#5a6470"
 METRIC = "pass@1"
+ALONG = (METRIC, "invalid")
+"""Metrics of models on their way."""
+CURVES = {
+    "log_ratio/positive": "log-ratio of positives, nats",
+    "log_ratio/negative": "log-ratio of negatives, nats",
+    "weight/negative": "mean weight of negatives",
+    "weight/negative_below_0.01": "share of negatives with weight below 0.01",
+    "effective_sample_size": "effective sample size",
+}
+"""What a key of the training log is, for people."""
 
 
 def check_matplotlib() -> None:
@@ -46,7 +56,8 @@ def _figures(results: Results) -> dict[str, Callable[[Results], "Figure"]]:
     """Return which figures there is something to show in."""
     study = results.study
     found: dict[str, Callable[[Results], Figure]] = {"final": final_figure}
-    if any(point.step is not None for cell in results.cells for point in cell.points):
+    logged = any(key in cell.log for cell in results.cells for key in study.curves)
+    if logged or _has_snapshots(results):
         found["training"] = training_figure
     if any(arm.series is not None for arm in study.arms.values()):
         found["axis"] = axis_figure
@@ -74,9 +85,33 @@ def final_figure(results: Results) -> "Figure":
 
 
 def training_figure(results: Results) -> "Figure":
-    """Accuracy and log-ratios along training."""
-    figure, (accuracy, positives, negatives) = _subplots(3)
-    base = [cell.final.metrics[METRIC] for cell in results.of(BASE)]
+    """Accuracy and invalid share of the models on their way, and the log's curves."""
+    ways = ALONG if _has_snapshots(results) else ()
+    curves = [key for key in results.study.curves if any(key in c.log for c in results.cells)]
+    figure, panels = _subplots(len(ways) + len(curves))
+    for axes, metric in zip(panels, ways, strict=False):
+        _draw_metric(results, axes, metric)
+        axes.set_title(f"{metric}, %", fontsize=10, loc="left")
+    for axes, key in zip(panels[len(ways) :], curves, strict=True):
+        for arm in results.arms:
+            for number, cell in enumerate(results.of(arm)):
+                if key in cell.log:
+                    axes.plot(
+                        cell.log["step"], cell.log[key], color=_colour(results, arm),
+                        linewidth=0.9, alpha=0.8, label=results.label(arm) if not number else None,
+                    )  # fmt: skip
+        axes.set_title(CURVES.get(key, key), fontsize=10, loc="left")
+        if key.startswith("log_ratio/"):
+            axes.set_yscale("symlog", linthresh=1.0)
+    for axes in panels:
+        axes.set_xlabel("optimizer steps")
+    _legend(figure, panels[0])
+    return figure
+
+
+def _draw_metric(results: Results, axes: "Axes", metric: str) -> None:
+    """Draw the mean over seeds of a metric, from the starting model to the end of training."""
+    base = results.final(BASE, metric)
     for arm in results.arms:
         if arm == BASE:
             continue
@@ -86,30 +121,16 @@ def training_figure(results: Results) -> "Figure":
         def place(point: Point, last: float = last) -> float:
             return last if point.step is None else point.step
 
-        xs, means = _means(cells, place, lambda point: 100 * point.metrics[METRIC])
-        start = [100 * sum(base) / len(base)] if base else []
-        accuracy.plot(
+        xs, means = _means(cells, place, lambda point: 100 * point.metrics[metric])
+        start = [] if base is None else [100 * base.mean]
+        axes.plot(
             [0.0] * len(start) + xs, start + means, "o-", markersize=3.5,
             color=_colour(results, arm), label=results.label(arm),
         )  # fmt: skip
-        for axes, key in ((positives, "log_ratio/positive"), (negatives, "log_ratio/negative")):
-            for cell in cells:
-                if key in cell.log:
-                    axes.plot(
-                        cell.log["step"], cell.log[key], color=_colour(results, arm),
-                        linewidth=0.9, alpha=0.8,
-                    )  # fmt: skip
-    for axes, what in (
-        (accuracy, f"{METRIC}, %"),
-        (positives, "log-ratio of positives, nats"),
-        (negatives, "log-ratio of negatives, nats"),
-    ):
-        axes.set_xlabel("optimizer steps")
-        axes.set_title(what, fontsize=10, loc="left")
-    for axes in (positives, negatives):
-        axes.set_yscale("symlog", linthresh=1.0)
-    _legend(figure, accuracy)
-    return figure
+
+
+def _has_snapshots(results: Results) -> bool:
+    return any(point.step is not None for cell in results.cells for point in cell.points)
 
 
 def axis_figure(results: Results) -> "Figure":
@@ -188,18 +209,23 @@ def _colour(results: Results, arm: str) -> str:
     return COLOURS[list(results.study.arms).index(arm) % len(COLOURS)]
 
 
-def _subplots(columns: int, height: float = 3.4) -> tuple["Figure", list["Axes"]]:
+def _subplots(count: int, height: float = 3.4) -> tuple["Figure", list["Axes"]]:
+    """Return a figure of up to six panels, at most three in a row."""
     from matplotlib.figure import Figure
 
+    columns = count if count <= 3 else -(-count // 2)
+    rows = -(-count // columns)
     width = {1: 6.4, 2: 9.0, 3: 11.5}[columns]
-    figure = Figure(figsize=(width, height), layout="constrained")
-    panels = list(figure.subplots(1, columns, squeeze=False)[0])
-    for axes in panels:
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    for axes in panels[:count]:
         axes.grid(True, color="#e3e5e8", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
-    return figure, panels
+    return figure, panels[:count]
 
 
 def _legend(figure: "Figure", axes: "Axes") -> None:

@@ -11,13 +11,14 @@ from markupsafe import Markup
 from topr.config.study import BASE
 from topr.errors import DataError
 from topr.store import write_text_atomic
+from topr.studies.efficiency import Efficiency, efficiencies
 from topr.studies.figures import draw_figures
 from topr.studies.results import Results, read_results
 from topr.studies.summary import Decided, Estimate
 
 TITLES = {
     "final": "Final accuracy: one dot per seed, mean and 95 % interval over seeds",
-    "training": "Along training: mean accuracy over seeds; log-ratios of each seed",
+    "training": "Along training: means over seeds of evaluated models; curves of each seed",
     "axis": "Mean and 95 % interval over seeds",
     "iterations": "Mean accuracy over seeds after each iteration",
 }
@@ -45,8 +46,14 @@ def interval(found: Estimate | None) -> str:
     return f"{percent(found.mean)} [{percent(found.low)}, {percent(found.high)}]"
 
 
-def claim_line(found: Decided) -> str:
-    """Return one sentence: the claim, the verdict, and the difference that decided it."""
+def claim_line(found: Decided, tokens: float | None = None) -> str:
+    """Return one sentence: the claim, the verdict, and the difference that decided it.
+
+    Args:
+        found: what was decided.
+        tokens: drawn by the claim's arm, by those of the other; said where they differ.
+
+    """
     claim, difference = found.claim, found.difference
     spread = "one seed, no interval"
     if not math.isinf(difference.low):
@@ -55,6 +62,8 @@ def claim_line(found: Decided) -> str:
             f"{difference.seeds} seeds"
         )
     bar = "" if claim.margin == 0 else f", asked for {100 * claim.margin:+.1f} or more"
+    if tokens is not None and abs(tokens - 1) > 0.02:
+        bar += f"; with {tokens:.0%} of its tokens drawn"
     return (
         f"{claim.says}: {found.verdict.value} ({claim.metric} of {claim.arm} less {claim.than}: "
         f"{100 * difference.mean:+.1f} points, {spread}{bar})"
@@ -140,9 +149,30 @@ def write_page(directories: Sequence[Path], page: Path, figures: Path) -> None:
 
 def claim_lines(results: Results) -> list[str]:
     """Return one sentence for each claim: what was asked, and what was found."""
-    lines = [claim_line(found) for found in results.claims()]
+    lines = []
+    for found in results.claims():
+        one, other = (results.tokens(arm) for arm in (found.claim.arm, found.claim.than))
+        lines.append(claim_line(found, one / other if one and other else None))
     lines += [f"{claim.says}: {claim.metric} was not measured" for claim in results.unmeasured()]
-    return lines
+    return lines + [efficiency_line(found) for found in efficiencies(results)]
+
+
+def efficiency_line(found: Efficiency) -> str:
+    """Return one sentence: how many times fewer tokens reach the same accuracy."""
+    start = (
+        f"Tokens that {found.series} needs for the accuracy of {found.other} "
+        f"({percent(found.accuracy)} % with {found.tokens:,.0f} tokens)"
+    )
+    factor = found.factor
+    if factor is None:
+        return f"{start}: not reached by every seed"
+    bound = "at least " if found.at_least else ""
+    spread = (
+        "one seed"
+        if math.isinf(factor.high)
+        else (f"95 % interval {factor.low:.1f} to {factor.high:.1f} over {factor.seeds} seeds")
+    )
+    return f"{start}: {bound}{factor.mean:.1f} times fewer ({spread})"
 
 
 def _table(results: Results) -> list[str]:
@@ -154,7 +184,7 @@ def _table(results: Results) -> list[str]:
     for arm in results.arms:
         cells = results.of(arm)
         rate = "" if cells[0].rate is None else f"{cells[0].rate:.0e}".replace("e-0", "e-")
-        tokens = sum(cell.final.tokens for cell in cells) / len(cells)
+        tokens = results.tokens(arm)
         values = " | ".join(interval(results.final(arm, metric)) for metric in metrics)
         shown = "" if arm == BASE else f"{tokens:,.0f}"
         lines.append(f"| {results.label(arm)} | {rate} | {values} | {shown} |")

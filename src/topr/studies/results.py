@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from topr.config.study import BASE, Claim, Study
@@ -92,6 +93,10 @@ class Results:
         """Return a metric of the final models; None where it was not measured."""
         values = self._values(arm, metric)
         return estimate(list(values.values())) if values else None
+
+    def tokens(self, arm: str) -> float:
+        """Return the completion tokens that an arm drew for training, mean over seeds."""
+        return fmean(cell.final.tokens for cell in self.of(arm))
 
     def claims(self) -> list[Decided]:
         """Decide every claim whose metric was measured for both its arms."""
