@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,6 +76,11 @@ def test_killed_in_a_round_it_ends_with_the_undisturbed_dataset(tmp_path, enviro
         (run / "iteration-01/model/model.safetensors").read_bytes() for run in (killed, straight)
     ]
     assert weights[0] == weights[1]
+    report = (straight / "report.html").read_text()
+    assert "<h3>Curation</h3>" in report
+    assert "<code>anna_karenina</code>" in report
+    assert "the problem&#39;s quota was full" in report
+    assert re.search(r"more: [\d,]+ tokens drawn, [\d,]+ kept; drawing 8 for every problem", report)
 
 
 def test_the_stages_one_by_one_draw_in_rounds_too(tmp_path, environment):

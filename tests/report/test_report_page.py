@@ -9,7 +9,7 @@ import pytest
 from make_run import HOSTILE
 
 from topr.report.read import read_run
-from topr.report.tables import facts
+from topr.report.tables import facts, headline, percent
 from topr.report.text import clip, visible
 
 
@@ -117,3 +117,13 @@ def test_training_examples_have_tokens_with_both_log_probabilities(page):
 def test_the_header_names_the_device_that_was_used(whole_run, environment, device):
     run = dataclasses.replace(read_run(whole_run), environment=environment)
     assert dict(facts(run)).get("Device") == device
+
+
+def test_the_kept_model_is_the_one_that_the_headline_shows(whole_run):
+    run = read_run(whole_run)
+    assert "Result" not in dict(facts(run))
+    first = dataclasses.replace(run, kept={"iteration": 1, "by": "pass@1 on validation problems"})
+    assert dict(facts(first))["Result"] == "iteration 1, best by pass@1 on validation problems"
+    model = next(m for m in run.models if m.iteration == 1 and not m.comparison)
+    assert headline(first)[0].end.value == percent(model.metrics["pass@1"])
+    assert headline(run)[0].end.value != headline(first)[0].end.value

@@ -61,6 +61,10 @@ class Dataset:
     """c."""
     effective_share: float | None
     """Share of positives that the baseline makes the dataset act like."""
+    curation: Mapping[str, Any]
+    """Of the dataset's manifest: `steps`, `tokens`, `tokens_kept`."""
+    drawing: Mapping[str, Any]
+    """Of the rollouts' manifest: `tokens` and, drawn in rounds, `saved_tokens_estimate`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +78,8 @@ class Run:
     started: datetime | None
     models: tuple[Model, ...]
     differences: tuple[Difference, ...]
+    kept: Mapping[str, Any]
+    """Which iteration's model is the result, as the summary says."""
     trainings: tuple[Training, ...]
     datasets: tuple[Dataset, ...]
     sources: tuple[Source, ...]

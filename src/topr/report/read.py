@@ -87,6 +87,7 @@ def read_run(directory: Path) -> Run:
         started=reader.read(directory / "recipe.yaml", _modified, expected=False),
         models=_models(summary, evaluations, stages),
         differences=_differences(summary, reader),
+        kept=_mapping(summary.get("kept")),
         trainings=trainings,
         datasets=_datasets(directory, stages, recipe, trainings, reader),
         sources=sources,
@@ -95,6 +96,10 @@ def read_run(directory: Path) -> Run:
         ),
         missing=tuple(dict.fromkeys(reader.missing)),
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _stages(directory: Path, recipe: Mapping[str, Any]) -> list[_Stage]:
@@ -172,13 +177,13 @@ def _trainings(stages: list[_Stage], reader: _Reader) -> tuple[Training, ...]:
         folder = stage.folder / "training"
         log = reader.read(folder / "log.jsonl", _log, expected=stage.iteration > 0)
         if log:
-            details = reader.mapping(folder / "manifest.json", expected=False).get("details")
+            manifest = reader.mapping(folder / "manifest.json", expected=False)
             trainings.append(
                 Training(
                     label=stage.label,
                     model=stage.name,
                     log=log,
-                    details=details if isinstance(details, Mapping) else {},
+                    details=_mapping(manifest.get("details")),
                 )
             )
     return tuple(trainings)
@@ -200,7 +205,9 @@ def _datasets(
             continue
         home = directory / "iteration-01" if stage.comparison else stage.folder
         training = next((t for t in trainings if t.label == stage.label), None)
-        drawn = reader.mapping(home / "rollouts" / "manifest.json", expected=False).get("rows")
+        rollouts = reader.mapping(home / "rollouts" / "manifest.json", expected=False)
+        manifest = reader.mapping(stage.folder / "dataset" / "manifest.json", expected=False)
+        drawn = rollouts.get("rows")
         datasets.append(
             Dataset(
                 label=stage.label,
@@ -211,6 +218,8 @@ def _datasets(
                 positive_share=_positive_share(training, *counts),
                 baseline=_baseline(stage, recipe, training),
                 effective_share=_effective_share(training),
+                curation=_mapping(manifest.get("details")),
+                drawing=_mapping(rollouts.get("details")),
             )
         )
     return tuple(datasets)

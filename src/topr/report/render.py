@@ -17,7 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from topr._version import __version__
-from topr.report import figures, tables
+from topr.report import data, figures, tables
 from topr.report.contents import Run
 from topr.report.text import json_for_script, visible
 
@@ -61,7 +61,9 @@ def _view(run: Run) -> dict[str, Any]:
         "headline": tables.headline(run),
         "summary": tables.summary(run),
         "differences": tables.differences(run),
-        "datasets": tables.datasets(run),
+        "datasets": data.datasets(run),
+        "curation": data.curation(run),
+        "tokens": data.tokens(run),
         "environment": tables.flat(run.environment),
         "flat": tables.flat,
         "model_styles": list(figures.model_series(run.models).values()),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from topr.report.contents import Dataset, Model, Run
+from topr.report.contents import Model, Run
 from topr.report.text import as_number, clip, visible
 
 _NOT_METRICS = frozenset(
@@ -13,7 +13,6 @@ _NOT_METRICS = frozenset(
 _SHARES = frozenset({"greedy", "invalid", "truncated"})
 _LOWER_IS_BETTER = frozenset({"invalid", "truncated"})
 _TITLES = {"invalid": "invalid", "truncated": "cut off", "mean_length": "mean length"}
-_OUTCOMES = ("correct", "wrong", "unparseable", "timeout", "gold_unparseable", "unscored")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,21 +59,6 @@ class DifferenceRow:
     """The interval leaves zero out."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetRow:
-    """One dataset with the shares that are drawn as bars."""
-
-    label: str
-    drawn: str
-    outcomes: tuple[tuple[str, int, float], ...]
-    """Outcome, count, percent of the graded."""
-    kept: str
-    positives: str
-    share: float | None
-    baseline: str
-    effective_share: float | None
-
-
 def percent(value: Any) -> str:
     """Return a share as percent: `61.6 %`."""
     return f"{100 * value:.1f}\u202f%" if _is_number(value) else "—"
@@ -108,6 +92,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Device", _device(run.environment)),
         ("Seed", str(run.recipe.get("seed", known.get("seed", "")))),
         ("Iterations", str(run.recipe.get("iterations", ""))),
+        ("Result", _kept(run)),
         ("topr", " ".join(filter(None, (known.get("topr", ""), known.get("commit", "")[:10])))),
         (
             "Libraries",
@@ -115,6 +100,13 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ),
     ]
     return [(name, visible(value)) for name, value in lines if value]
+
+
+def _kept(run: Run) -> str:
+    """Which iteration's model is the run's result, where that was a choice."""
+    if run.kept.get("by") in (None, "last"):
+        return ""
+    return f"iteration {run.kept.get('iteration')}, best by {run.kept['by']}"
 
 
 def _device(environment: Mapping[str, Any]) -> str:
@@ -133,7 +125,8 @@ def headline(run: Run) -> list[Headline]:
     loop = sorted((m for m in run.models if not m.comparison), key=lambda m: m.iteration)
     if len(loop) < 2:
         return []
-    start, end = loop[0], loop[-1]
+    kept = run.kept.get("iteration")
+    start, end = loop[0], next((m for m in loop if m.iteration == kept), loop[-1])
     names = _metrics(loop)
     wanted = ("pass@1", *(name for name in names if name.startswith("maj@")), "greedy", "invalid")
     rows = []
@@ -195,11 +188,6 @@ def differences(run: Run) -> list[DifferenceRow]:
     return rows
 
 
-def datasets(run: Run) -> list[DatasetRow]:
-    """Return what each training was given."""
-    return [_dataset_row(dataset) for dataset in run.datasets]
-
-
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Return nested mappings as dotted names and text."""
     rows = []
@@ -209,22 +197,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif value is not None:
             rows.append((visible(f"{prefix}{key}"), clip(visible(str(value)), head=400)))
     return rows
-
-
-def _dataset_row(dataset: Dataset) -> DatasetRow:
-    graded = sum(dataset.outcomes.values())
-    order = {name: place for place, name in enumerate(_OUTCOMES)}
-    outcomes = sorted(dataset.outcomes.items(), key=lambda item: order.get(item[0], len(order)))
-    return DatasetRow(
-        label=visible(dataset.label),
-        drawn=number(dataset.drawn),
-        outcomes=tuple((visible(n), count, 100 * count / graded) for n, count in outcomes if count),
-        kept=number(dataset.kept),
-        positives=number(dataset.positives),
-        share=dataset.positive_share,
-        baseline=number(dataset.baseline),
-        effective_share=dataset.effective_share,
-    )
 
 
 def _metrics(models: Sequence[Model]) -> list[str]:
