@@ -170,6 +170,7 @@ def _draw_chunk(
             n=len(samples),
             first_sample=samples.start,
             gold=problem.answer,
+            question=problem.asks,
         )
         for problem, prompt in zip(chunk, prompts, strict=True)
     ]

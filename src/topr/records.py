@@ -75,8 +75,17 @@ class Problem:
     or chat messages for the tokenizer's chat template."""
     answer: str
     """The gold answer, as text."""
+    question: str | None = None
+    """What is asked, without examples or instructions; None: the prompt says just that."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the problem's source, for a user's own reward function."""
+
+    @property
+    def asks(self) -> str:
+        """The question alone, as text; of a chat without one, its last turn."""
+        if self.question is not None:
+            return self.question
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +156,9 @@ class Rollout:
     iteration: int
     gold: str | None = None
     """The problem's gold answer, so that rollouts can be graded on their own."""
+    question: str | None = None
+    """What the problem asks, without examples or instructions, for a verifier to be asked about.
+    None: not recorded."""
     grade: Grade | None = None
 
 

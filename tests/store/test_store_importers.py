@@ -64,6 +64,7 @@ def test_a_row_of_text_becomes_a_rollout() -> None:
         iteration=3,
         gold="2",
         grade=None,
+        question="1+1=",
     )
     assert len(plain("é")) == 2
 

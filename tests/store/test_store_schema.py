@@ -56,6 +56,7 @@ def random_rollout(rng: random.Random) -> Rollout:
         iteration=rng.randrange(10),
         gold=rng.choice([None, "", "18"]),
         grade=rng.choice([None, grade]),
+        question=rng.choice([None, "", random_text(rng)]),
     )
 
 

@@ -22,6 +22,7 @@ from topr.store import (
     read_table,
     rollouts_to_table,
     shard_paths,
+    stream_tables,
     table_to_rollouts,
     write_json_atomic,
     write_manifest,
@@ -88,6 +89,14 @@ def test_columns_beside_the_schema_are_kept(tmp_path: Path) -> None:
     write_shard(tmp_path, 0, table)
     assert read_table(tmp_path).column_names == [*ROLLOUT_SCHEMA.names, "tokens"]
     assert list(table_to_rollouts(read_table(tmp_path))) == ROLLOUTS
+
+
+def test_a_file_from_before_the_question_is_read_with_nulls(tmp_path: Path) -> None:
+    table = rollouts_to_table(ROLLOUTS)
+    pq.write_table(table.drop_columns(["question"]), tmp_path / "part-00000.parquet")
+    assert read_table(tmp_path).column("question").null_count == 6
+    streamed = list(stream_tables(shard_paths(tmp_path), ["sample", "question"]))
+    assert sum(len(each) for each in streamed) == 6
 
 
 def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:

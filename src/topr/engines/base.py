@@ -18,6 +18,7 @@ class Request:
     n: int
     first_sample: int = 0
     gold: str | None = None
+    question: str | None = None
 
 
 class Engine(Protocol):

@@ -97,6 +97,7 @@ class ScriptedEngine:
             engine=self.name,
             iteration=iteration,
             gold=request.gold,
+            question=request.question,
         )
 
     def _text(self, request: Request, sample: int) -> str:

@@ -148,6 +148,7 @@ class TransformersEngine:
             engine=self.name,
             iteration=iteration,
             gold=row.request.gold,
+            question=row.request.question,
         )
 
     def _refuse_unfit(self, request: Request, sampling: SamplingParams) -> None:

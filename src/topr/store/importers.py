@@ -146,6 +146,7 @@ class _Importer:
             "problem_id": problem_id,
             "sample": self._number(row, problem_id),
             "prompt": self._template.replace("{prompt}", question),
+            "question": question,
             "prompt_ids": row.ids("prompt_ids"),
             "completion": completion,
             "completion_ids": completion_ids,

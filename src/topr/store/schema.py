@@ -48,12 +48,17 @@ ROLLOUT_SCHEMA = pa.schema(
         pa.field("grade", pa.string()),
         pa.field("reward", pa.float32()),
         pa.field("answer", pa.string()),
+        pa.field("question", pa.string()),
     ],
     metadata={SCHEMA_KEY: str(SCHEMA_VERSION).encode()},
 )
 
-OPTIONAL_COLUMNS = frozenset({"logprobs", "revision", "gold", "grade", "reward", "answer"})
+OPTIONAL_COLUMNS = frozenset(
+    {"logprobs", "revision", "gold", "grade", "reward", "answer", "question"}
+)
 """Columns that may hold nulls."""
+ADDED_COLUMNS = frozenset({"question"})
+"""Columns that older files lack: read as nulls."""
 
 _CHOICES = {"finish_reason": FinishReason, "grade": Outcome}
 
@@ -105,6 +110,10 @@ def conform(table: pa.Table, *, where: str, columns: Sequence[str] | None = None
     check_version(table.schema, where=where)
     further = [name for name in table.column_names if name not in ROLLOUT_SCHEMA.names]
     wanted = [*ROLLOUT_SCHEMA.names, *further] if columns is None else list(columns)
+    for name in wanted:
+        if name in ADDED_COLUMNS and name not in table.column_names:
+            nulls = pa.nulls(len(table), ROLLOUT_SCHEMA.field(name).type)
+            table = table.append_column(name, nulls)
     missing = [name for name in wanted if name not in table.column_names]
     if missing:
         raise DataError(

@@ -175,6 +175,7 @@ class MathTask:
             if self._config.prompt == "plain"
             else chat_prompt(question, examples, INSTRUCTION),
             answer=gold,
+            question=question,
             columns=row,
         )
 

@@ -115,12 +115,14 @@ class Gsm8kTask:
             else read_hub(config.dataset, config.subset, split, instead=f"{split}_file")
         )
         for index, row in enumerate(source.rows):
+            question = source.text(index, "question", _ADVICE).strip()
             yield Problem(
                 id=source.identifier(index, "id", _ADVICE)
                 if "id" in row
                 else f"gsm8k-{split}-{index:05d}",
-                prompt=self._prompt(source.text(index, "question", _ADVICE).strip()),
+                prompt=self._prompt(question),
                 answer=_gold(source, index),
+                question=question,
                 columns=row,
             )
 

@@ -72,12 +72,14 @@ class JsonlTask:
         config = self._config
         row = source.rows[index]
         prompt = self._prompt(source, index)
+        asked = row.get(config.prompt_column)
         return Problem(
             id=_hash(prompt)
             if config.id_column is None
             else source.identifier(index, config.id_column, "Or leave task.id_column out"),
             prompt=prompt,
             answer=self._answer(source, index),
+            question=asked if isinstance(asked, str) else None,
             columns={
                 name: value
                 for name, value in row.items()
