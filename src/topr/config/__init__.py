@@ -36,6 +36,7 @@ from topr.config.tasks import (
     JsonlConfig,
     MathConfig,
     TaskConfig,
+    VerifierConfig,
     WarmupConfig,
 )
 
@@ -64,6 +65,7 @@ __all__ = [
     "TaperConfig",
     "TaskConfig",
     "TrainConfig",
+    "VerifierConfig",
     "WarmupConfig",
     "dump_recipe",
     "load_recipe",

@@ -142,6 +142,44 @@ class JsonlConfig(Section):
     """Seed of the shuffling."""
 
 
+class VerifierConfig(Section):
+    """Is a solution right? Problems are made from a generator's graded rollouts."""
+
+    name: Literal["verifier"]
+    rollouts: str | None = None
+    """Graded rollouts to learn from, required: a directory of shards, or a file with question,
+    solution and whether it is right."""
+    test_rollouts: str | None = None
+    """Graded rollouts to report on; none given: `test_problems` are held out of `rollouts`. A
+    question that is in both is not trained on."""
+    validation_problems: Annotated[int, Field(ge=0)] = 0
+    """Questions held out of `rollouts`, with all their solutions, to make choices on."""
+    test_problems: Annotated[int, Field(ge=0)] = 0
+    """Questions held out of `rollouts` to report on, where there are no `test_rollouts`."""
+    per_problem: Annotated[int, Field(ge=1)] | None = None
+    """Different solutions of a question, at most, right and wrong in turns; none given: all."""
+    mix: Literal["balanced", "natural"] = "balanced"
+    """Training problems: as many right solutions as wrong ones, or as they come. Validation and
+    test problems are as they come."""
+    prompt: Literal["plain", "chat"] = "plain"
+    """`plain`: text; `chat`: one turn in the tokenizer's chat template."""
+    template: str | None = None
+    """Text of the prompt, with `{question}` and `{solution}`; none given: the task's own."""
+    seed: int = 0
+    """Seed of the shuffling and of what is left out."""
+
+    @model_validator(mode="after")
+    def _template_has_both_places(self) -> "VerifierConfig":
+        for place in ("{question}", "{solution}"):
+            if self.template is not None and place not in self.template:
+                raise ValueError(
+                    f"template={self.template!r:.60} has no {place}: a check needs the question "
+                    "and the solution"
+                )
+        return self
+
+
 TaskConfig = Annotated[
-    ArithmeticConfig | Gsm8kConfig | MathConfig | JsonlConfig, Field(discriminator="name")
+    ArithmeticConfig | Gsm8kConfig | MathConfig | JsonlConfig | VerifierConfig,
+    Field(discriminator="name"),
 ]

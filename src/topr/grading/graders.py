@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from topr.grading.check import grade_verdict
 from topr.grading.exact import grade_exact
 from topr.grading.numeric import grade_numeric, grade_numeric_marked
 from topr.records import Grade
@@ -22,4 +23,5 @@ GRADERS: dict[str, Grader] = {
     "numeric_marked": grade_numeric_marked,
     "math": grade_math,
     "exact": grade_exact,
+    "verdict": grade_verdict,
 }
