@@ -63,8 +63,8 @@ def test_a_vote_of_too_many_is_refused():
 
 
 def test_balanced_accuracy_by_hand():
-    # Right ones: called right, wrong, unreadable: 1/3. Wrong ones: called wrong: 1.
-    assert balanced_accuracy([1, 0, math.nan, 0], [1, 1, 1, 0]) == pytest.approx((1 / 3 + 1) / 2)
+    # Three right ones with agreement 1, 0, 0.5, one wrong one with 1.
+    assert balanced_accuracy([1, 0, 0.5, 1], [1, 1, 1, 0]) == pytest.approx((0.5 + 1) / 2)
     assert math.isnan(balanced_accuracy([1, 1], [True, True]))
 
 

@@ -79,21 +79,21 @@ def _best(scores: Sequence[float], right: Sequence[bool]) -> float:
     return sum(chosen) / len(chosen)
 
 
-def balanced_accuracy(verdict_N: ArrayLike, right_N: ArrayLike) -> float:
-    """Return the mean of the share of right candidates called right and of wrong ones called wrong.
+def balanced_accuracy(agreement_N: ArrayLike, right_N: ArrayLike) -> float:
+    """Return the mean of the agreement on right candidates and of that on wrong ones.
 
     Args:
-        verdict_N: 1 called right, 0 called wrong, anything else neither (an unreadable verdict).
+        agreement_N: chance that a candidate's verdict agrees with the truth, in [0, 1].
         right_N: the truth, bools.
 
     Returns:
         NaN where all candidates are right, or all wrong.
 
     """
-    verdict, right = np.asarray(verdict_N, dtype=np.float64), np.asarray(right_N, dtype=bool)
+    agreement, right = np.asarray(agreement_N, dtype=np.float64), np.asarray(right_N, dtype=bool)
     if right.all() or not right.any():
         return math.nan
-    return float(((verdict[right] == 1).mean() + (verdict[~right] == 0).mean()) / 2)
+    return float((agreement[right].mean() + agreement[~right].mean()) / 2)
 
 
 def roc_auc(score_N: ArrayLike, right_N: ArrayLike) -> float:

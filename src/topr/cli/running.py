@@ -22,7 +22,12 @@ RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", help="Take the section from this recipe.")
 ]
 
-GRADER_OF_TASK = {"arithmetic": "numeric", "gsm8k": "numeric", "math": "math"}
+GRADER_OF_TASK = {
+    "arithmetic": "numeric",
+    "gsm8k": "numeric",
+    "math": "math",
+    "verifier": "verdict",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +45,7 @@ def run(recipe: RecipeName, output: Output, overrides: Overrides = None) -> None
     from topr.config import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    _prepare()
+    prepare_tensors()
     from topr import loop
 
     progress = ConsoleProgress()
@@ -70,7 +75,7 @@ def generate(
 
     loaded = load_recipe(recipe, overrides or [])
     most = _most_candidates(loaded, graded)
-    _prepare()
+    prepare_tensors()
     from topr.grading import GRADERS
     from topr.models import load
     from topr.preparation import starting_model
@@ -220,7 +225,7 @@ def train(
 
     config = load_section(TrainConfig, "train", recipe, overrides or [])
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
-    _prepare()
+    prepare_tensors()
     from topr.models import identity
     from topr.stages.common import content, fingerprint
     from topr.stages.train import train_model
@@ -287,7 +292,7 @@ def evaluate(
         from topr.config import load_recipe
 
         loaded = load_recipe(source, overrides or [])
-        _prepare()
+        prepare_tensors()
         from topr.loop import evaluate_model
         from topr.preparation import starting_model
 
@@ -390,7 +395,7 @@ def _refuse(path: Path) -> None:
     raise RunDirectoryError(f"{path} exists already and is not overwritten: write elsewhere")
 
 
-def _prepare() -> None:
+def prepare_tensors() -> None:
     """Set the process up for tensors; keep the bars and chatter of other libraries out of ours."""
     from topr.environment import prepare_process
 

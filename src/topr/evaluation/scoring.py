@@ -28,7 +28,7 @@ SCORED_COLUMNS = (
 
 AnswerClass = tuple[bool, str]
 
-_GOLD: AnswerClass = (True, "")
+GOLD: AnswerClass = (True, "")
 """The class of all correct answers, however they are written. No wrong answer is in it."""
 _SAYS_NOTHING = (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED)
 
@@ -208,19 +208,20 @@ def _majorities(rows: _Rows, n: int, rng: np.random.Generator) -> Floats:
     """Return maj@n of the scored problems."""
     classes: list[list[AnswerClass | None]] = [[] for _ in rows.ids]
     for row in np.flatnonzero(rows.sample_N):
-        classes[rows.problem_N[row]].append(_class(rows.outcome_N[row], rows.answer_N[row]))
+        classes[rows.problem_N[row]].append(answer_class(rows.outcome_N[row], rows.answer_N[row]))
     return np.array(
         [
-            majority_at_k(classes[problem], _GOLD, n, rng=rng)
+            majority_at_k(classes[problem], GOLD, n, rng=rng)
             for problem in np.flatnonzero(rows.scored_P)
         ]
     )
 
 
 @lru_cache(maxsize=100_000)
-def _class(outcome: str, answer: str | None) -> AnswerClass | None:
+def answer_class(outcome: str, answer: str | None) -> AnswerClass | None:
+    """Return what a completion votes for; None where it does not vote."""
     if outcome == Outcome.CORRECT:
-        return _GOLD
+        return GOLD
     if outcome != Outcome.WRONG or answer is None:
         return None
     number = read_exactly(answer)

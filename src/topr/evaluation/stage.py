@@ -5,14 +5,16 @@ The formulas and the files' shapes are elsewhere; this is the order in which thi
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from topr.config import EvaluateConfig, GradeConfig
 from topr.engines.base import Engine
 from topr.errors import DataError
 from topr.evaluation.results import RESULT_FILE, read_evaluation, write_evaluation
 from topr.evaluation.scoring import SCORED_COLUMNS, score
+from topr.evaluation.verdicts import CHECK_COLUMNS, scores, verdict_metrics
 from topr.generation import Progress, draw
 from topr.grading import GRADERS, grade_table
 from topr.records import EvalResult, SamplingParams
@@ -119,11 +121,31 @@ def evaluate(
         resamples=config.bootstrap,
         seed=seed,
     )
+    if task.grader == "verdict":
+        metrics = _of_verdicts(shards, tokenizer, config.bootstrap, seed)
+        result = replace(result, metrics={**result.metrics, **metrics})
     write_evaluation(directory / RESULT_FILE, result)
     _finish(shards, fingerprint)
     # The graded shards hold everything that the drawn ones do.
     shutil.rmtree(drawn)
     return result
+
+
+def _of_verdicts(
+    shards: Path, tokenizer: "PreTrainedTokenizerBase", resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return what is measured of a verifier beside the share of verdicts that agree."""
+    checks = read_table(shards, CHECK_COLUMNS)
+    right = dict(zip(*(checks[name].to_pylist() for name in ("problem_id", "gold")), strict=True))
+    found = verdict_metrics(
+        scores(checks, tokenizer),
+        {name: gold == "Yes" for name, gold in right.items()},
+        {name: name.rpartition("/")[0] for name in right},
+        resamples=resamples,
+        seed=seed,
+    )
+    kept = ("balanced_accuracy", "auc", "calibration_error")
+    return {key: value for key, value in found.items() if key.removesuffix("_ci") in kept}
 
 
 def _draws(

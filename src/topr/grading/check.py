@@ -27,6 +27,11 @@ def read_verdict(text: str) -> str | None:
     return str(found[-1]).capitalize() if found else None
 
 
+def count_verdicts(text: str) -> int:
+    """Return how many verdicts a check has."""
+    return len(_VERDICT.findall(text))
+
+
 def grade_verdict(completion: str, gold: str, bare: bool = False) -> Grade:
     """Compare the verdict of a check with the truth.
 

@@ -1,0 +1,145 @@
+"""`topr verify` and `topr vote`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from topr.cli.console import ConsoleProgress, out
+from topr.cli.running import Output, Overrides, RecipeOption, prepare_tensors
+
+METRICS = ("accuracy", "balanced_accuracy", "auc", "calibration_error", "invalid")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(verify)
+    app.command()(vote)
+
+
+def verify(
+    rollouts: Annotated[
+        Path, typer.Argument(help="Rollouts, or a file with a question and a solution in each row.")
+    ],
+    output: Output,
+    model: Annotated[str, typer.Option("--model", "-m", help="The verifier: directory or hub.")],
+    overrides: Overrides = None,
+    recipe: RecipeOption = None,
+    question: Annotated[str | None, typer.Option(help="Column of the question.")] = None,
+    solution: Annotated[str | None, typer.Option(help="Column of the solution.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column that says what is right.")] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Column whose values get metrics of their own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+) -> None:
+    """Have a verifier score solutions. Settings: generate.KEY=VALUE; the prompt: --recipe."""
+    from topr.config import GenerateConfig, ModelConfig, load_section
+    from topr.config.recipe import validate
+
+    config = load_section(GenerateConfig, "generate", recipe, overrides or [])
+    asked = _task(recipe).model_copy(update={"rollouts": str(rollouts)})
+    start = validate(ModelConfig, {"path": model, "device": device}, where="options")
+    prepare_tensors()
+    from topr.models import load
+    from topr.stages.common import content, fingerprint
+    from topr.stages.verify import verify_rollouts
+    from topr.store import ColumnMap
+    from topr.tasks.verifier import VerifierTask
+
+    loaded = load(start)
+    columns = (question, solution, label)
+    manifest = verify_rollouts(
+        rollouts,
+        VerifierTask(asked),
+        loaded,
+        config,
+        output,
+        columns=ColumnMap(prompt=question, completion=solution, reward=label)
+        if any(columns)
+        else None,
+        by=by or [],
+        seed=seed,
+        mark=fingerprint(
+            content(rollouts), asked, config, loaded.name, loaded.revision, columns, by, seed
+        ),
+        progress=ConsoleProgress(),
+    )
+    found = manifest.details
+    out.print(
+        f"{manifest.rows} solutions scored by {found['checks']} checks of each of "
+        f"{found['checked']} different ones, in {escape(str(output))}"
+    )
+    for name, metrics in found["metrics"].items():
+        out.print(escape(_line(name, metrics)), soft_wrap=True)
+
+
+def vote(
+    scored: Annotated[Path, typer.Argument(help="Graded completions with scores.")],
+    score: Annotated[str, typer.Option(help="Column of the scores.")] = "verifier_score",
+    problem: Annotated[str | None, typer.Option(help="Column that names the problem.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON file for the numbers.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Of the problems.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of intervals and subsets.")] = 0,
+) -> None:
+    """Let candidates vote: majority, weighted by score, best of n, and the oracle above them."""
+    from rich.table import Table
+
+    from topr.evaluation.voting import vote as count
+    from topr.store import check_output, read_rows, write_text_atomic
+
+    if output is not None:
+        check_output(output)
+    votes = count(read_rows(scored), score=score, problem=problem, resamples=resamples, seed=seed)
+    table = Table(
+        "candidates", *votes.values, "weighted - majority", "best - majority",
+        title=f"{votes.problems} problems, scores in {score}; %, with 95 % intervals",
+    )  # fmt: skip
+    for k in votes.at:
+        shares = [_percent(*votes.values[method][k]) for method in votes.values]
+        points = [_percent(*votes.differences[method][k], sign="+") for method in votes.differences]
+        table.add_row(str(k), *shares, *points)
+    out.print(table)
+    if votes.left_out:
+        out.print(f"{votes.left_out} problems left out: nothing can be said of a candidate")
+    if output is not None:
+        write_text_atomic(output, json.dumps(votes.as_json(), indent=2) + "\n")
+
+
+def _task(recipe: str | None) -> Any:
+    from topr.config import VerifierConfig, load_recipe
+    from topr.errors import ConfigError
+
+    if recipe is None:
+        return VerifierConfig(name="verifier")
+    task = load_recipe(recipe).task
+    if not isinstance(task, VerifierConfig):
+        raise ConfigError(
+            f"recipe {recipe} has the task {task.name!r}: give the recipe that the verifier was "
+            "trained with (task verifier), since it says how a check is asked for"
+        )
+    return task
+
+
+def _line(name: str, metrics: dict[str, Any]) -> str:
+    if not metrics["candidates"]:
+        return f"{name}: it is not known which solutions are right"
+    shown = []
+    for key in METRICS:
+        if key in metrics:
+            low, high = metrics[f"{key}_ci"]
+            shown.append(f"{key} {metrics[key]:.3f} [{low:.3f}, {high:.3f}]")
+    return (
+        f"{name}: {metrics['candidates']} solutions of {metrics['questions']} questions, "
+        f"{metrics['right_share']:.1%} right; " + ", ".join(shown)
+    )
+
+
+def _percent(value: float, interval: tuple[float, float], sign: str = "") -> str:
+    low, high = interval
+    return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"

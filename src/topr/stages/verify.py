@@ -1,0 +1,178 @@
+"""Rollouts to scored rollouts: a verifier checks every different solution, several times."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from topr.config import GenerateConfig, GradeConfig
+from topr.errors import DataError
+from topr.evaluation.verdicts import CHECK_COLUMNS, Score, scores, verdict_metrics
+from topr.evaluation.voting import SCORE
+from topr.models import LoadedModel
+from topr.progress import Progress
+from topr.stages.generate import generate_rollouts
+from topr.stages.grade import grade_rollouts
+from topr.store import (
+    ColumnMap,
+    Manifest,
+    begin,
+    read_rows,
+    read_table,
+    shard_paths,
+    write_json_atomic,
+    write_manifest,
+    write_rows,
+    write_shard,
+)
+from topr.tasks.splits import question_key
+from topr.tasks.verifier import Candidate, VerifierTask, candidates_of
+
+METRICS_FILE = "metrics.json"
+COLUMNS = (SCORE, "verifier_probability", "verifier_invalid", "verifier_checks")
+"""What is added to each row: share of Yes, P(Yes) after one reasoning, share without a verdict,
+number of checks."""
+
+
+def verify_rollouts(
+    source: Path,
+    task: VerifierTask,
+    loaded: LoadedModel,
+    config: GenerateConfig,
+    directory: Path,
+    *,
+    columns: ColumnMap | None,
+    by: Sequence[str] = (),
+    seed: int,
+    mark: str,
+    progress: Progress,
+) -> Manifest:
+    """Write the rows of `source` with a verifier's scores beside them, and the checks themselves.
+
+    The same solution of the same question is checked once. `directory` gets the scored rows (shards
+    where `source` is a directory of them, else one file in its format), `checks/`, the graded
+    checks, and where rows say which solutions are right, `metrics.json`.
+
+    Args:
+        source: graded or ungraded rollouts, or a file with a question and a solution in each row.
+        task: how a check is asked for.
+        loaded: the verifier.
+        config: the section `generate`: `n` checks of each solution.
+        directory: where everything goes.
+        columns: of a file; none given: the usual names.
+        by: columns by whose values the metrics are broken down.
+        seed: of sampling.
+        mark: fingerprint of the result.
+        progress: told of checks.
+
+    Raises:
+        DataError: there is no question, no solution, or no column of a name in `by`.
+
+    """
+    done = begin(directory, "verify", mark)
+    if done is not None:
+        return done
+    table = read_table(source) if source.is_dir() else read_rows(source)
+    _refuse_unfit(table, by)
+    candidates = candidates_of(table, columns)
+    problems = {candidate.id: task.problem(candidate) for candidate in candidates}
+    work = directory / "drawn"
+    generate_rollouts(
+        list(problems.values()),
+        loaded,
+        config,
+        work,
+        stop=task.stop,
+        keep_columns=False,
+        seed=seed,
+        iteration=0,
+        mark=mark,
+        progress=progress,
+    )
+    grade_rollouts(
+        work, task.grader, GradeConfig(), directory / "checks", mark=mark, progress=progress
+    )
+    found = scores(read_table(directory / "checks", CHECK_COLUMNS), loaded.tokenizer)
+    scored = _with_scores(table, [found[candidate.id] for candidate in candidates])
+    _write(scored, source, directory)
+    metrics = _metrics(table, candidates, found, by, seed)
+    write_json_atomic(directory / METRICS_FILE, metrics)
+    manifest = Manifest(
+        stage="verify",
+        fingerprint=mark,
+        rows=len(scored),
+        files=tuple(path.name for path in shard_paths(directory)),
+        details={"model": loaded.name, "revision": loaded.revision, "checked": len(problems)}
+        | {"checks": config.n, "metrics": metrics},
+    )
+    write_manifest(directory, manifest)
+    shutil.rmtree(work)  # the graded checks hold everything that the drawn ones do
+    return manifest
+
+
+def _refuse_unfit(table: pa.Table, by: Sequence[str]) -> None:
+    taken = [name for name in COLUMNS if name in table.column_names]
+    if taken:
+        raise DataError(
+            f"the rows have {', '.join(taken)} already: they were scored before; give the rollouts "
+            "without scores"
+        )
+    for name in by:
+        if name not in table.column_names:
+            raise DataError(f"no column {name!r} (--by) among {', '.join(table.column_names)}")
+
+
+def _with_scores(table: pa.Table, found: Sequence[Score]) -> pa.Table:
+    values: Mapping[str, Sequence[Any]] = {
+        SCORE: [score.yes for score in found],
+        "verifier_probability": [score.probability for score in found],
+        "verifier_invalid": [score.invalid for score in found],
+        "verifier_checks": [score.checks for score in found],
+    }
+    for name, column in values.items():
+        kind = pa.int32() if name == "verifier_checks" else pa.float64()
+        table = table.append_column(name, pa.array(column, kind, from_pandas=True))
+    return table
+
+
+def _write(table: pa.Table, source: Path, directory: Path) -> None:
+    """Write scored rows as the unscored ones were: under their shards' names, or as one file."""
+    if not source.is_dir():
+        suffixes = "".join(part for part in source.suffixes if not part[1:].isdigit())
+        target = directory / f"scored{suffixes}"
+        target.unlink(missing_ok=True)  # of a call that was killed before its manifest
+        write_rows(target, table)
+        return
+    start = 0
+    for number, path in enumerate(shard_paths(source)):
+        rows = read_table(path, ["sample"]).num_rows
+        if not (directory / path.name).exists():
+            write_shard(directory, number, table.slice(start, rows))
+        start += rows
+
+
+def _metrics(
+    table: pa.Table,
+    candidates: Sequence[Candidate],
+    found: Mapping[str, Score],
+    by: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """Return the metrics of all rows, and of the rows of each value in the columns of `by`."""
+    question = {c.id: str(question_key(c.question)) for c in candidates}
+
+    def of(chosen: Sequence[Candidate]) -> dict[str, Any]:
+        right = {c.id: c.right for c in chosen if c.right is not None}
+        return verdict_metrics(found, right, question, seed=seed)
+
+    metrics = {"all": of(candidates)}
+    groups: dict[str, list[Candidate]] = {}
+    values = [table.column(name).to_pylist() for name in by]
+    for candidate, *row in zip(candidates, *values, strict=True):
+        if row:
+            name = ", ".join(f"{b}={json.dumps(v)}" for b, v in zip(by, row, strict=True))
+            groups.setdefault(name, []).append(candidate)
+    return metrics | {name: of(groups[name]) for name in sorted(groups)}
