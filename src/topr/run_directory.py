@@ -3,6 +3,7 @@
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _refuse_other_recipe(recipe: Section, path: Path) -> None:
     differing = [
         f"{key} ({old!r} there, {new!r} now)"
         for key, (old, new) in _differences(there, here).items()
-        if key not in ("description", "needs")
+        if not any(fnmatch(key, shown) for shown in recipe.SHOWN)
     ]
     if differing:
         raise RunDirectoryError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from topr.config.study import Study
+from topr.config.study import Claim, Study
 from topr.errors import DataError, RunDirectoryError
 from topr.progress import Silent
 from topr.studies import Results, read_results, run_study
@@ -124,6 +124,18 @@ def test_another_study_is_refused_there(done: tuple[Path, Results]) -> None:
     other = STUDY.model_copy(update={"rates": (1e-4,)})
     with pytest.raises(RunDirectoryError, match="differs in rates"):
         run_study(other, done[0], jobs=1, progress=Silent())
+
+
+def test_another_claim_costs_no_cell(done: tuple[Path, Results]) -> None:
+    folder, before = done
+    more = {"says": "TIS is above TOPR", "arm": "tis", "than": "topr"}
+    arms = STUDY.arms | {"topr": STUDY.arms["topr"].model_copy(update={"label": "TOPR itself"})}
+    claims = (*STUDY.claims, Claim.model_validate(more))
+    other = STUDY.model_copy(update={"claims": claims, "arms": arms})
+    after = run_study(other, folder, jobs=1, progress=Silent())
+    assert after.cells == before.cells
+    assert [found.claim.says for found in after.claims()][-1] == "TIS is above TOPR"
+    run_study(STUDY, folder, jobs=1, progress=Silent())  # as the other tests expect it
 
 
 def test_results_are_read_back_as_they_were(done: tuple[Path, Results]) -> None:

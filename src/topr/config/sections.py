@@ -1,6 +1,6 @@
 """The sections of a recipe, one per stage. A stage is given its own section and no other."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -9,6 +9,9 @@ class Section(BaseModel):
     """Base of all sections: frozen, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    SHOWN: ClassVar[tuple[str, ...]] = ("description", "needs")
+    """Dotted keys, `*` for any, that no number depends on."""
 
 
 class ModelConfig(Section):

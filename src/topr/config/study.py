@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,6 +48,12 @@ class Claim(Section):
 
 class Study(Section):
     """Everything that fixes a study."""
+
+    # What is said of cells can be changed when they are there.
+    SHOWN: ClassVar[tuple[str, ...]] = (
+        "description", "needs", "claims", "metrics", "curves", "axis", "scale",
+        "arms.*.label", "arms.*.series", "arms.*.x",
+    )  # fmt: skip
 
     name: str
     description: str

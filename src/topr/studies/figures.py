@@ -21,6 +21,8 @@ MUTED = "#5a6470"
 METRIC = "pass@1"
 ALONG = (METRIC, "invalid")
 """Metrics of models on their way."""
+SMOOTHED = 3
+"""Points of the log on either side that a curve's running mean takes in."""
 CURVES = {
     "log_ratio/positive": "log-ratio of positives, nats",
     "log_ratio/negative": "log-ratio of negatives, nats",
@@ -94,12 +96,7 @@ def training_figure(results: Results) -> "Figure":
         axes.set_title(f"{metric}, %", fontsize=10, loc="left")
     for axes, key in zip(panels[len(ways) :], curves, strict=True):
         for arm in results.arms:
-            for number, cell in enumerate(results.of(arm)):
-                if key in cell.log:
-                    axes.plot(
-                        cell.log["step"], cell.log[key], color=_colour(results, arm),
-                        linewidth=0.9, alpha=0.8, label=results.label(arm) if not number else None,
-                    )  # fmt: skip
+            _draw_curve(results, axes, arm, key)
         axes.set_title(CURVES.get(key, key), fontsize=10, loc="left")
         if key.startswith("log_ratio/"):
             axes.set_yscale("symlog", linthresh=1.0)
@@ -107,6 +104,23 @@ def training_figure(results: Results) -> "Figure":
         axes.set_xlabel("optimizer steps")
     _legend(figure, panels[0])
     return figure
+
+
+def _draw_curve(results: Results, axes: "Axes", arm: str, key: str) -> None:
+    """Draw a key of the log: faint for each seed, and the running mean over all of them."""
+    cells = [cell for cell in results.of(arm) if key in cell.log]
+    colour = _colour(results, arm) if cells else MUTED
+    for cell in cells:
+        axes.plot(cell.log["step"], cell.log[key], color=colour, linewidth=0.6, alpha=0.2)
+    rows = list(zip(*(cell.log[key] for cell in cells), strict=False))
+    means = [sum(row) / len(row) for row in rows]
+    smooth = [
+        sum(part) / len(part)
+        for part in (means[max(0, i - SMOOTHED) : i + SMOOTHED + 1] for i in range(len(means)))
+    ]
+    if smooth:
+        steps = cells[0].log["step"][: len(smooth)]
+        axes.plot(steps, smooth, color=colour, linewidth=1.4, label=results.label(arm))
 
 
 def _draw_metric(results: Results, axes: "Axes", metric: str) -> None:

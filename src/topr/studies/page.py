@@ -18,7 +18,7 @@ from topr.studies.summary import Decided, Estimate
 
 TITLES = {
     "final": "Final accuracy: one dot per seed, mean and 95 % interval over seeds",
-    "training": "Along training: means over seeds of evaluated models; curves of each seed",
+    "training": "Along training, means over seeds; curves: each seed and the running mean",
     "axis": "Mean and 95 % interval over seeds",
     "iterations": "Mean accuracy over seeds after each iteration",
 }
