@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from topr.config import ArithmeticConfig
-from topr.tasks.arithmetic import base
+from topr.tasks.arithmetic import base, warming
 from topr.tasks.arithmetic.base import base_model
 from topr.tasks.arithmetic.demonstrations import solution
 from topr.tasks.arithmetic.problems import region, stream
@@ -174,7 +174,7 @@ def test_gradient_is_that_of_one_unpadded_sequence_at_a_time(
     config = tiny()
     rows = next(base._batches(config, tokenizer))
     model = base._build(config.warmup, tokenizer)
-    loss = base._backward(model, rows, tokenizer.pad_token_id)
+    loss = warming.backward(model, rows, tokenizer.pad_token_id)
     found = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     losses = []
@@ -198,12 +198,12 @@ def test_completions_end_and_learning_happens(tokenizer: PreTrainedTokenizerFast
 
 
 def test_rate_rises_then_falls_to_a_twentieth() -> None:
-    rates = [base._rate(step, 1050) for step in range(1050)]
+    rates = [warming.rate(step, 1050) for step in range(1050)]
     assert rates[0] == pytest.approx(1 / 50)
     assert rates[49] == rates[50] == max(rates) == 1.0
     assert rates[550] == pytest.approx(1 - 0.95 / 2)
     assert rates[-1] == pytest.approx(0.05, abs=1e-3)
-    assert base._rate(1050, 1050) == pytest.approx(0.05)
+    assert warming.rate(1050, 1050) == pytest.approx(0.05)
 
 
 class StoppedError(Exception):

@@ -5,15 +5,8 @@ under the hash of all that it is made from. Not the training that topr is about:
 next-token prediction, in a loop of a few lines.
 """
 
-import hashlib
-import json
-import os
 import random
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib import resources
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,18 +16,20 @@ from topr.config.tasks import ArithmeticConfig, WarmupConfig
 from topr.tasks.arithmetic.demonstrations import demonstration
 from topr.tasks.arithmetic.problems import stream
 from topr.tasks.arithmetic.tokenizer import build_tokenizer
+from topr.tasks.arithmetic.warming import (
+    Progress,
+    Row,
+    code_hash,
+    is_whole,
+    place_of,
+    publish,
+    threads_set,
+    warm_up,
+)
 from topr.tasks.base import Split
 
-Progress = Callable[[int, int, float], None]
-"""Called after each warm-up step with the steps done, all steps, and the step's loss."""
-
-CODE = ("problems.py", "demonstrations.py", "tokenizer.py", "base.py")
+CODE = ("problems.py", "demonstrations.py", "tokenizer.py", "warming.py", "base.py")
 """The files that the weights depend on."""
-
-_MARKER = "base.json"
-_RAMP_STEPS = 50
-_FINAL_RATE = 0.05
-_IGNORED = -100
 
 
 def base_model(
@@ -51,53 +46,39 @@ def base_model(
         threads: torch threads of the warm-up; none given: as torch is set.
 
     """
-    made_from, directory = _made_from(config), _directory(config)
-    if is_made(config):
+    made_from = _made_from(config)
+    directory = place_of(made_from)
+    if is_whole(directory):
         return directory
     tokenizer = build_tokenizer()
-    with _threads(threads):
-        model, loss = _warm_up(config, tokenizer, progress or (lambda done, total, loss: None))
-    _publish(model, tokenizer, directory, made_from | {"final_loss": loss})
+    warmup = config.warmup
+    with threads_set(threads):
+        model = _build(warmup, tokenizer)
+        loss = warm_up(
+            model,
+            _batches(config, tokenizer),
+            steps=warmup.steps,
+            learning_rate=warmup.learning_rate,
+            pad_id=tokenizer.pad_token_id,
+            progress=progress or (lambda done, total, loss: None),
+        )
+    publish(model, tokenizer, directory, made_from | {"final_loss": loss})
     return directory
 
 
 def is_made(config: ArithmeticConfig) -> bool:
     """Whether the cache has the base model."""
-    return (_directory(config) / _MARKER).is_file()
-
-
-def _directory(config: ArithmeticConfig) -> Path:
-    made_from = json.dumps(_made_from(config), sort_keys=True)
-    return _cache() / "bases" / hashlib.sha256(made_from.encode()).hexdigest()[:16]
-
-
-def _cache() -> Path:
-    named = os.environ.get("TOPR_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "topr"
+    return is_whole(place_of(_made_from(config)))
 
 
 def _made_from(config: ArithmeticConfig) -> dict[str, object]:
     """Return all that the weights depend on; the code of this package is a part of it."""
-    package = resources.files("topr.tasks.arithmetic")
-    code = hashlib.sha256()
-    for name in CODE:
-        code.update((package / name).read_bytes())
     return {
         "warmup": config.warmup.model_dump(mode="json"),
         "min_steps": config.min_steps,
         "max_steps": config.max_steps,
-        "code": code.hexdigest(),
+        "code": code_hash(CODE),
     }
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _build(config: WarmupConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -127,71 +108,6 @@ def _build(config: WarmupConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaFor
     return model
 
 
-def _warm_up(
-    config: ArithmeticConfig, tokenizer: PreTrainedTokenizerFast, progress: Progress
-) -> tuple[LlamaForCausalLM, float]:
-    """Return the trained model and its loss, in nats per completion token, at the end."""
-    warmup = config.warmup
-    model = _build(warmup, tokenizer).train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=warmup.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        fused=True,
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, warmup.steps))
-    recent = 0.0
-    batches = _batches(config, tokenizer)
-    for step in range(1, warmup.steps + 1):
-        loss = _backward(model, next(batches), tokenizer.pad_token_id)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        recent += (loss - recent) / min(step, 50)
-        progress(step, warmup.steps, recent)
-    return model.eval(), recent
-
-
-def _rate(step: int, steps: int) -> float:
-    """Return the share of the peak rate: a linear rise, then a linear fall to 5 %."""
-    ramp = min(_RAMP_STEPS, steps)
-    if step < ramp:
-        return (step + 1) / ramp
-    fall = (step - ramp) / max(steps - ramp, 1)
-    return 1 - (1 - _FINAL_RATE) * fall
-
-
-Row = tuple[list[int], list[int]]
-"""Ids of a prompt and of its completion, the end of sequence included."""
-
-
-def _backward(model: LlamaForCausalLM, rows: list[Row], pad_id: int) -> float:
-    """Add the gradient of the mean negative log-probability of completion tokens; return it."""
-    ids_BT, labels_BT = _pad(rows, pad_id)
-    hidden = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state
-    scored = labels_BT != _IGNORED
-    loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[scored]), labels_BT[scored])
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.item()
-
-
-def _pad(rows: list[Row], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and labels, [batch, time] long; a label is the completion token that follows.
-
-    Rows are padded on the right, where causal attention never looks back from, so no attention
-    mask is needed.
-    """
-    width = max(len(prompt) + len(completion) for prompt, completion in rows) - 1
-    ids = torch.full((len(rows), width), pad_id)
-    labels = torch.full((len(rows), width), _IGNORED)
-    for row, (prompt, completion) in enumerate(rows):
-        sequence = torch.tensor(prompt + completion)
-        ids[row, : len(sequence) - 1] = sequence[:-1]
-        labels[row, len(prompt) - 1 : len(sequence) - 1] = sequence[len(prompt) :]
-    return ids, labels
-
-
 def _batches(config: ArithmeticConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[Row]]:
     """Yield batches of fresh demonstrations for ever."""
     warmup = config.warmup
@@ -208,40 +124,3 @@ def _batches(config: ArithmeticConfig, tokenizer: PreTrainedTokenizerFast) -> It
         prompts = tokenizer([problem.text for problem in drawn])["input_ids"]
         texts = [f"{demonstration(problem, rng)} {tokenizer.eos_token}" for problem in drawn]
         yield list(zip(prompts, tokenizer(texts)["input_ids"], strict=True))
-
-
-def _publish(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    directory: Path,
-    made_from: dict[str, object],
-) -> None:
-    """Write everything beside the directory's place, sync, then rename into place."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
-    ) as scratch:
-        made = Path(scratch) / "base"
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        (made / _MARKER).write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
-        for file in made.iterdir():
-            _sync(file)
-        _sync(made)
-        if directory.exists() and not (directory / _MARKER).is_file():
-            shutil.rmtree(directory)  # someone took files out of it: it is no model any more
-        try:
-            made.rename(directory)
-        except OSError:
-            # Another process was first, and what it made is the same.
-            if not (directory / _MARKER).is_file():
-                raise
-    _sync(directory.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
