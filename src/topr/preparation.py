@@ -1,16 +1,18 @@
 """What happens before a run: its starting model, and everything that would fail hours later."""
 
 import logging
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from topr.config import ArithmeticConfig, ModelConfig, Recipe
+from topr.config import ArithmeticConfig, ModelConfig, Recipe, VerifierConfig
 from topr.config.recipe import derived_sections
 from topr.curation import max_candidates, most_per_problem, whole_draw_rule
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.grading.user import load_function
 from topr.objectives import make_objective
-from topr.progress import Progress
+from topr.progress import Advance, Progress
 from topr.stages.train import training_arguments
 from topr.tasks import Split, Task
 
@@ -26,25 +28,41 @@ def starting_model(recipe: Recipe, progress: Progress) -> ModelConfig:
     """Return the model that a recipe starts from; the task's own is made, or found in its cache."""
     if recipe.model.path != BUILTIN:
         return recipe.model
-    from topr.tasks.arithmetic.base import base_model, is_made
+    task = recipe.task
+    if isinstance(task, VerifierConfig):
+        from topr.tasks.arithmetic.checker import checker_base
 
-    task = _own_base(recipe)
-    if is_made(task):
-        return recipe.model.model_copy(update={"path": str(base_model(task))})
-    with progress.bar("warming up the base model", task.warmup.steps, "steps") as advance:
-        path = base_model(
-            task, progress=lambda done, total, loss: advance(1, note=f"loss {loss:.2f}")
-        )
+        path = _made(lambda told: checker_base(task.warmup, progress=told), "verifier", progress)
+    else:
+        from topr.tasks.arithmetic.base import base_model
+
+        path = _made(lambda told: base_model(_own_base(recipe), progress=told), "base", progress)
     return recipe.model.model_copy(update={"path": str(path)})
 
 
+def _made(
+    make: Callable[[Callable[[int, int, float], None]], Path], what: str, progress: Progress
+) -> Path:
+    """Return what `make` returns, with a bar where it has to be made first."""
+    with ExitStack() as stack:
+        bars: list[Advance] = []
+
+        def told(done: int, total: int, loss: float) -> None:
+            if not bars:
+                title = f"warming up the {what} model"
+                bars.append(stack.enter_context(progress.bar(title, total, "steps")))
+            bars[0](1, note=f"loss {loss:.2f}")
+
+        return make(told)
+
+
 def _own_base(recipe: Recipe) -> ArithmeticConfig:
-    if not isinstance(recipe.task, ArithmeticConfig):
-        raise ConfigError(
-            f"model.path is {BUILTIN!r}, but task {recipe.task.name!r} makes no model of its own; "
-            "set model.path to a directory or a hub name"
-        )
-    return recipe.task
+    if isinstance(recipe.task, ArithmeticConfig):
+        return recipe.task
+    raise ConfigError(
+        f"model.path is {BUILTIN!r}, but task {recipe.task.name!r} makes no model of its own; "
+        "set model.path to a directory or a hub name"
+    )
 
 
 def check_task(task: Task, recipe: Recipe) -> None:
@@ -72,7 +90,7 @@ def check_recipe(recipe: Recipe) -> None:
         ConfigError: sections do not agree with each other.
 
     """
-    if recipe.model.path == BUILTIN:
+    if recipe.model.path == BUILTIN and not isinstance(recipe.task, VerifierConfig):
         _own_base(recipe)
     taken = {BASE, recipe.train.objective}
     for name in recipe.compare:

@@ -32,6 +32,7 @@ from topr.config.sections import (
 )
 from topr.config.tasks import (
     ArithmeticConfig,
+    CheckWarmupConfig,
     Gsm8kConfig,
     JsonlConfig,
     MathConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "AnnaKareninaRule",
     "ArithmeticConfig",
     "CapRule",
+    "CheckWarmupConfig",
     "Comparison",
     "CurateConfig",
     "DropDuplicatesRule",

@@ -142,6 +142,25 @@ class JsonlConfig(Section):
     """Seed of the shuffling."""
 
 
+class CheckWarmupConfig(Section):
+    """The built-in verifier's starting model: a generator of the arithmetic task, warmed up on
+    flawed checks of right and of wrong solutions.
+    """
+
+    generator: str | None = None
+    """Directory of the generator that it starts from; none given: the base of `arithmetic`."""
+    arithmetic: ArithmeticConfig = ArithmeticConfig(name="arithmetic")
+    """The task whose solutions are checked."""
+    steps: Annotated[int, Field(ge=1)] = 500
+    """Optimizer steps of the warm-up."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Fresh demonstrations per step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    """Peak rate of the warm-up."""
+    seed: int = 0
+    """Seed of the new words' embeddings and of the demonstrations."""
+
+
 class VerifierConfig(Section):
     """Is a solution right? Problems are made from a generator's graded rollouts."""
 
@@ -167,6 +186,8 @@ class VerifierConfig(Section):
     """Text of the prompt, with `{question}` and `{solution}`; none given: the task's own."""
     seed: int = 0
     """Seed of the shuffling and of what is left out."""
+    warmup: CheckWarmupConfig = CheckWarmupConfig()
+    """With `model.path: builtin`, for solutions of the arithmetic task."""
 
     @model_validator(mode="after")
     def _template_has_both_places(self) -> "VerifierConfig":

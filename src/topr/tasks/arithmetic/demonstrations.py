@@ -73,8 +73,8 @@ _FLIPPED = {
 
 def solution(problem: WordProblem) -> str:
     """Return the careful solution, without a flaw."""
-    lines, results = _careful(problem.start, problem.operations)
-    return _text([*lines, _answer(results[-1])])
+    lines, results = careful(problem.start, problem.operations)
+    return text([*lines, _answer(results[-1])])
 
 
 def demonstration(problem: WordProblem, rng: random.Random) -> str:
@@ -85,22 +85,22 @@ def demonstration(problem: WordProblem, rng: random.Random) -> str:
         lines: list[str] = []
         answer = _cut(problem.answer + rng.choice(GUESS_OFFSETS) * rng.choice((-1, 1)))
     else:
-        operations = [_misread(operation, rng) for operation in problem.operations]
+        operations = [misread(operation, rng) for operation in problem.operations]
         slip = rng.choice((-1, 1)) if flaw is Flaw.SLIP else 0
         if style is Style.CAREFUL:
             at = rng.randrange(sum(operation.steps for operation in operations))
-            lines, results = _careful(problem.start, operations, slip=slip, slip_at=at)
+            lines, results = careful(problem.start, operations, slip=slip, slip_at=at)
         else:
-            lines, results = _terse(problem.start, operations, slip=slip)
+            lines, results = terse(problem.start, operations, slip=slip)
         answer = rng.choice([problem.start, *results[:-1]]) if flaw is Flaw.COPIED else results[-1]
     if flaw is Flaw.UNREADABLE:
-        return _text([*lines, "I am not sure"])
+        return text([*lines, "I am not sure"])
     if flaw is Flaw.RAMBLING:
         lines.append(" ".join(rng.choices(FILLERS, k=rng.randint(6, 16))))
-    return _text([*lines, _answer(answer)] if lines else [f"so {_answer(answer)}"])
+    return text([*lines, _answer(answer)] if lines else [f"so {_answer(answer)}"])
 
 
-def _careful(
+def careful(
     start: int, operations: Sequence[Operation], *, slip: int = 0, slip_at: int = 0
 ) -> tuple[list[str], list[int]]:
     """Return one equation per arithmetic step, and the running total after each operation.
@@ -130,7 +130,7 @@ def _careful(
     return lines, totals
 
 
-def _terse(
+def terse(
     start: int, operations: Sequence[Operation], *, slip: int = 0
 ) -> tuple[list[str], list[int]]:
     """Return the one line, and the running total after each operation, the last off by `slip`."""
@@ -148,7 +148,8 @@ def _terse(
     return [f"{' '.join(chain)} = {totals[-1]}"], totals[1:]
 
 
-def _misread(operation: Operation, rng: random.Random) -> Operation:
+def misread(operation: Operation, rng: random.Random) -> Operation:
+    """Return the operation, or now and then another one in its place."""
     forgets = rng.random() < FORGETS
     flips = rng.random() < FLIPS
     if operation.kind is Kind.DOUBLE:
@@ -168,5 +169,6 @@ def _answer(number: int) -> str:
     return f"The answer is {number}"
 
 
-def _text(sentences: Sequence[str]) -> str:
+def text(sentences: Sequence[str]) -> str:
+    """Return sentences as one text."""
     return " . ".join(sentences)

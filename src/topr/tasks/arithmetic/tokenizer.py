@@ -4,6 +4,8 @@ Prompt and completion may be tokenised apart or together, with or without a spac
 the ids are the same, since no token reaches over a space or from a word into a sign.
 """
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -15,9 +17,15 @@ _SIGNS = ("+", "-", "*", "=", ".", "?")
 _FRAME = ("has", "How", "many", "now", "so", "doubled", "The", "answer", "is", "I", "am", "not")
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer: about 128 tokens, ids 0, 1, 2 for padding, end and unknown."""
-    vocabulary = {token: index for index, token in enumerate([PAD, EOS, UNK, *_tokens()])}
+def build_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Return the tokenizer: about 128 tokens, ids 0, 1, 2 for padding, end and unknown.
+
+    Args:
+        more: further words, after all others.
+
+    """
+    words_in_order = dict.fromkeys([PAD, EOS, UNK, *_tokens(), *more])
+    vocabulary = {token: index for index, token in enumerate(words_in_order)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
