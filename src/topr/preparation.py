@@ -104,7 +104,8 @@ def check_recipe(recipe: Recipe) -> None:
     for name, comparison in recipe.compare.items():
         curate, train = derived_sections(recipe, comparison, where=f"compare.{name}")
         trainings.append((curate, train, 1))
-    if whole := whole_draw_rule(recipe.curate):
+    whole = whole_draw_rule(recipe.curate) if max_candidates(recipe.curate) is not None else None
+    if whole is not None:
         logger.warning(
             "curate.steps: %s must see every candidate of a problem, so drawing in rounds saves "
             "nothing; put it after anna_karenina, if that is what you mean",
