@@ -17,6 +17,7 @@ from topr.config import (
     ModelConfig,
     Recipe,
     TrainConfig,
+    verifier_recipe,
 )
 from topr.config.recipe import derived_sections
 from topr.curation import max_candidates
@@ -35,6 +36,7 @@ from topr.stages.generate import generate_rollouts, make_engine
 from topr.stages.grade import grade_rollouts
 from topr.stages.rounds import draw_in_rounds, spent
 from topr.stages.train import SNAPSHOTS, train_model
+from topr.stages.verify import vote_with, votes_line
 from topr.store import begin, read_manifest
 from topr.summary import Evaluated, model_lines, write_metrics, write_summary
 from topr.tasks import Split, Task, load_task
@@ -142,9 +144,11 @@ class _Run:
         for name, comparison in recipe.compare.items():
             self._compare(name, comparison, start, self.first / "iteration-01" / "graded")
         summary = write_summary(recipe, self.results, self.validations, self.directory)
+        result = summary["kept"]["iteration"]
         if recipe.loop.keep == "best":
-            kept = summary["kept"]
-            self.progress.say(f"kept: iteration {kept['iteration']}, {kept['path']}")
+            self.progress.say(f"kept: iteration {result}, {models[result].path}")
+        if recipe.verifier is not None:
+            self._verifier(models[result], result)
         if self.first == self.directory:
             self.progress.say(f"report: {write_report(self.directory)}")
         return summary
@@ -163,11 +167,39 @@ class _Run:
         self._evaluate_snapshots(model, train, name, 1, folder)
         self._evaluate(model, name, 1, folder)
 
-    def draw_and_grade(self, model: ModelConfig, iteration: int) -> Path:
+    def _verifier(self, model: ModelConfig, iteration: int) -> None:
+        """Train a verifier of what the result's model writes, and let its candidates vote."""
+        home = self.directory / "verifier"
+        candidates = self.draw_and_grade(
+            model, self.recipe.iterations + 1, self.directory / "candidates"
+        )
+        tested = self.directory if iteration else self.first
+        recipe = verifier_recipe(
+            self.recipe,
+            candidates=str(candidates),
+            test_candidates=str(tested / f"iteration-{iteration:02d}" / "evaluation"),
+            generator=model.path,
+        )
+        self._release()
+        summary = run(recipe, home, self.progress)
+        verifier = recipe.model.model_copy(update={"path": summary["kept"]["path"]})
+        self.progress.say("the verifier scores the candidates of the test problems")
+        votes = vote_with(
+            recipe,
+            verifier,
+            home,
+            mark=fingerprint(self.mark, recipe, identity(verifier.path)),
+            progress=self.progress,
+        )
+        self.progress.say(votes_line(votes))
+
+    def draw_and_grade(
+        self, model: ModelConfig, iteration: int, folder: Path | None = None
+    ) -> Path:
         """Return the graded rollouts of an iteration's model."""
         recipe = self.recipe
         where = self.first if iteration == 1 else self.directory
-        folder = where / f"iteration-{iteration:02d}"
+        folder = folder or where / f"iteration-{iteration:02d}"
         mark = fingerprint(self.first_mark if iteration == 1 else self.mark, iteration)
         if read_manifest(folder / "rollouts") is None:
             self._draw(model, iteration, folder, mark)

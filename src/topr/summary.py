@@ -37,7 +37,9 @@ def write_metrics(directory: Path, results: Sequence[Evaluated]) -> None:
             | step
             | {"split": result.split, **result.metrics}
         )
-    for log in sorted(directory.glob("*/**/training/log.jsonl")):
+    logs = [*directory.glob("iteration-*/training/log.jsonl")]
+    logs += directory.glob("compare/*/training/log.jsonl")  # a verifier's run has its own file
+    for log in sorted(logs):
         where = str(log.parent.parent.relative_to(directory))
         for line in log.read_text(encoding="utf-8").splitlines():
             lines.append({"kind": "training", "where": where} | json.loads(line))

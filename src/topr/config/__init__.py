@@ -20,6 +20,7 @@ from topr.config.recipe import (
     load_section,
     recipe_schema,
     shipped_recipes,
+    verifier_recipe,
 )
 from topr.config.sections import (
     EvaluateConfig,
@@ -74,4 +75,5 @@ __all__ = [
     "load_section",
     "recipe_schema",
     "shipped_recipes",
+    "verifier_recipe",
 ]

@@ -23,7 +23,7 @@ from topr.config.sections import (
     Section,
     TrainConfig,
 )
-from topr.config.tasks import TaskConfig
+from topr.config.tasks import ArithmeticConfig, TaskConfig
 from topr.errors import ConfigError
 
 BASELINE = frozenset({"baseline", "effective_positive_share"})
@@ -64,6 +64,9 @@ class Recipe(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: dict[str, Comparison] = Field(default_factory=dict)
     """Named comparisons, each trained from the starting model on the first iteration's rollouts."""
+    verifier: dict[str, Any] | None = None
+    """The sections of a second recipe, for a verifier of what the loop's model writes; its
+    candidates come from this run."""
 
     def fingerprint(self) -> str:
         """Return a hash of everything that fixes the run's numbers."""
@@ -94,6 +97,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     recipe = validate(Recipe, values, where=f"recipe {source}")
     for name, comparison in recipe.compare.items():
         derived_sections(recipe, comparison, where=f"recipe {source}, compare.{name}")
+    if recipe.verifier is not None:
+        verifier_recipe(recipe, candidates="", test_candidates="", generator="")
     return recipe
 
 
@@ -110,6 +115,33 @@ def derived_sections(
         validate(CurateConfig, recipe.curate.model_dump() | comparison.curate, where=where),
         validate(TrainConfig, train | comparison.train, where=where),
     )
+
+
+def verifier_recipe(
+    recipe: Recipe, *, candidates: str, test_candidates: str, generator: str
+) -> Recipe:
+    """Return the recipe of a run's verifier.
+
+    Args:
+        recipe: of the run, with its `verifier`.
+        candidates: graded rollouts that the verifier learns from.
+        test_candidates: those that it is measured on.
+        generator: the model that wrote them: what the built-in verifier starts from.
+
+    Raises:
+        ConfigError: an unknown key, or a value that does not fit.
+
+    """
+    values = dict(recipe.verifier or {})
+    task = dict(values.get("task") or {})
+    task |= {"name": "verifier", "rollouts": candidates, "test_rollouts": test_candidates}
+    if isinstance(recipe.task, ArithmeticConfig):
+        warmup = {"seed": recipe.seed, "generator": generator}
+        warmup |= {"arithmetic": recipe.task.model_dump(mode="json")}
+        task["warmup"] = {**warmup, **(task.get("warmup") or {})}
+    values |= {"name": f"{recipe.name}-verifier", "task": task}
+    values.setdefault("seed", recipe.seed)
+    return validate(Recipe, values, where=f"recipe {recipe.name}, verifier")
 
 
 def load_section(

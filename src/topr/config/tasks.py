@@ -151,7 +151,7 @@ class CheckWarmupConfig(Section):
     """Directory of the generator that it starts from; none given: the base of `arithmetic`."""
     arithmetic: ArithmeticConfig = ArithmeticConfig(name="arithmetic")
     """The task whose solutions are checked."""
-    steps: Annotated[int, Field(ge=1)] = 500
+    steps: Annotated[int, Field(ge=1)] = 1200
     """Optimizer steps of the warm-up."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Fresh demonstrations per step."""

@@ -19,6 +19,8 @@ from topr.votes import METHODS, Ballot, votes_at_k
 
 SCORE = "verifier_score"
 """Column that `topr verify` writes: the share of checks that say Yes."""
+VOTE_COLUMNS = ("problem_id", "sampling", "grade", "answer")
+"""The columns of graded rollouts that vote, beside that of the scores."""
 _SAYS_NOTHING = (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED)
 
 

@@ -85,5 +85,9 @@ class Run:
     sources: tuple[Source, ...]
     first_source: int
     """Which of the sources to show first: the evaluation of the loop's latest model."""
+    verifier: "Run | None"
+    """The run of the verifier, where the recipe has one."""
+    votes: Mapping[str, Any]
+    """What candidates elect with its scores: `votes.json`."""
     missing: tuple[str, ...]
     """What is left out, one short phrase each."""

@@ -1,11 +1,14 @@
 """The report's tables of what each training was given: drawn, graded, chosen, weighed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from topr.curation import REASONS
 from topr.report.contents import Dataset, Run
-from topr.report.tables import number
+from topr.report.tables import Cell, number, percent, signed
 from topr.report.text import as_number, visible
+from topr.votes import METHODS
 
 _OUTCOMES = ("correct", "wrong", "unparseable", "timeout", "gold_unparseable", "unscored")
 
@@ -81,6 +84,35 @@ def tokens(run: Run) -> list[str]:
                 f"{most} for every problem would have taken about {saved:,.0f} more ({share:.0%})."
             )
     return lines
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VoteRow:
+    """What a number of candidates elects, by method, and what weights add to the majority."""
+
+    candidates: int
+    cells: tuple[Cell, ...]
+
+
+def votes(run: Run) -> list[VoteRow]:
+    """Return what candidates elect with a verifier's scores, by their number."""
+    rows = []
+    for k in run.votes.get("at") or ():
+        shares = [_share(run.votes, f"{method}@{k}") for method in METHODS]
+        points = [_points(run.votes, f"{method}@{k} - majority") for method in ("weighted", "best")]
+        rows.append(VoteRow(candidates=k, cells=(*shares, *points)))
+    return rows
+
+
+def _share(values: Mapping[str, Any], key: str) -> Cell:
+    low, high = values[f"{key}_ci"]
+    return Cell(value=percent(values[key]), interval=f"[{100 * low:.1f}, {100 * high:.1f}]")
+
+
+def _points(values: Mapping[str, Any], key: str) -> Cell:
+    low, high = values[f"{key}_ci"]
+    interval = f"[{signed(100 * low)}, {signed(100 * high)}]"
+    return Cell(value=f"{signed(100 * values[key])}", interval=interval)
 
 
 def _dataset_row(dataset: Dataset) -> DatasetRow:

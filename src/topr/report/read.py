@@ -5,7 +5,7 @@ Whatever a run does not have yet, or cannot be read, is left out and named in `R
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -78,6 +78,11 @@ def read_run(directory: Path) -> Run:
     trainings = _trainings(stages, reader)
     summary = reader.mapping(directory / "summary.json")
     sources = _sources(stages, evaluations, reader)
+    verifier = _verifier(directory, reader)
+    if verifier is not None:
+        sources += tuple(
+            replace(source, label=f"verifier · {source.label}") for source in verifier.sources
+        )
     evaluated = {_evaluation_label(stage) for stage in stages if not stage.comparison}
     return Run(
         name=str(recipe.get("name") or directory.resolve().name),
@@ -94,8 +99,20 @@ def read_run(directory: Path) -> Run:
         first_source=max(
             (i for i, source in enumerate(sources) if source.label in evaluated), default=0
         ),
+        verifier=verifier,
+        votes=reader.mapping(directory / "verifier" / "votes.json", expected=verifier is not None),
         missing=tuple(dict.fromkeys(reader.missing)),
     )
+
+
+def _verifier(directory: Path, reader: _Reader) -> Run | None:
+    """Read the verifier's run, which lies inside; what it misses is missing here."""
+    home = directory / "verifier"
+    if not (home / "recipe.yaml").is_file():
+        return None
+    found = read_run(home)
+    reader.missing += [f"verifier/{name}" for name in found.missing]
+    return found
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

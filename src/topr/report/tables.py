@@ -139,7 +139,7 @@ def headline(run: Run) -> list[Headline]:
                     metric=_TITLES.get(metric, metric),
                     start=_cell(start, metric),
                     end=_cell(end, metric),
-                    change=f"{_signed(100 * (after - before))} points",
+                    change=f"{signed(100 * (after - before))} points",
                     better=better,
                 )
             )
@@ -177,8 +177,8 @@ def differences(run: Run) -> list[DifferenceRow]:
                 a=visible(entry.a),
                 b=visible(entry.b),
                 metric=visible(entry.metric),
-                value=_signed(factor * entry.difference) + (" points" if share else ""),
-                interval=f"[{_signed(factor * low)}, {_signed(factor * high)}]",
+                value=signed(factor * entry.difference) + (" points" if share else ""),
+                interval=f"[{signed(factor * low)}, {signed(factor * high)}]",
                 low=50 + 48 * low / reach,
                 high=50 + 48 * high / reach,
                 middle=50 + 48 * entry.difference / reach,
@@ -239,5 +239,6 @@ def _is_number(value: Any) -> bool:
     return as_number(value) is not None
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a number with its sign and one decimal."""
     return f"{value:+.1f}".replace("-", "−")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from topr.config import GenerateConfig, GradeConfig
+from topr.config import GenerateConfig, GradeConfig, ModelConfig, Recipe
 from topr.errors import DataError
 from topr.evaluation.verdicts import CHECK_COLUMNS, Score, scores, verdict_metrics
-from topr.evaluation.voting import SCORE
-from topr.models import LoadedModel
+from topr.evaluation.voting import SCORE, VOTE_COLUMNS, vote
+from topr.models import LoadedModel, load
 from topr.progress import Progress
 from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts
@@ -28,10 +28,13 @@ from topr.store import (
     write_rows,
     write_shard,
 )
+from topr.tasks import load_task
 from topr.tasks.splits import question_key
 from topr.tasks.verifier import Candidate, VerifierTask, candidates_of
+from topr.votes import METHODS
 
 METRICS_FILE = "metrics.json"
+VOTES_FILE = "votes.json"
 COLUMNS = (SCORE, "verifier_probability", "verifier_invalid", "verifier_checks")
 """What is added to each row: share of Yes, P(Yes) after one reasoning, share without a verdict,
 number of checks."""
@@ -176,3 +179,48 @@ def _metrics(
             name = ", ".join(f"{b}={json.dumps(v)}" for b, v in zip(by, row, strict=True))
             groups.setdefault(name, []).append(candidate)
     return metrics | {name: of(groups[name]) for name in sorted(groups)}
+
+
+def vote_with(
+    recipe: Recipe, verifier: ModelConfig, home: Path, *, mark: str, progress: Progress
+) -> dict[str, Any]:
+    """Score the test candidates of a verifier's recipe and let them vote; write `votes.json`.
+
+    Args:
+        recipe: with a task `verifier` that has `test_rollouts`.
+        verifier: the trained one.
+        home: of the verifier's run; scores go to `scored/`.
+        mark: fingerprint of the scores.
+        progress: told of checks.
+
+    """
+    task = load_task(recipe.task)
+    assert isinstance(task, VerifierTask) and task.test_rollouts is not None  # noqa: S101, PT018
+    scored = home / "scored"
+    verify_rollouts(
+        task.test_rollouts,
+        task,
+        load(verifier),
+        recipe.generate,
+        scored,
+        columns=None,
+        seed=recipe.seed,
+        mark=mark,
+        progress=progress,
+    )
+    table = read_table(scored, [*VOTE_COLUMNS, SCORE])
+    votes = vote(table, resamples=recipe.evaluate.bootstrap, seed=recipe.seed).as_json()
+    write_json_atomic(home / VOTES_FILE, votes)
+    return votes
+
+
+def votes_line(votes: Mapping[str, Any]) -> str:
+    """Say what the largest vote found."""
+    k = votes["at"][-1]
+    shares = ", ".join(f"{name} {votes[f'{name}@{k}']:.1%}" for name in METHODS)
+    low, high = votes[f"weighted@{k} - majority_ci"]
+    return (
+        f"votes of {k} candidates on {votes['problems']} problems: {shares}; weighted less plain "
+        f"majority {100 * votes[f'weighted@{k} - majority']:+.1f} points "
+        f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    )

@@ -66,6 +66,7 @@ class VerifierTask:
                 "give their directory or file, such as task.rollouts=runs/NAME/iteration-01/graded"
             )
         self._config = config
+        self.test_rollouts = None if config.test_rollouts is None else Path(config.test_rollouts)
         # A model that was not taught to stop goes on with a question of its own.
         own = config.template is None and config.prompt == "plain"
         self.stop: tuple[str, ...] = ("\nQuestion:",) if own else ()
