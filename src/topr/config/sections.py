@@ -19,7 +19,7 @@ class ModelConfig(Section):
 
     path: str = "builtin"
     """A hub name, a local directory, or `builtin`: the base model that the task makes itself
-    (the arithmetic task only)."""
+    (arithmetic, and a verifier of its solutions)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
