@@ -262,19 +262,19 @@ def test_a_completion_where_mirror_descent_wants_it_is_left_alone():
     assert weight.squeeze(1).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
-def test_the_look_ahead_weighs_negatives_by_an_extrapolated_policy():
+def test_the_look_ahead_is_an_extrapolated_policy_without_its_normaliser():
     # Two tokens of a vocabulary; pi^ = softmax((1 + lambda) log pi - lambda log mu).
     pi, mu, lambda_ = torch.tensor([0.2, 0.8]), torch.tensor([0.5, 0.5]), 1.0
     extrapolated = ((1 + lambda_) * pi.log() - lambda_ * mu.log()).softmax(-1)
     log_ratio = (pi / mu).log()[:1, None].repeat(2, 1)
     mask = torch.ones(2, 1, dtype=bool)
-    weight = OBJECTIVES["fpa_topr"].weights(
+    weight = OBJECTIVES["steep_topr"].weights(
         log_ratio, torch.tensor([1.0, -1.0]), mask, torch.arange(2)
     )
     assert weight.squeeze(1).tolist() == pytest.approx([1.0, -(0.4**2)])
     # With its normaliser it would be less: ours is an upper bound.
     assert (extrapolated / mu)[0].item() < 0.4**2
-    assert make_objective("fpa_topr", lookahead=0.0) == make_objective("topr")
+    assert make_objective("steep_topr", lookahead=0.0) == make_objective("topr")
     with pytest.raises(ConfigError, match="lookahead=-1"):
         make_objective("topr", lookahead=-1)
 

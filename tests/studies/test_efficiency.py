@@ -52,17 +52,28 @@ def test_the_factor_is_a_geometric_mean_over_seeds() -> None:
     assert efficiency.factor is not None
     assert efficiency.factor.mean == pytest.approx(2**0.5)
     assert efficiency.factor.low < 1 < efficiency.factor.high
-    assert not efficiency.at_least
+    assert efficiency.bounded == 0
     (line,) = claim_lines(found)
     assert line.startswith(
-        "Tokens that a needs for the accuracy of b (35.0 % with 400 tokens): 1.4 times fewer"
+        "Tokens to the same accuracy: b needs 1.4 times those of a for its own best accuracy "
+        "(35.0 %, with 400 tokens)"
     )
+
+
+def test_the_other_series_is_charged_what_it_needs_for_its_best_and_no_more() -> None:
+    # b peaks at 100 tokens and falls: a is no more efficient, however many tokens b then wastes.
+    values = {"a100": (0.5, 0.5), "a400": (0.6, 0.6), "b100": (0.5, 0.5), "b400": (0.3, 0.3)}
+    (efficiency,) = efficiencies(results(values))
+    assert efficiency.factor is not None
+    assert efficiency.factor.mean == pytest.approx(1.0)
+    assert efficiency.bounded == 2
 
 
 def test_a_series_that_is_there_at_once_gives_a_bound() -> None:
     values = {"a100": (0.5, 0.5), "a400": (0.6, 0.6), "b100": (0.1, 0.1), "b400": (0.3, 0.3)}
     (line,) = claim_lines(results(values))
-    assert "at least 4.0 times fewer" in line
+    assert "b needs 4.0 times those of a" in line
+    assert "in 2 of 2 seeds the fewest tokens of a were enough, so it may need fewer" in line
 
 
 def test_a_series_that_never_gets_there_says_so() -> None:

@@ -34,6 +34,7 @@ def claim(margin: float = 0.0) -> Claim:
         ([-0.10, 0.11, 0.12], 0.0, Verdict.UNDECIDED),
         ([0.10, 0.11, 0.12], 0.2, Verdict.NOT_REPRODUCED),
         ([-0.010, -0.011, -0.012], -0.02, Verdict.REPRODUCED),
+        ([0.0, 0.0, 0.0], 0.0, Verdict.NOT_REPRODUCED),  # equal is not above
         ([0.5], 0.0, Verdict.UNDECIDED),  # one seed decides nothing
     ],
 )

@@ -1,5 +1,6 @@
 """A study: one recipe, varied in named arms and repeated over seeds. No torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -11,6 +12,7 @@ from pydantic import Field, model_validator
 from topr.config.recipe import Recipe, read_values, validate
 from topr.config.sections import Section
 
+METRICS = re.compile(r"(pass|maj)@\d+|greedy|invalid|truncated|mean_length|few_correct")
 BASE = "base"
 """The starting model's name in claims and results."""
 
@@ -89,16 +91,27 @@ class Study(Section):
         for name, arm in self.arms.items():
             if name == BASE:
                 raise ValueError(f"an arm cannot be named {BASE!r}: that is the starting model")
-            if isinstance(arm.rate, str) and self.arms.get(arm.rate, arm).rate is not None:
+            of = self.arms.get(arm.rate) if isinstance(arm.rate, str) else None
+            if isinstance(arm.rate, str) and (of is None or of.rate is not None or not of.train):
                 raise ValueError(
                     f"arms.{name}.rate: {arm.rate!r} is no arm with a sweep of its own"
                 )
         for claim in self.claims:
+            if not METRICS.fullmatch(claim.metric):
+                raise ValueError(
+                    f"claim {claim.says!r} is about {claim.metric!r}: expected pass@K, maj@N, "
+                    "greedy, invalid, truncated, mean_length or few_correct"
+                )
             for name in (claim.arm, claim.than):
                 if name != BASE and name not in self.arms:
                     raise ValueError(
                         f"claim {claim.says!r} names {name!r}; arms are {', '.join(self.arms)}"
                     )
+        loops = [self.recipe, *(arm.changes for arm in self.arms.values())]
+        if any((values.get("loop") or {}).get("keep") == "best" for values in loops):
+            raise ValueError(
+                "loop.keep=best: a study reports the last iteration's model; leave it out"
+            )
         if self.tuning_seed in self.seeds:
             raise ValueError(
                 f"tuning_seed={self.tuning_seed} is one of seeds={list(self.seeds)}: rates would "

@@ -37,8 +37,9 @@ OBJECTIVES: Mapping[str, Objective] = {
     "roll_topr": Taper(level="token"),
     "trinity_topr": Taper(level="token", normalization="none"),  # mean over all tokens
     "verl_topr": Taper(level="geometric"),
-    # TOPR whose taper looks ahead.
-    "fpa_topr": Taper(lookahead=1.0),
+    # TOPR with a steeper taper, rho squared: what the look-ahead of FPA leaves without its
+    # normaliser.
+    "steep_topr": Taper(lookahead=1.0),
     # Other methods on stored completions.
     "ppo": PPO(),
     "grpo": PPO(group_normalized=True),

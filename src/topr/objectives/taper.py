@@ -34,9 +34,9 @@ normalization='length')
     """[a-, b-], for A < 0."""
     level: Level = "sequence"
     lookahead: float = 0.0
-    """lambda of future policy approximation (Oh et al., arXiv 2509.19893): negatives are weighed by
-    where the policy is heading, log rho^ = (1 + lambda) log rho. They extrapolate logits, whose
-    normaliser needs the whole vocabulary of both models; it is at least 1, and left out here."""
+    """lambda: negatives are weighed by rho^(1 + lambda). It is what future policy approximation
+    (Oh et al., arXiv 2509.19893) leaves without its normaliser, which needs the whole vocabulary of
+    both models at every token and would make weights smaller still."""
 
     normalization: Normalization = "length"
     """See `Objective.normalization`."""

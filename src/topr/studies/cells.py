@@ -4,20 +4,29 @@
 is in the job's directory when it returns. Not here: which cells there are (`topr.studies.grid`).
 """
 
+import fcntl
 import json
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from topr.config import Recipe
 from topr.config.study import BASE
+from topr.environment import environment
+from topr.errors import DivergedError, RunDirectoryError
 from topr.progress import Silent
 from topr.store import write_json_atomic
 from topr.studies.results import Cell, Point, cell_from
 
 CELL_FILE = "cell.json"
+STANDARD_ERROR = "pass@1_se"
+"""Of pass@1, over problems."""
 FEW = 1 / 8
 """A problem with a smaller share of correct samples has few."""
 LOGGED = (
@@ -58,10 +67,33 @@ class Job:
         rate = "" if self.rate is None else f", rate {self.rate:g}"
         return f"{self.arm}, seed {self.seed}{rate}"
 
+    @property
+    def mark(self) -> str:
+        """Return a hash of what the cell's numbers depend on."""
+        from topr.loop import first_fingerprint
+
+        train = self.kind is Kind.TRAIN
+        return self.recipe.fingerprint() if train else first_fingerprint(self.recipe)
+
 
 def is_done(job: Job) -> bool:
-    """Say whether the cell is there."""
-    return (job.directory / CELL_FILE).is_file()
+    """Say whether the cell is there.
+
+    Raises:
+        RunDirectoryError: it is, and was computed from another recipe.
+
+    """
+    path = job.directory / CELL_FILE
+    if not path.is_file():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8")).get("recipe")
+    if found != job.mark:
+        raise RunDirectoryError(
+            f"{path} was computed from another recipe than the study's now (settings or defaults "
+            "have changed since). Nothing is overwritten: remove the cell's directory to compute "
+            "it anew, or give the study a new one"
+        )
+    return True
 
 
 def drawing_for(job: Job) -> Job:
@@ -74,24 +106,67 @@ def work(job: Job) -> None:
     from topr.loop import draw_first, run
 
     began = time.perf_counter()
+    diverged = None
+    log: dict[str, tuple[float, ...]] = {}
     if job.kind is Kind.TRAIN:
-        run(job.recipe, job.directory, Silent(), first=job.draws)
-        points, log = _trained(job), _log(job)
+        try:
+            run(job.recipe, job.directory, Silent(), first=job.draws)
+            points, log = _trained(job), _log(job)
+        except DivergedError as error:
+            diverged, points = str(error), (_fallen(job),)
     else:
-        draw_first(job.recipe, job.draws, Silent(), rollouts=job.kind is Kind.DRAW)
-        points, log = (_starting(job),), {}
-    cell = Cell(arm=job.arm, seed=job.seed, rate=job.rate, points=points, log=log)
+        with _alone(job.draws):
+            draw_first(job.recipe, job.draws, Silent(), rollouts=job.kind is Kind.DRAW)
+        points = (_starting(job),)
+    cell = Cell(
+        arm=job.arm, seed=job.seed, rate=job.rate, points=points, log=log, diverged=diverged
+    )
     job.directory.mkdir(parents=True, exist_ok=True)
     write_json_atomic(
         job.directory / CELL_FILE,
-        {"cell": asdict(cell), "seconds": time.perf_counter() - began},
+        {
+            "cell": asdict(cell),
+            "seconds": time.perf_counter() - began,
+            "recipe": job.mark,
+            "commit": environment()["commit"],
+        },
     )
 
 
-def read_cell(job: Job) -> tuple[Cell, float]:
-    """Return a cell that is there, and the seconds that its last call took."""
+@contextmanager
+def _alone(draws: Path) -> Iterator[None]:
+    """Wait until no other process draws there: two cells may share it."""
+    draws.mkdir(parents=True, exist_ok=True)
+    with (draws / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A cell that is there, and how it came about."""
+
+    cell: Cell
+    seconds: float
+    """Of its last call."""
+    commit: str | None
+    """Of topr's repository, when it was computed."""
+
+
+def read_cell(job: Job) -> Done:
+    """Return a cell that is there."""
     found = json.loads((job.directory / CELL_FILE).read_text(encoding="utf-8"))
-    return cell_from(found["cell"]), found["seconds"]
+    return Done(cell=cell_from(found["cell"]), seconds=found["seconds"], commit=found.get("commit"))
+
+
+def _fallen(job: Job) -> Point:
+    """Return what a training that diverged counts for: nothing right, nothing readable."""
+    drawn = job.draws / "iteration-01" / "rollouts" / "manifest.json"
+    tokens = json.loads(drawn.read_text(encoding="utf-8"))["details"]["tokens"]
+    base = _metrics(job.draws / "iteration-00" / "evaluation.json")
+    ones = {"invalid", "few_correct"}
+    worst = {key: 1.0 if key in ones else 0.0 for key in base}
+    return Point(iteration=job.recipe.iterations, step=None, tokens=tokens, metrics=worst)
 
 
 def _starting(job: Job) -> Point:
@@ -126,7 +201,9 @@ def _metrics(path: Path) -> dict[str, float]:
     metrics = {k: v for k, v in found["metrics"].items() if isinstance(v, int | float)}
     rows = [row for row in found["per_problem"] if row["samples"]]
     few = [row["correct"] < FEW * row["samples"] for row in rows]
-    return metrics | {"few_correct": sum(few) / len(few)}
+    shares = [row["correct"] / row["samples"] for row in rows]
+    error = stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
+    return metrics | {"few_correct": sum(few) / len(few), STANDARD_ERROR: error}
 
 
 def _log(job: Job) -> dict[str, tuple[float, ...]]:

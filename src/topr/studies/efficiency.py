@@ -16,19 +16,19 @@ Curve = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Efficiency:
-    """What one series of arms needs to reach where another ends."""
+    """What two series of arms need to reach the best accuracy of the second."""
 
     series: str
     other: str
     accuracy: float
-    """Of the other series with its most tokens: mean over seeds."""
+    """The best of the other series, seed by seed: mean over seeds."""
     tokens: float
-    """Those tokens: mean over seeds."""
+    """What the other series needs for it: mean over seeds."""
     factor: Estimate | None
-    """Tokens of `other` by tokens of `series` at that accuracy, over seeds: geometric mean and
+    """Tokens that `other` needs by those that `series` needs, over seeds: geometric mean and
     interval; None where a seed does not get there."""
-    at_least: bool
-    """Whether a seed was there with its fewest tokens already, so that the factor is a bound."""
+    bounded: int
+    """Seeds in which `series` was there with its fewest tokens already: it may need fewer."""
 
 
 def efficiencies(results: Results) -> list[Efficiency]:
@@ -61,24 +61,26 @@ def tokens_to_reach(curve: Curve, accuracy: float) -> float | None:
 
 
 def _compared(results: Results, series: str, other: str) -> Efficiency:
-    curves, targets = _curves(results, series), _curves(results, other)
+    curves, others = _curves(results, series), _curves(results, other)
     factors: list[float] = []
-    at_least, reached = False, True
-    for seed in sorted(curves.keys() & targets.keys()):
-        tokens, accuracy = targets[seed][-1]
-        needed = tokens_to_reach(curves[seed], accuracy)
-        if needed is None:
-            reached = False
-            continue
-        at_least |= needed == curves[seed][0][0]
-        factors.append(tokens / needed)
+    best: list[float] = []
+    needed: list[float] = []
+    bounded = 0
+    for seed in sorted(curves.keys() & others.keys()):
+        tokens, accuracy = max(others[seed], key=lambda point: (point[1], -point[0]))
+        best.append(accuracy)
+        needed.append(tokens)
+        reached = tokens_to_reach(curves[seed], accuracy)
+        if reached is not None:
+            bounded += reached == curves[seed][0][0]
+            factors.append(tokens / reached)
     return Efficiency(
         series=series,
         other=other,
-        accuracy=fmean(curve[-1][1] for curve in targets.values()),
-        tokens=fmean(curve[-1][0] for curve in targets.values()),
-        factor=_geometric(factors) if reached else None,
-        at_least=at_least,
+        accuracy=fmean(best),
+        tokens=fmean(needed),
+        factor=_geometric(factors) if len(factors) == len(best) else None,
+        bounded=bounded,
     )
 
 

@@ -27,8 +27,14 @@ HEAD = (
     "# Results\n\n"
     "Made by `topr results` from the studies' `results.json`; nothing on this page is typed.\n"
     "Intervals are 95 % over seeds (Student's t); claims are decided by differences seed by\n"
-    "seed. Everything is on the built-in task, which was made so that negatives have\n"
-    "something to remove: see [the arithmetic task](arithmetic.md).\n\n"
+    "seed, each on its own: of twenty differences that are nothing, one is expected to look like\n"
+    "something. Intervals hold for the rates that were chosen: what another choice would give is\n"
+    "not in them. How arms are compared, and what is not equal between them:\n"
+    "[Studies](studies.md).\n\n"
+)
+BUILT_IN = (
+    "On the built-in task, which was made so that negatives have something to remove: see\n"
+    "[the arithmetic task](arithmetic.md).\n\n"
 )
 
 
@@ -89,7 +95,7 @@ def markdown(results: Results, figures: Sequence[str]) -> str:
         f"- **{line.partition(': ')[0]}**: {line.partition(': ')[2]}"
         for line in claim_lines(results)
     ]
-    lines += ["", *_table(results), "", *_sweep(results), ""]
+    lines += ["", *_table(results), "", *_fallen(results), *_sweep(results), ""]
     for address in figures:
         title = TITLES[Path(address).stem.rpartition("-")[2]]
         lines += [f"![{title}]({address})", ""]
@@ -144,7 +150,9 @@ def write_page(directories: Sequence[Path], page: Path, figures: Path) -> None:
         for path in draw_figures(results, target, prefix=f"{results.study.name}-"):
             addresses.append(str(figures / path.name))
         sections.append(markdown(results, addresses))
-    write_text_atomic(page, HEAD + "\n".join(sections))
+    tasks = {results.study.recipe["task"]["name"] for results in found}
+    head = HEAD + (BUILT_IN if tasks == {"arithmetic"} else "")
+    write_text_atomic(page, head + "\n".join(sections))
 
 
 def claim_lines(results: Results) -> list[str]:
@@ -152,27 +160,33 @@ def claim_lines(results: Results) -> list[str]:
     lines = []
     for found in results.claims():
         one, other = (results.tokens(arm) for arm in (found.claim.arm, found.claim.than))
-        lines.append(claim_line(found, one / other if one and other else None))
+        line = claim_line(found, one / other if one and other else None)
+        if results.is_later(found.claim):
+            line += ". This claim was added when the cells were there"
+        lines.append(line)
     lines += [f"{claim.says}: {claim.metric} was not measured" for claim in results.unmeasured()]
     return lines + [efficiency_line(found) for found in efficiencies(results)]
 
 
 def efficiency_line(found: Efficiency) -> str:
     """Return one sentence: how many times fewer tokens reach the same accuracy."""
-    start = (
-        f"Tokens that {found.series} needs for the accuracy of {found.other} "
-        f"({percent(found.accuracy)} % with {found.tokens:,.0f} tokens)"
-    )
+    what = f"its own best accuracy ({percent(found.accuracy)} %, with {found.tokens:,.0f} tokens)"
     factor = found.factor
     if factor is None:
-        return f"{start}: not reached by every seed"
-    bound = "at least " if found.at_least else ""
-    spread = (
-        "one seed"
-        if math.isinf(factor.high)
-        else (f"95 % interval {factor.low:.1f} to {factor.high:.1f} over {factor.seeds} seeds")
+        return f"Tokens of {found.series} for the best of {found.other}: not reached by every seed"
+    spread = "one seed"
+    if not math.isinf(factor.high):
+        spread = f"95 % interval {factor.low:.1f} to {factor.high:.1f} over {factor.seeds} seeds"
+    bound = ""
+    if found.bounded:
+        bound = (
+            f"; in {found.bounded} of {factor.seeds} seeds the fewest tokens of {found.series} "
+            "were enough, so it may need fewer"
+        )
+    return (
+        f"Tokens to the same accuracy: {found.other} needs {factor.mean:.1f} times those of "
+        f"{found.series} for {what} ({spread}{bound})"
     )
-    return f"{start}: {bound}{factor.mean:.1f} times fewer ({spread})"
 
 
 def _table(results: Results) -> list[str]:
@@ -183,12 +197,24 @@ def _table(results: Results) -> list[str]:
     ]
     for arm in results.arms:
         cells = results.of(arm)
-        rate = "" if cells[0].rate is None else f"{cells[0].rate:.0e}".replace("e-0", "e-")
+        rate = "" if cells[0].rate is None else f"{cells[0].rate:g}"
         tokens = results.tokens(arm)
         values = " | ".join(interval(results.final(arm, metric)) for metric in metrics)
         shown = "" if arm == BASE else f"{tokens:,.0f}"
         lines.append(f"| {results.label(arm)} | {rate} | {values} | {shown} |")
     return lines
+
+
+def _fallen(results: Results) -> list[str]:
+    """Say which trainings diverged."""
+    counts = {arm: sum(c.diverged is not None for c in results.of(arm)) for arm in results.arms}
+    lines = [
+        f"{results.label(arm)}: training diverged with {count} of {len(results.of(arm))} seeds; "
+        "such a model counts as one that gets nothing right."
+        for arm, count in counts.items()
+        if count
+    ]
+    return [*lines, ""] if lines else []
 
 
 def _sweep(results: Results) -> list[str]:
@@ -197,7 +223,8 @@ def _sweep(results: Results) -> list[str]:
     rates = sorted({float(rate) for swept in results.sweep.values() for rate in swept.pass_at_1})
     lines = [
         f"Rates were chosen on validation problems, with seed {results.study.tuning_seed} "
-        "(pass@1, %; the chosen one in bold; where the best was at an end, the next was tried):",
+        "(pass@1, %; in bold the chosen one, the lowest within one standard error of the best; "
+        "where the best was at an end, the next was tried):",
         "",
         "| | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
         "| --- " * (len(rates) + 1) + "|",
@@ -207,16 +234,21 @@ def _sweep(results: Results) -> list[str]:
         found[swept.chosen] = f"**{found[swept.chosen]}**"
         shown = " | ".join(found.get(rate, "") for rate in rates)
         lines.append(f"| {results.label(arm)} | {shown} |")
+    open_ended = [results.label(arm) for arm, swept in results.sweep.items() if swept.at_end]
+    if open_ended:
+        lines += ["", f"Still best at an end, so perhaps better beyond: {', '.join(open_ended)}."]
     return lines
 
 
 def _made(results: Results) -> str:
     found = results.environment
     packages = found.get("packages", {})
+    commits = f" ({', '.join(c[:10] for c in results.commits)})" if results.commits else ""
     return (
         f"`topr study {results.study.name} -o DIR`, seeds "
         f"{', '.join(map(str, results.study.seeds))}; {len(results.cells)} cells, "
-        f"{results.seconds / 60:.0f} minutes of work; topr {found.get('topr')}, torch "
+        f"{results.seconds / 60:.0f} minutes of work; topr {found.get('topr')}"
+        f"{commits}, torch "
         f"{packages.get('torch')}, transformers {packages.get('transformers')}, "
         f"{found.get('cpu', {}).get('count')} CPU cores."
     )

@@ -41,6 +41,8 @@ class Cell:
     points: tuple[Point, ...]
     log: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of the last iteration's training, by key: `step`, `log_ratio/positive`, ..."""
+    diverged: str | None = None
+    """Why training stopped before its end; the model counts as one that gets nothing right."""
 
     @property
     def final(self) -> Point:
@@ -62,6 +64,15 @@ class Swept:
     chosen: float
     pass_at_1: Mapping[str, float]
     """By rate, written as a number."""
+    standard_error: Mapping[str, float] = field(default_factory=dict)
+    """Of pass@1 over problems, by rate."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the best lies at an end of what was tried: a better one may lie beyond."""
+        rates = sorted(self.pass_at_1, key=float)
+        best = max(rates, key=lambda rate: self.pass_at_1[rate])
+        return len(rates) > 1 and best in (rates[0], rates[-1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +85,10 @@ class Results:
     environment: Mapping[str, Any]
     seconds: float
     """Spent on cells: of each, the call that ended it."""
+    commits: tuple[str, ...] = ()
+    """Of topr's repository, when the cells were computed."""
+    first_claims: tuple[str, ...] | None = None
+    """The claims that the study had before its first cell; None: not known."""
 
     def of(self, arm: str) -> list[Cell]:
         """Return the cells of an arm in the order of its seeds."""
@@ -107,6 +122,10 @@ class Results:
                 decided.append(decide(claim, values))
         return decided
 
+    def is_later(self, claim: Claim) -> bool:
+        """Whether a claim was written when cells were there already."""
+        return self.first_claims is not None and claim.says not in self.first_claims
+
     def unmeasured(self) -> list[Claim]:
         """Return the other claims: maj@16 of 4 samples, for instance."""
         decided = [found.claim for found in self.claims()]
@@ -129,6 +148,7 @@ def write_results(results: Results, directory: Path) -> None:
                 {
                     "says": found.claim.says,
                     "verdict": found.verdict.value,
+                    "later": results.is_later(found.claim),
                     "difference": _plain(asdict(found.difference)),
                 }
                 for found in results.claims()
@@ -136,6 +156,8 @@ def write_results(results: Results, directory: Path) -> None:
             "sweep": {arm: asdict(swept) for arm, swept in results.sweep.items()},
             "cells": [asdict(cell) for cell in results.cells],
             "environment": dict(results.environment),
+            "commits": list(results.commits),
+            "first_claims": None if results.first_claims is None else list(results.first_claims),
             "seconds": round(results.seconds),
         },
     )
@@ -161,6 +183,8 @@ def read_results(directory: Path) -> Results:
         sweep={arm: Swept(**swept) for arm, swept in found["sweep"].items()},
         environment=found["environment"],
         seconds=found["seconds"],
+        commits=tuple(found["commits"]),
+        first_claims=None if found["first_claims"] is None else tuple(found["first_claims"]),
     )
 
 

@@ -11,16 +11,30 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
+import yaml
+
 from topr.config.study import BASE, Study
 from topr.environment import environment, prepare_process
 from topr.errors import ToprError
 from topr.progress import Progress
 from topr.run_directory import claimed
 from topr.store import write_text_atomic
-from topr.studies.cells import Job, Kind, drawing_for, is_done, read_cell, work
+from topr.studies.cells import (
+    STANDARD_ERROR,
+    Done,
+    Job,
+    Kind,
+    drawing_for,
+    is_done,
+    read_cell,
+    work,
+)
 from topr.studies.figures import check_matplotlib, draw_figures
 from topr.studies.page import html, markdown
-from topr.studies.results import Cell, Results, Swept, write_results
+from topr.studies.results import Results, Swept, write_results
+
+Score = tuple[float, float]
+"""Accuracy and its standard error."""
 
 WIDENED = 3
 """Rates tried beyond the study's own, at most, for an arm whose best lies at an end."""
@@ -50,10 +64,12 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
             cells = grid.cells(sweep)
         results = Results(
             study=study,
-            cells=tuple(cell for cell, _ in cells),
+            cells=tuple(done.cell for done in cells),
             sweep=sweep,
             environment=environment(),
-            seconds=sum(seconds for _, seconds in cells) + grid.sweep_seconds,
+            seconds=sum(done.seconds for done in cells) + grid.sweep_seconds,
+            commits=tuple(sorted({done.commit for done in cells if done.commit})),
+            first_claims=_first_claims(directory),
         )
         write_study(results, directory)
     return results
@@ -83,38 +99,43 @@ class _Grid:
         """Choose the rate of each arm that has none given, on validation problems.
 
         Every arm gets the study's rates. An arm whose best is the lowest or the highest gets the
-        next one on that side, until its best lies inside or `WIDENED` more have been tried.
+        next one on that side, until its best lies inside or `WIDENED` more have been tried. See
+        `chosen` for the rule.
         """
         arms = [name for name, arm in self.study.arms.items() if arm.rate is None and arm.train]
-        scores = self._scores({arm: sorted(self.study.rates) for arm in arms})
+        found = self._tried({arm: sorted(self.study.rates) for arm in arms})
         for _ in range(WIDENED):
-            wider = {arm: beyond(found) for arm, found in scores.items()}
-            for arm, found in self._scores({a: [r] for a, r in wider.items() if r}).items():
-                scores[arm] |= found
+            wider = {
+                arm: beyond({r: s for r, (s, _) in each.items()}) for arm, each in found.items()
+            }
+            for arm, each in self._tried({a: [r] for a, r in wider.items() if r}).items():
+                found[arm] |= each
         return {
             arm: Swept(
-                chosen=max(found, key=lambda rate: found[rate]),
-                pass_at_1={f"{rate:g}": found[rate] for rate in sorted(found)},
+                chosen=chosen(each),
+                pass_at_1={f"{rate:g}": each[rate][0] for rate in sorted(each)},
+                standard_error={f"{rate:g}": each[rate][1] for rate in sorted(each)},
             )
-            for arm, found in scores.items()
+            for arm, each in found.items()
         }
 
-    def _scores(self, rates: Mapping[str, Sequence[float]]) -> dict[str, dict[float, float]]:
-        """Return pass@1 on validation problems by arm and rate."""
+    def _tried(self, rates: Mapping[str, Sequence[float]]) -> dict[str, dict[float, Score]]:
+        """Return pass@1 on validation problems, and its standard error, by arm and rate."""
         jobs = {
             (arm, rate): self._job(arm, self.study.tuning_seed, rate, "validation", without=True)
             for arm, each in rates.items()
             for rate in each
         }
         self._do("sweep of learning rates", list(jobs.values()))
-        scores: dict[str, dict[float, float]] = {}
+        found: dict[str, dict[float, Score]] = {}
         for (arm, rate), job in jobs.items():
-            cell, seconds = read_cell(job)
-            scores.setdefault(arm, {})[rate] = cell.final.metrics["pass@1"]
-            self.sweep_seconds += seconds
-        return scores
+            done = read_cell(job)
+            metrics = done.cell.final.metrics
+            found.setdefault(arm, {})[rate] = (metrics["pass@1"], metrics[STANDARD_ERROR])
+            self.sweep_seconds += done.seconds
+        return found
 
-    def cells(self, sweep: dict[str, Swept]) -> list[tuple[Cell, float]]:
+    def cells(self, sweep: dict[str, Swept]) -> list[Done]:
         """Compute every arm with every seed, and the starting models."""
         jobs = []
         for seed in self.study.seeds:
@@ -139,7 +160,7 @@ class _Grid:
             train = recipe.train.model_copy(update={"snapshots": ()})
             recipe = recipe.model_copy(update={"train": train, "iterations": 1})
         folder = self.directory / (f"seed-{seed}" if split == "test" else "sweep")
-        name = arm if split == "test" else f"{arm}-{rate:g}"
+        name = arm if rate is None else f"{arm}-{rate:g}"
         return Job(
             arm=arm,
             seed=seed,
@@ -180,17 +201,34 @@ class _Grid:
                 yield job
 
 
+def _first_claims(directory: Path) -> tuple[str, ...]:
+    """Return what the study claimed when its directory was made."""
+    there = yaml.safe_load((directory / "recipe.yaml").read_text(encoding="utf-8"))
+    return tuple(claim["says"] for claim in there["claims"])
+
+
+def chosen(found: Mapping[float, Score]) -> float:
+    """Return the lowest rate whose accuracy is within one standard error of the best.
+
+    The best of a few noisy numbers is often a rate that was lucky once, and a high one is the
+    likelier to fall apart with another seed.
+    """
+    best, error = max(found.values())
+    return min(rate for rate, (score, _) in found.items() if score >= best - error)
+
+
 def beyond(scores: Mapping[float, float]) -> float | None:
     """Return the rate to try next where the best is the lowest or the highest; else None.
 
-    As far from the best as its neighbour is, to one digit.
+    As far from the best as its neighbour is, to two digits.
     """
     rates = sorted(scores)
     best = max(rates, key=lambda rate: scores[rate])
     if len(rates) < 2 or best not in (rates[0], rates[-1]):
         return None
     neighbour = rates[1] if best == rates[0] else rates[-2]
-    return float(f"{best * best / neighbour:.0e}")
+    further = float(f"{best * best / neighbour:.1e}")
+    return None if further in scores else further
 
 
 @contextmanager
