@@ -11,7 +11,7 @@ import topr.models
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
-from topr.models import eos_ids, fingerprint, load, load_tokenizer, resolve_device
+from topr.models import eos_ids, fingerprint, identity, load, load_tokenizer, resolve_device
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +146,19 @@ def test_devices() -> None:
         resolve_device("gpu")
     with pytest.raises(ModelError, match="'cuda:99' is asked for, but this machine has"):
         resolve_device("cuda:99")
+
+
+def test_a_hub_model_is_known_by_its_commit(monkeypatch):
+    class Found:
+        _commit_hash = "5f0b02c7"
+
+    asked = []
+
+    def from_pretrained(path, **settings):
+        asked.append((path, settings["revision"]))
+        return Found()
+
+    monkeypatch.setattr("topr.models.AutoConfig.from_pretrained", from_pretrained)
+    config = ModelConfig(path="meta-llama/Meta-Llama-3-8B-Instruct", revision="v1")
+    assert identity(config) == "5f0b02c7"
+    assert asked == [("meta-llama/Meta-Llama-3-8B-Instruct", "v1")]

@@ -118,8 +118,8 @@ class _Run:
         """Return the starting model."""
         start = starting_model(self.recipe, self.progress)
         # Other weights under the same path, or a built-in base made by other code, are another run.
-        self.mark = fingerprint(self.mark, identity(start.path))
-        self.first_mark = fingerprint(self.first_mark, identity(start.path))
+        self.mark = fingerprint(self.mark, identity(start))
+        self.first_mark = fingerprint(self.first_mark, identity(start))
         return start
 
     def go(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class _Run:
             recipe,
             verifier,
             home,
-            mark=fingerprint(self.mark, recipe, identity(verifier.path)),
+            mark=fingerprint(self.mark, recipe, identity(verifier)),
             progress=self.progress,
         )
         self.progress.say(votes_line(votes))
@@ -302,7 +302,7 @@ class _Run:
         self, model: ModelConfig, name: str, iteration: int, folder: Path, *,
         mark: str | None = None, step: int | None = None,
     ) -> None:  # fmt: skip
-        mark = mark or fingerprint(self.mark, name, iteration)
+        mark = mark or fingerprint(self.mark, name, iteration, identity(model))
         found = self._measure(model, name, iteration, folder, mark, self.recipe.evaluate)
         self.results.append(Evaluated(result=found, path=Path(model.path), step=step))
         self._say(iteration, headline(found))
@@ -313,7 +313,7 @@ class _Run:
         if self.recipe.loop.keep != "best":
             return
         config = self.recipe.evaluate.model_copy(update={"split": "validation"})
-        folder, mark = folder / "validation", fingerprint(self.mark, name, iteration, config)
+        folder, mark = folder / "validation", fingerprint(self.mark, identity(model), config)
         found = self._measure(model, name, iteration, folder, mark, config)
         self.validations.append(Evaluated(result=found, path=Path(model.path), step=None))
         self._say(iteration, headline(found))

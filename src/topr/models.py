@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -172,9 +173,26 @@ def fingerprint(path: str | Path) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def identity(path: str) -> str | None:
-    """Return the fingerprint of a local model directory, None for a name on the hub."""
-    return fingerprint(path) if Path(path).expanduser().is_dir() else None
+def identity(config: ModelConfig) -> str | None:
+    """Return what rollouts of a model carry as its `revision`, without loading its weights.
+
+    The fingerprint of a local directory; the commit of a model on the hub.
+
+    Raises:
+        ModelError: there is no such model.
+
+    """
+    if Path(config.path).expanduser().is_dir():
+        return fingerprint(config.path)
+    try:
+        found = AutoConfig.from_pretrained(
+            _checked_path(config.path),
+            revision=config.revision or "main",
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_cannot_load("model", config, error)) from error
+    return getattr(found, "_commit_hash", None) or config.revision
 
 
 def _hash_content(file: Path, digest: Any) -> None:

@@ -73,7 +73,8 @@ def write_summary(
     ends = {(e.result.name, e.result.iteration): e for e in results if e.step is None}
     main = recipe.train.objective
     kept = _kept(recipe, ends, validations)
-    pairs = [((main, kept["iteration"] or recipe.iterations), (BASE, 0))]
+    # Where the base itself is kept there is nothing to set beside it.
+    pairs = [((main, kept["iteration"]), (BASE, 0))] if kept["iteration"] else []
     pairs += [((main, 1), (name, 1)) for name in recipe.compare]
     comparisons = [
         asdict(difference) | {"a_iteration": a[1], "b_iteration": b[1]}

@@ -240,10 +240,10 @@ def train(
         mark=fingerprint(
             content(dataset),
             start,
-            identity(model),
+            identity(start),
             config,
             seed,
-            sorted(str(identity(writer.path)) for writer in writers),
+            sorted(str(identity(writer)) for writer in writers),
         ),
         progress=ConsoleProgress(),
         writers=[w.model_copy(update={"device": device}) for w in writers],

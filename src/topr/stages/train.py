@@ -68,8 +68,9 @@ def train_model(
         seed: of the order of the rows.
         mark: fingerprint of the result.
         progress: told of optimizer steps.
-        writers: models that may have written the rows, beside the one that is trained: they are
-            scored with them where log mu is recomputed. Known by their fingerprint.
+        writers: models that wrote the rows, beside the one that is trained: they are scored with
+            them where log mu is recomputed. Known by their revision; rows without one are taken to
+            be of the only one of them, where it is one.
 
     """
     work = directory / "training"
@@ -136,11 +137,21 @@ def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
 
 
 def _writers(loaded: LoadedModel, others: Sequence[ModelConfig], config: TrainConfig) -> Writers:
-    """Return who may have written the rows: the trained model, and others by fingerprint."""
-    places = {identity(other.path): other for other in others}
+    """Return who may have written the rows: the trained model, and others by revision."""
+    if config.behavior_logprobs == "sampler":
+        return Writers(own=loaded.revision, find=lambda revision: None)
+    places = {identity(other): other for other in others}
 
-    def find(revision: str) -> nn.Module | None:
+    def find(revision: str | None) -> nn.Module | None:
         there = places.get(revision)
+        if revision is None and len(others) == 1:
+            there = others[0]
+        if there is None and others and revision is not None:
+            raise DataError(
+                f"rows were written by a model of revision {revision}, which is none of those "
+                f"given ({', '.join(other.path for other in others)}): log mu cannot be "
+                "recomputed. Give that model too, or train on other rows"
+            )
         if there is None:
             return None
         return load(there.model_copy(update={"dtype": config.dtype})).model

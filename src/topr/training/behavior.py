@@ -39,10 +39,10 @@ class Writers:
     """The models that wrote the rows, told apart by the rows' `revision`."""
 
     own: str | None
-    """Revision of the model that is trained. Its rows, and those without a revision, are scored
-    with that model."""
-    find: Callable[[str], nn.Module | None]
-    """Loads the model of another revision; None where it is not to be had."""
+    """Revision of the model that is trained: its rows are scored with that model."""
+    find: Callable[[str | None], nn.Module | None]
+    """Loads the model of another revision, or (None) of rows that name none; None where it is not
+    to be had."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +78,8 @@ def recorded(rows: Dataset) -> list[np.ndarray[Any, Any]]:
     if missing:
         raise DataError(
             f"{missing} of {len(rows)} rows have no logprobs, so the sampler's can't be used; set "
-            "behavior_logprobs=recompute to compute them with the behaviour model"
+            "behavior_logprobs=recompute to compute them with the model that wrote them (if that "
+            "is not the one that is trained, name it: topr train --behavior-model DIR)"
         )
     truncated = sum(rows["truncated_sampling"])
     if truncated:
@@ -174,14 +175,10 @@ class Behavior:
         """Return log mu of each row under the model that wrote it, one float32 array per row."""
         result: list[np.ndarray[Any, Any]] = [np.empty(0, np.float32)] * len(rows)
         for revision, indices in _by_revision(rows).items():
+            writer = None  # let go of the last one before the next is loaded
             writer = self._writer(revision)
-            if writer is None and self._is_foreign(revision):
-                logger.warning(
-                    "%d of %d completions were written by another model (revision %s) than the one "
-                    "that is trained, and that model is not given: log mu is recomputed with the "
-                    "trained model, so their ratio starts at 1 whatever wrote them",
-                    len(indices), len(rows), revision,
-                )  # fmt: skip
+            if writer is None:
+                self._warn_of_unknown(revision, len(indices), len(rows))
             found = recompute_cached(
                 self.model if writer is None else writer,
                 rows.select(indices),
@@ -201,7 +198,7 @@ class Behavior:
         Of the trained model's own where there are any; None where no row can be compared.
         """
         groups = _by_revision(rows)
-        for revision in sorted(groups, key=self._is_foreign):
+        for revision in sorted(groups, key=lambda each: not self._is_own(each)):
             sample = gap_sample(rows.select(groups[revision]))
             if sample is not None:
                 writer = self._writer(revision)
@@ -218,12 +215,27 @@ class Behavior:
         """Return the model that wrote the rows of a revision; None: score with `model`."""
         if not isinstance(self.given, Writers):
             return self.given
-        if revision is None or not self._is_foreign(revision):
-            return None
-        return self.given.find(revision)
+        return None if self._is_own(revision) else self.given.find(revision)
 
-    def _is_foreign(self, revision: str | None) -> bool:
-        return isinstance(self.given, Writers) and revision not in (None, self.given.own)
+    def _is_own(self, revision: str | None) -> bool:
+        """Whether the trained model is known to have written the rows of a revision."""
+        given = self.given
+        return not isinstance(given, Writers) or (revision is not None and revision == given.own)
+
+    def _warn_of_unknown(self, revision: str | None, count: int, total: int) -> None:
+        if self._is_own(revision):
+            return
+        wrote = (
+            "do not say which model wrote them"
+            if revision is None
+            else f"were written by another model (revision {revision}) than the one that is trained"
+        )
+        logger.warning(
+            "%d of %d completions %s, and no behaviour model is given: log mu is recomputed with "
+            "the model that is trained, so their ratio starts at 1 whatever wrote them. Where "
+            "another model did, name it (topr train --behavior-model DIR)",
+            count, total, wrote,
+        )  # fmt: skip
 
     def _forward(self, writer: nn.Module | None) -> Forward:
         return self.forward if writer is None else forward_of(writer, self.layout)
