@@ -6,10 +6,11 @@ And how good its scores are by themselves. Axis suffixes: `_N` candidates, `_P` 
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from topr.metrics import VOTE_DRAWS, elect, pass_at_k
 
@@ -38,9 +39,9 @@ def votes_at_k(
 ) -> dict[str, float]:
     """Return the chance of each of `METHODS` to be right with k of a problem's candidates.
 
-    With k = n it is exact; with k < n the average over `draws` subsets taken without replacement,
-    the same for all methods, so that they can be compared. Ties are broken at random. An answer
-    that cannot be read votes under no method, but `best` may choose it.
+    The average over all subsets of k candidates or, where there are more than `draws`, over that
+    many random ones; the same for all methods, so that they can be compared. Ties are broken at
+    random. An answer that cannot be read votes under no method, but `best` may choose it.
 
     Source: Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv 2110.14168 (best
     of k); Wang et al., arXiv 2203.11171 (majority); Li et al., arXiv 2206.02336 (weighted).
@@ -48,8 +49,8 @@ def votes_at_k(
     Args:
         ballot: n candidates.
         k: 1 <= k <= n.
-        rng: used only where k < n.
-        draws: subsets averaged where k < n.
+        rng: used only where subsets are drawn.
+        draws: subsets at most.
 
     Raises:
         ValueError: k is out of range.
@@ -58,11 +59,12 @@ def votes_at_k(
     n = len(ballot.answers)
     if not 1 <= k <= n:
         raise ValueError(f"a vote of {k} needs 1 <= k <= candidates; there are {n}")
-    subsets: NDArray[np.int64] = np.arange(n)[None, :]
-    if k < n:
-        subsets = rng.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)[:, :k]
+    if math.comb(n, k) <= draws:
+        subsets = [list(subset) for subset in combinations(range(n), k)]
+    else:
+        subsets = rng.permuted(np.tile(np.arange(n), (draws, 1)), axis=1)[:, :k].tolist()
     totals = dict.fromkeys(METHODS, 0.0)
-    for subset in subsets.tolist():
+    for subset in subsets:
         answers = [ballot.answers[i] for i in subset]
         scores = [ballot.scores[i] for i in subset]
         totals["majority"] += elect(answers).get(ballot.gold, 0.0)

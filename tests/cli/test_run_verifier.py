@@ -1,0 +1,112 @@
+"""Generator and verifier from one recipe, through the real command line, killed on the way."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from topr.store import read_manifest, read_table
+
+pytestmark = pytest.mark.slow
+
+OVERRIDES = [
+    "task.train_problems=12", "task.test_problems=6", "task.warmup.steps=400",
+    "task.warmup.hidden_size=32", "task.warmup.num_layers=1", "task.warmup.num_heads=2",
+    "task.warmup.intermediate_size=64", "generate.n=8", "generate.max_tokens=40",
+    "train.max_steps=2", "train.batch_size=16", "evaluate.n=4", "evaluate.pass_at=[1,4]",
+    "evaluate.bootstrap=100", "grade.workers=1", "task.max_steps=2", "task.min_steps=1",
+    "verifier.iterations=1", "verifier.task.warmup={steps: 60}", "verifier.generate.n=2",
+    "verifier.generate.max_tokens=48", "verifier.train.max_steps=2",
+    "verifier.train.batch_size=8", "verifier.grade={workers: 1}",
+    "verifier.evaluate={n: 2, pass_at: [1, 2], bootstrap: 100}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    cache = tmp_path_factory.mktemp("cache")
+    return {**os.environ, "TOPR_CACHE": str(cache), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def command(run: Path) -> list[str]:
+    return [sys.executable, "-m", "topr", "run", "verifier-arithmetic", "-o", str(run), *OVERRIDES]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, environment) -> tuple[Path, str]:
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    made = subprocess.run(
+        command(run), env=environment, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    return run, made.stdout
+
+
+def test_the_verifier_learns_from_what_the_trained_generator_wrote(done):
+    run, _ = done
+    generator = read_manifest(run / "iteration-01/training").details["made"]
+    candidates = read_table(run / "candidates/graded")
+    assert set(candidates["revision"].to_pylist()) == {generator}
+    checks = read_table(run / "verifier/iteration-01/rollouts")
+    solutions = candidates["completion"].to_pylist()
+    questions = set(candidates["question"].to_pylist())
+    for row in checks.to_pylist():
+        question, _, rest = row["prompt"].partition(" Solution : ")
+        assert question in questions
+        assert rest.removesuffix(" . Check :") in solutions
+    tested = read_table(run / "verifier/iteration-01/evaluation")
+    assert not questions & {p.partition(" Solution : ")[0] for p in tested["prompt"].to_pylist()}
+
+
+def test_test_candidates_vote(done):
+    run, said = done
+    votes = json.loads((run / "verifier/votes.json").read_text())
+    assert votes["problems"] == 6
+    assert votes["at"] == [1, 2, 4]
+    evaluation = json.loads((run / "iteration-01/evaluation.json").read_text())["metrics"]
+    assert votes["majority@4"] == pytest.approx(evaluation["maj@4"])
+    assert votes["oracle@4"] == pytest.approx(evaluation["pass@4"])
+    assert votes["majority@1"] == pytest.approx(evaluation["pass@1"])
+    assert "votes of 4 candidates on 6 problems: majority" in said
+
+
+def test_the_report_shows_both(done):
+    run, _ = done
+    report = (run / "report.html").read_text()
+    assert '<section id="verifier">' in report
+    assert "weighted − majority" in report
+    assert re.search(r"<option[^>]*>verifier · ", report)
+    assert (run / "verifier/report.html").is_file()
+    assert '<section id="verifier">' not in (run / "verifier/report.html").read_text()
+
+
+def test_killed_while_it_scores_it_ends_with_the_undisturbed_votes(done, environment):
+    straight, _ = done
+    killed = straight.parent / "killed"
+    process = subprocess.Popen(
+        command(killed), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 240
+    while not (killed / "verifier/summary.json").exists():
+        assert process.poll() is None, "ended before the verifier was trained"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
+    again = subprocess.run(
+        command(killed), env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    for name in ("summary.json", "verifier/votes.json", "metrics.jsonl", "verifier/metrics.jsonl"):
+        ours, theirs = (
+            (run / name).read_text().replace(str(run), "RUN") for run in (killed, straight)
+        )
+        assert re.sub(r'"tokens_per_second": [\d.]+', "", ours) == re.sub(
+            r'"tokens_per_second": [\d.]+', "", theirs
+        ), name
