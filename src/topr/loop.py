@@ -182,16 +182,18 @@ class _Run:
         )
         self._release()
         summary = run(recipe, home, self.progress)
-        verifier = recipe.model.model_copy(update={"path": summary["kept"]["path"]})
-        self.progress.say("the verifier scores the candidates of the test problems")
-        votes = vote_with(
-            recipe,
-            verifier,
-            home,
-            mark=fingerprint(self.mark, recipe, identity(verifier)),
-            progress=self.progress,
-        )
-        self.progress.say(votes_line(votes))
+        paths = {"base": summary["models"][0]["path"], "": summary["kept"]["path"]}
+        for name, path in paths.items():
+            verifier = recipe.model.model_copy(update={"path": path})
+            self.progress.say(f"the {name or 'trained'} verifier scores the test candidates")
+            votes = vote_with(
+                recipe,
+                verifier,
+                home / name,
+                mark=fingerprint(self.mark, recipe, identity(verifier)),
+                progress=self.progress,
+            )
+            self.progress.say(votes_line(votes))
 
     def draw_and_grade(
         self, model: ModelConfig, iteration: int, folder: Path | None = None

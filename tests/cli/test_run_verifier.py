@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from topr.config import load_recipe
 from topr.store import read_manifest, read_table
+from topr.studies import cells
+from topr.studies.cells import Job, Kind
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +87,24 @@ def test_the_report_shows_both(done):
     assert re.search(r"<option[^>]*>verifier · ", report)
     assert (run / "verifier/report.html").is_file()
     assert '<section id="verifier">' not in (run / "verifier/report.html").read_text()
+
+
+def test_a_study_reads_verdicts_and_votes_of_both_verifiers(done):
+    run, _ = done
+    recipe = load_recipe("verifier-arithmetic", OVERRIDES)
+    job = Job(
+        arm="topr", seed=0, rate=None, recipe=recipe, kind=Kind.TRAIN, directory=run, draws=run
+    )
+    (point,) = cells._checked(job)
+    summary = json.loads((run / "verifier/summary.json").read_text())
+    base, trained = summary["models"]
+    votes = json.loads((run / "verifier/base/votes.json").read_text())
+    assert point.metrics["accuracy"] == trained["pass@1"]
+    assert point.metrics["base_accuracy"] == base["pass@1"]
+    assert point.metrics["base_weighted@4"] == votes["weighted@4"]
+    assert point.metrics["base_majority@4"] == point.metrics["majority@4"]
+    assert "weighted@4 - majority" not in point.metrics
+    assert point.tokens == read_manifest(run / "verifier/iteration-01/rollouts").details["tokens"]
 
 
 def test_killed_while_it_scores_it_ends_with_the_undisturbed_votes(done, environment):

@@ -43,12 +43,12 @@ def test_a_claim_is_decided_by_the_whole_interval(
 ) -> None:
     b = {seed: 0.2 * seed for seed in range(len(differences))}
     a = {seed: b[seed] + difference for seed, difference in enumerate(differences)}
-    assert decide(claim(margin), {"a": a, "b": b}).verdict is verdict
+    assert decide(claim(margin), a, b).verdict is verdict
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
     """What seeds have in common cancels out, and a seed that one arm lacks is left out."""
-    found = decide(claim(), {"a": {0: 0.3, 1: 0.7, 2: 0.9}, "b": {1: 0.6, 0: 0.2}})
+    found = decide(claim(), {0: 0.3, 1: 0.7, 2: 0.9}, {1: 0.6, 0: 0.2})
     assert found.difference.mean == pytest.approx(0.1)
     assert found.difference.high - found.difference.low == pytest.approx(0.0, abs=1e-9)
     assert found.difference.seeds == 2

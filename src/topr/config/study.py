@@ -12,7 +12,11 @@ from pydantic import Field, model_validator
 from topr.config.recipe import Recipe, read_values, validate
 from topr.config.sections import Section
 
-METRICS = re.compile(r"(pass|maj)@\d+|greedy|invalid|truncated|mean_length|few_correct")
+METRICS = re.compile(
+    r"(pass|maj)@\d+|greedy|truncated|mean_length|few_correct"
+    r"|(base_)?(accuracy|balanced_accuracy|auc|calibration_error|invalid)"
+    r"|(base_)?(majority|weighted|best|oracle)@\d+"
+)
 BASE = "base"
 """The starting model's name in claims and results."""
 
@@ -44,6 +48,8 @@ class Claim(Section):
     than: str = BASE
     """Another arm, or `base`: the starting model."""
     metric: str = "pass@1"
+    than_metric: str | None = None
+    """Of the other arm; none given: the same."""
     margin: float = 0.0
     """Negative for "not below by more than"."""
 
@@ -76,7 +82,9 @@ class Study(Section):
     )
     """Learning rates of the sweep, the same for every arm."""
     tuning_seed: int = 100
-    """Seed of the sweep, whose choice is made on validation problems by pass@1."""
+    """Seed of the sweep, whose choice is made on validation problems by `metric`."""
+    metric: str = "pass@1"
+    """What rates are chosen by, and figures show."""
     metrics: tuple[str, ...] = ("pass@1", "maj@16", "pass@16", "greedy", "invalid")
     """Columns of the results' table."""
     curves: tuple[str, ...] = ("log_ratio/positive", "log_ratio/negative")
@@ -97,11 +105,14 @@ class Study(Section):
                     f"arms.{name}.rate: {arm.rate!r} is no arm with a sweep of its own"
                 )
         for claim in self.claims:
-            if not METRICS.fullmatch(claim.metric):
-                raise ValueError(
-                    f"claim {claim.says!r} is about {claim.metric!r}: expected pass@K, maj@N, "
-                    "greedy, invalid, truncated, mean_length or few_correct"
-                )
+            for metric in (claim.metric, claim.than_metric or claim.metric):
+                if not METRICS.fullmatch(metric):
+                    raise ValueError(
+                        f"claim {claim.says!r} is about {metric!r}: expected pass@K, maj@N, "
+                        "greedy, invalid, truncated, mean_length, few_correct or, of a verifier, "
+                        "accuracy, balanced_accuracy, auc, calibration_error, majority@N, "
+                        "weighted@N, best@N, oracle@N, each also with base_ before it"
+                    )
             for name in (claim.arm, claim.than):
                 if name != BASE and name not in self.arms:
                     raise ValueError(
@@ -136,7 +147,8 @@ class Study(Section):
         if values.get("task", {}).get("name") == "arithmetic":
             values = merged(values, {"task": {"seed": seed, "warmup": {"seed": seed}}})
         if rate is not None:
-            values = merged(values, {"train": {"learning_rate": rate}})
+            train = {"train": {"learning_rate": rate}}
+            values = merged(values, {"verifier": train} if "verifier" in values else train)
         where = f"study {self.name}" + (f", arms.{arm}" if arm else "")
         return validate(Recipe, values, where=where)
 

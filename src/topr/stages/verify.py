@@ -189,7 +189,7 @@ def vote_with(
     Args:
         recipe: with a task `verifier` that has `test_rollouts`.
         verifier: the trained one.
-        home: of the verifier's run; scores go to `scored/`.
+        home: where `scored/` and `votes.json` go.
         mark: fingerprint of the scores.
         progress: told of checks.
 

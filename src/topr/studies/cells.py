@@ -6,14 +6,13 @@ is in the job's directory when it returns. Not here: which cells there are (`top
 
 import fcntl
 import json
-import math
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 from topr.config import Recipe
@@ -21,12 +20,13 @@ from topr.config.study import BASE
 from topr.environment import environment
 from topr.errors import DivergedError, RunDirectoryError
 from topr.progress import Silent
-from topr.store import write_json_atomic
+from topr.store import read_manifest, write_json_atomic
 from topr.studies.results import Cell, Point, cell_from
 
 CELL_FILE = "cell.json"
-STANDARD_ERROR = "pass@1_se"
-"""Of pass@1, over problems."""
+STANDARD_ERROR = "_se"
+"""Ends the key of a metric's standard error, over problems."""
+OF_VERDICTS = ("balanced_accuracy", "auc", "calibration_error", "invalid")
 FEW = 1 / 8
 """A problem with a smaller share of correct samples has few."""
 LOGGED = (
@@ -111,7 +111,8 @@ def work(job: Job) -> None:
     if job.kind is Kind.TRAIN:
         try:
             run(job.recipe, job.directory, Silent(), first=job.draws)
-            points, log = _trained(job), _log(job)
+            checked = job.recipe.verifier is not None
+            points, log = _checked(job) if checked else _trained(job), _log(job)
         except DivergedError as error:
             diverged, points = str(error), (_fallen(job),)
     else:
@@ -201,15 +202,39 @@ def _metrics(path: Path) -> dict[str, float]:
     metrics = {k: v for k, v in found["metrics"].items() if isinstance(v, int | float)}
     rows = [row for row in found["per_problem"] if row["samples"]]
     few = [row["correct"] < FEW * row["samples"] for row in rows]
-    shares = [row["correct"] / row["samples"] for row in rows]
-    error = stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
-    return metrics | {"few_correct": sum(few) / len(few), STANDARD_ERROR: error}
+    return metrics | _errors(found["metrics"]) | {"few_correct": sum(few) / len(few)}
+
+
+def _errors(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return standard errors, from 95 % intervals."""
+    ends = {k.removesuffix("_ci"): v for k, v in metrics.items() if k.endswith("_ci")}
+    return {key + STANDARD_ERROR: (high - low) / 3.92 for key, (low, high) in ends.items()}
+
+
+def _checked(job: Job) -> tuple[Point, ...]:
+    """Return what a run's verifier and its base are worth, and the votes."""
+    home = job.directory / "verifier"
+    last = int((job.recipe.verifier or {}).get("iterations", 1))
+    metrics: dict[str, float] = {}
+    for prefix, iteration, votes in (("base_", 0, home / "base"), ("", last, home)):
+        found = _metrics(home / f"iteration-{iteration:02d}" / "evaluation.json")
+        kept = {"accuracy": found["pass@1"]} | {k: found[k] for k in OF_VERDICTS if k in found}
+        kept |= {k + STANDARD_ERROR: found[k + STANDARD_ERROR] for k in OF_VERDICTS if k in found}
+        text = (votes / "votes.json").read_text(encoding="utf-8")
+        kept |= {k: v for k, v in json.loads(text).items() if re.fullmatch(r"\w+@\d+", k)}
+        metrics |= {prefix + key: value for key, value in kept.items()}
+    drawn = [read_manifest(home / f"iteration-{i:02d}" / "rollouts") for i in range(1, last + 1)]
+    tokens = sum(manifest.details["tokens"] for manifest in drawn if manifest is not None)
+    return (Point(iteration=last, step=None, tokens=tokens, metrics=metrics),)
 
 
 def _log(job: Job) -> dict[str, tuple[float, ...]]:
     """Return some lines of the last iteration's training log, by key."""
-    last = f"iteration-{job.recipe.iterations:02d}"
-    text = (job.directory / last / "training" / "log.jsonl").read_text(encoding="utf-8")
+    home, iterations = job.directory, job.recipe.iterations
+    if job.recipe.verifier is not None:
+        home, iterations = home / "verifier", int(job.recipe.verifier.get("iterations", 1))
+    path = home / f"iteration-{iterations:02d}" / "training" / "log.jsonl"
+    text = path.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     lines = lines[:: -(-len(lines) // LOG_POINTS)]
     return {

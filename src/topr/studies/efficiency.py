@@ -8,8 +8,6 @@ from statistics import fmean
 from topr.studies.results import Results
 from topr.studies.summary import Estimate, estimate
 
-METRIC = "pass@1"
-
 Curve = Sequence[tuple[int, float]]
 """Completion tokens drawn and accuracy, by rising tokens."""
 
@@ -91,7 +89,9 @@ def _curves(results: Results, series: str) -> dict[int, Curve]:
         if arm.series == series:
             for cell in results.of(key):
                 final = cell.final
-                points.setdefault(cell.seed, []).append((final.tokens, final.metrics[METRIC]))
+                points.setdefault(cell.seed, []).append(
+                    (final.tokens, final.metrics[results.study.metric])
+                )
     return {seed: sorted(curve) for seed, curve in points.items()}
 
 

@@ -18,9 +18,6 @@ COLOURS = (
     "#7fb069", "#e6a700", "#56b4e9", "#8a919b",
 )  # fmt: skip
 MUTED = "#5a6470"
-METRIC = "pass@1"
-ALONG = (METRIC, "invalid")
-"""Metrics of models on their way."""
 SMOOTHED = 3
 """Points of the log on either side that a curve's running mean takes in."""
 CURVES = {
@@ -70,10 +67,11 @@ def _figures(results: Results) -> dict[str, Callable[[Results], "Figure"]]:
 
 def final_figure(results: Results) -> "Figure":
     """Final accuracy: a dot per seed, mean and interval per arm."""
-    arms = results.arms
+    metric = results.study.metric
+    arms = [arm for arm in results.arms if results.final(arm, metric) is not None]
     figure, (axes,) = _subplots(1, height=0.9 + 0.36 * len(arms))
     for row, arm in enumerate(arms):
-        values = [100 * cell.final.metrics[METRIC] for cell in results.of(arm)]
+        values = [100 * cell.final.metrics[metric] for cell in results.of(arm)]
         found = estimate(values)
         colour = MUTED if arm == BASE else _colour(results, arm)
         axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.35, markersize=4)
@@ -82,13 +80,13 @@ def final_figure(results: Results) -> "Figure":
         axes.plot([found.mean], [row], "o", color=colour, markersize=6.5)
     axes.set_yticks(range(len(arms)), [results.label(arm) for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlabel(f"{METRIC}, % (held-out problems)")
+    axes.set_xlabel(f"{metric}, % (held-out problems)")
     return figure
 
 
 def training_figure(results: Results) -> "Figure":
     """Accuracy and invalid share of the models on their way, and the log's curves."""
-    ways = ALONG if _has_snapshots(results) else ()
+    ways = (results.study.metric, "invalid") if _has_snapshots(results) else ()
     curves = [key for key in results.study.curves if any(key in c.log for c in results.cells)]
     figure, panels = _subplots(len(ways) + len(curves))
     for axes, metric in zip(panels, ways, strict=False):
@@ -161,7 +159,7 @@ def axis_figure(results: Results) -> "Figure":
                 continue
             by_tokens |= arm.x is None
             tokens = estimate([cell.final.tokens for cell in cells]).mean
-            found = estimate([100 * cell.final.metrics[METRIC] for cell in cells])
+            found = estimate([100 * cell.final.metrics[results.study.metric] for cell in cells])
             rows.append((tokens if arm.x is None else arm.x, found))
         rows.sort(key=lambda row: row[0])
         xs, means = [x for x, _ in rows], [found.mean for _, found in rows]
@@ -170,12 +168,12 @@ def axis_figure(results: Results) -> "Figure":
             xs, means, yerr=list(zip(*spread, strict=True)), fmt="o-", capsize=2.5,
             markersize=4.5, linewidth=1.4, color=COLOURS[number], label=name,
         )  # fmt: skip
-    base = results.final(BASE, METRIC)
+    base = results.final(BASE, results.study.metric)
     if base is not None:
         axes.axhline(100 * base.mean, color=MUTED, linestyle=":", label="starting model")
     axes.set_xscale("log" if by_tokens else study.scale)
     axes.set_xlabel("completion tokens drawn for training" if by_tokens else study.axis)
-    axes.set_title(f"{METRIC}, %", fontsize=10, loc="left")
+    axes.set_title(f"{results.study.metric}, %", fontsize=10, loc="left")
     _legend(figure, axes)
     return figure
 
@@ -183,7 +181,7 @@ def axis_figure(results: Results) -> "Figure":
 def iterations_figure(results: Results) -> "Figure":
     """Accuracy by iteration and by completion tokens drawn."""
     figure, panels = _subplots(2)
-    base = results.final(BASE, METRIC)
+    base = results.final(BASE, results.study.metric)
     start = [] if base is None else [100 * base.mean]
     for axes, place, what in (
         (panels[0], lambda point: float(point.iteration), "iteration"),
@@ -199,13 +197,13 @@ def iterations_figure(results: Results) -> "Figure":
                 )
                 for c in results.of(arm)
             ]  # fmt: skip
-            xs, means = _means(ends, place, lambda point: 100 * point.metrics[METRIC])
+            xs, means = _means(ends, place, lambda point: 100 * point.metrics[results.study.metric])
             axes.plot(
                 [0.0] * len(start) + xs, start + means, "o-", markersize=4,
                 color=_colour(results, arm), label=results.label(arm),
             )  # fmt: skip
         axes.set_xlabel(what)
-        axes.set_title(f"{METRIC}, %", fontsize=10, loc="left")
+        axes.set_title(f"{results.study.metric}, %", fontsize=10, loc="left")
     _legend(figure, panels[0])
     return figure
 

@@ -67,11 +67,14 @@ def claim_line(found: Decided, tokens: float | None = None) -> str:
             f"95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f} over "
             f"{difference.seeds} seeds"
         )
+    than = claim.than
+    if claim.than_metric is not None:
+        than = claim.than_metric + (f" of {than}" if than != claim.arm else "")
     bar = "" if claim.margin == 0 else f", asked for {100 * claim.margin:+.1f} or more"
     if tokens is not None and abs(tokens - 1) > 0.02:
         bar += f"; with {tokens:.0%} of its tokens drawn"
     return (
-        f"{claim.says}: {found.verdict.value} ({claim.metric} of {claim.arm} less {claim.than}: "
+        f"{claim.says}: {found.verdict.value} ({claim.metric} of {claim.arm} less {than}: "
         f"{100 * difference.mean:+.1f} points, {spread}{bar})"
     )
 
@@ -223,8 +226,8 @@ def _sweep(results: Results) -> list[str]:
     rates = sorted({float(rate) for swept in results.sweep.values() for rate in swept.pass_at_1})
     lines = [
         f"Rates were chosen on validation problems, with seed {results.study.tuning_seed} "
-        "(pass@1, %; in bold the chosen one, the lowest within one standard error of the best; "
-        "where the best was at an end, the next was tried):",
+        f"({results.study.metric}, %; in bold the chosen one, the lowest within one standard error "
+        "of the best; where the best was at an end, the next was tried):",
         "",
         "| | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
         "| --- " * (len(rates) + 1) + "|",

@@ -117,9 +117,10 @@ class Results:
         """Decide every claim whose metric was measured for both its arms."""
         decided = []
         for claim in self.study.claims:
-            values = {arm: self._values(arm, claim.metric) for arm in (claim.arm, claim.than)}
-            if values[claim.arm].keys() & values[claim.than].keys():
-                decided.append(decide(claim, values))
+            one = self._values(claim.arm, claim.metric)
+            other = self._values(claim.than, claim.than_metric or claim.metric)
+            if one.keys() & other.keys():
+                decided.append(decide(claim, one, other))
         return decided
 
     def is_later(self, claim: Claim) -> bool:

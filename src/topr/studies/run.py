@@ -120,7 +120,7 @@ class _Grid:
         }
 
     def _tried(self, rates: Mapping[str, Sequence[float]]) -> dict[str, dict[float, Score]]:
-        """Return pass@1 on validation problems, and its standard error, by arm and rate."""
+        """Return the study's metric on validation problems, and its error, by arm and rate."""
         jobs = {
             (arm, rate): self._job(arm, self.study.tuning_seed, rate, "validation", without=True)
             for arm, each in rates.items()
@@ -131,7 +131,8 @@ class _Grid:
         for (arm, rate), job in jobs.items():
             done = read_cell(job)
             metrics = done.cell.final.metrics
-            found.setdefault(arm, {})[rate] = (metrics["pass@1"], metrics[STANDARD_ERROR])
+            score = (metrics[self.study.metric], metrics[self.study.metric + STANDARD_ERROR])
+            found.setdefault(arm, {})[rate] = score
             self.sweep_seconds += done.seconds
         return found
 
@@ -159,6 +160,9 @@ class _Grid:
         if without:
             train = recipe.train.model_copy(update={"snapshots": ()})
             recipe = recipe.model_copy(update={"train": train, "iterations": 1})
+            if recipe.verifier is not None:
+                once = {**recipe.verifier, "iterations": 1}
+                recipe = recipe.model_copy(update={"verifier": once})
         folder = self.directory / (f"seed-{seed}" if split == "test" else "sweep")
         name = arm if rate is None else f"{arm}-{rate:g}"
         return Job(

@@ -64,15 +64,16 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean=mean, low=mean - half, high=mean + half, seeds=n)
 
 
-def decide(claim: Claim, values: Mapping[str, Mapping[int, float]]) -> Decided:
-    """Say whether a claim holds, by the differences of its two arms seed by seed.
+def decide(claim: Claim, one: Mapping[int, float], other: Mapping[int, float]) -> Decided:
+    """Say whether a claim holds, by the differences of its two sides seed by seed.
 
     Args:
-        claim: names arms in `values`.
-        values: the claim's metric by arm and seed. Seeds that one of the two lacks are left out.
+        claim: what is said.
+        one: its metric of `arm` by seed.
+        other: its metric (or `than_metric`) of `than`. Seeds that one of the two lacks are left
+            out.
 
     """
-    one, other = values[claim.arm], values[claim.than]
     difference = estimate([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
     if difference.low > claim.margin:
         verdict = Verdict.REPRODUCED
