@@ -21,7 +21,7 @@ from topr.config import (
 )
 from topr.config.recipe import derived_sections
 from topr.curation import max_candidates
-from topr.evaluation import RESULT_FILE, evaluate, headline, read_evaluation
+from topr.evaluation import RESULT_FILE, headline, read_evaluation
 from topr.grading import GRADERS
 from topr.models import LoadedModel, identity, load
 from topr.preparation import BASE, check_recipe, check_task, starting_model
@@ -32,6 +32,7 @@ from topr.run_directory import claimed
 from topr.stages.callbacks import snapshot
 from topr.stages.common import fingerprint
 from topr.stages.curate import curate_rollouts, kept
+from topr.stages.evaluate import measure
 from topr.stages.generate import generate_rollouts, make_engine
 from topr.stages.grade import grade_rollouts
 from topr.stages.rounds import draw_in_rounds, spent
@@ -326,7 +327,7 @@ class _Run:
     ) -> EvalResult:  # fmt: skip
         if begin(folder / "evaluation", "evaluate", mark) is not None:
             return read_evaluation(folder / RESULT_FILE)
-        return _evaluate(
+        return measure(
             self.recipe, config, self.task, self._load(model), folder, name, iteration, mark,
             self.progress,
         )  # fmt: skip
@@ -359,39 +360,3 @@ def quotas(recipe: Recipe, iteration: int) -> list[CurateConfig]:
         for name, comparison in recipe.compare.items():
             found.append(derived_sections(recipe, comparison, where=f"compare.{name}")[0])
     return [curate for curate in found if max_candidates(curate) is not None]
-
-
-def evaluate_model(
-    recipe: Recipe, model: ModelConfig, directory: Path, *, name: str, progress: Progress
-) -> EvalResult:
-    """Measure one model as a recipe says; see `topr.evaluation.evaluate`."""
-    task, loaded = load_task(recipe.task), load(model)
-    sections = (recipe.task, recipe.generate, recipe.evaluate, recipe.grade)
-    mark = fingerprint(*sections, model, loaded.revision, recipe.seed, name)
-    return _evaluate(recipe, recipe.evaluate, task, loaded, directory, name, 0, mark, progress)
-
-
-def _evaluate(
-    recipe: Recipe, config: EvaluateConfig, task: Task, loaded: LoadedModel, directory: Path,
-    name: str, iteration: int, mark: str, progress: Progress,
-) -> EvalResult:  # fmt: skip
-    problems = len(task.problems(Split(config.split))[: config.problems])
-    total = problems * (config.n + int(config.greedy))
-    with progress.bar(f"evaluating {name}", total, "completions") as advance:
-        return evaluate(
-            task,
-            make_engine(loaded, recipe.generate),
-            loaded.tokenizer,
-            config=config,
-            grade=recipe.grade,
-            directory=directory,
-            name=name,
-            model=loaded.name,
-            iteration=iteration,
-            seed=recipe.seed,
-            max_tokens=recipe.generate.max_tokens,
-            stop=recipe.generate.stop,
-            shard_problems=recipe.generate.shard_problems,
-            fingerprint=mark,
-            on_draw=lambda n, tokens: advance(n, tokens=tokens),
-        )

@@ -293,8 +293,8 @@ def evaluate(
 
         loaded = load_recipe(source, overrides or [])
         prepare_tensors()
-        from topr.loop import evaluate_model
         from topr.preparation import starting_model
+        from topr.stages.evaluate import evaluate_model
 
         progress = ConsoleProgress()
         start = starting_model(_with_model(loaded, model), progress)

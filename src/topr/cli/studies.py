@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
-from topr.cli.running import Overrides
+from topr.cli.running import Overrides, prepare_tensors
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +37,8 @@ def study(
     loaded = load_study(name, overrides or [])
     if output is None:
         raise typer.BadParameter("missing: give a directory, such as -o runs/studies/" + name)
+    if jobs == 1:  # cells are computed in this process
+        prepare_tensors()
     from topr.studies import run_study
     from topr.studies.page import claim_lines
 
