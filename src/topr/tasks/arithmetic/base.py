@@ -19,12 +19,9 @@ from topr.tasks.arithmetic.tokenizer import build_tokenizer
 from topr.tasks.arithmetic.warming import (
     Progress,
     Row,
+    cached,
     code_hash,
-    is_whole,
-    place_of,
-    publish,
     threads_set,
-    warm_up,
 )
 from topr.tasks.base import Split
 
@@ -46,29 +43,21 @@ def base_model(
         threads: torch threads of the warm-up; none given: as torch is set.
 
     """
-    made_from = _made_from(config)
-    directory = place_of(made_from)
-    if is_whole(directory):
-        return directory
-    tokenizer = build_tokenizer()
     warmup = config.warmup
+
+    def build() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+        tokenizer = build_tokenizer()
+        return _build(warmup, tokenizer), tokenizer
+
     with threads_set(threads):
-        model = _build(warmup, tokenizer)
-        loss = warm_up(
-            model,
-            _batches(config, tokenizer),
+        return cached(
+            _made_from(config),
+            build,
+            lambda tokenizer: _batches(config, tokenizer),
             steps=warmup.steps,
             learning_rate=warmup.learning_rate,
-            pad_id=tokenizer.pad_token_id,
-            progress=progress or (lambda done, total, loss: None),
+            progress=progress,
         )
-    publish(model, tokenizer, directory, made_from | {"final_loss": loss})
-    return directory
-
-
-def is_made(config: ArithmeticConfig) -> bool:
-    """Whether the cache has the base model."""
-    return is_whole(place_of(_made_from(config)))
 
 
 def _made_from(config: ArithmeticConfig) -> dict[str, object]:

@@ -17,15 +17,7 @@ from topr.tasks.arithmetic import base
 from topr.tasks.arithmetic.checks import TEMPLATE, WORDS, check, to_check
 from topr.tasks.arithmetic.problems import stream
 from topr.tasks.arithmetic.tokenizer import build_tokenizer
-from topr.tasks.arithmetic.warming import (
-    Progress,
-    Row,
-    code_hash,
-    is_whole,
-    place_of,
-    publish,
-    warm_up,
-)
+from topr.tasks.arithmetic.warming import Progress, Row, cached, code_hash
 from topr.tasks.base import Split
 
 CODE = ("checks.py", "checker.py", *base.CODE)
@@ -51,21 +43,19 @@ def checker_base(config: CheckWarmupConfig, *, progress: Progress | None = None)
         "max_steps": config.arithmetic.max_steps,
         "code": code_hash(CODE),
     }
-    directory = place_of(made_from)
-    if is_whole(directory):
-        return directory
-    tokenizer = build_tokenizer(WORDS)
-    model = _with_words(generator, tokenizer, config.seed)
-    loss = warm_up(
-        model,
-        _batches(config, tokenizer),
+
+    def build() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+        tokenizer = build_tokenizer(WORDS)
+        return _with_words(generator, tokenizer, config.seed), tokenizer
+
+    return cached(
+        made_from,
+        build,
+        lambda tokenizer: _batches(config, tokenizer),
         steps=config.steps,
         learning_rate=config.learning_rate,
-        pad_id=tokenizer.pad_token_id,
-        progress=progress or (lambda done, total, loss: None),
+        progress=progress,
     )
-    publish(model, tokenizer, directory, made_from | {"final_loss": loss})
-    return directory
 
 
 def _generator(config: CheckWarmupConfig) -> Path:

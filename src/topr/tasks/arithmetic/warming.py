@@ -140,6 +140,42 @@ def _pad(rows: list[Row], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, labels
 
 
+def cached(
+    made_from: Mapping[str, object],
+    build: Callable[[], tuple[LlamaForCausalLM, PreTrainedTokenizerFast]],
+    batches: Callable[[PreTrainedTokenizerFast], Iterator[list[Row]]],
+    *,
+    steps: int,
+    learning_rate: float,
+    progress: Progress | None = None,
+) -> Path:
+    """Return the directory of a model, built and warmed up now unless the cache has it.
+
+    Args:
+        made_from: all that the weights depend on.
+        build: makes the model as it is before the warm-up, and its tokenizer.
+        batches: of demonstrations, from the tokenizer.
+        steps: of the warm-up.
+        learning_rate: at its peak.
+        progress: told of each step.
+
+    """
+    directory = place_of(made_from)
+    if is_whole(directory):
+        return directory
+    model, tokenizer = build()
+    loss = warm_up(
+        model,
+        batches(tokenizer),
+        steps=steps,
+        learning_rate=learning_rate,
+        pad_id=tokenizer.pad_token_id,
+        progress=progress or (lambda done, total, loss: None),
+    )
+    publish(model, tokenizer, directory, {**made_from, "final_loss": loss})
+    return directory
+
+
 def publish(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
