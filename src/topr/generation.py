@@ -161,7 +161,7 @@ def _draw_chunk(
     iteration: int,
     progress: Progress | None,
 ) -> list[Rollout]:
-    prompts = [render(problem.prompt, tokenizer) for problem in chunk]
+    prompts = [render(problem.prompt, tokenizer, literal=problem.literal) for problem in chunk]
     requests = [
         Request(
             problem_id=problem.id,

@@ -17,6 +17,7 @@ from topr.config import (
     ModelConfig,
     Recipe,
     TrainConfig,
+    VerifierConfig,
     verifier_recipe,
 )
 from topr.config.recipe import derived_sections
@@ -30,7 +31,7 @@ from topr.records import EvalResult
 from topr.report import write_report
 from topr.run_directory import claimed
 from topr.stages.callbacks import snapshot
-from topr.stages.common import fingerprint
+from topr.stages.common import content, fingerprint
 from topr.stages.curate import curate_rollouts, kept
 from topr.stages.evaluate import measure
 from topr.stages.generate import generate_rollouts, make_engine
@@ -93,8 +94,22 @@ def draw_first(
 
 def first_fingerprint(recipe: Recipe) -> str:
     """Return a hash of what the first iteration's rollouts and the base's evaluation depend on."""
-    sections = (recipe.task, recipe.model, recipe.generate, recipe.grade, recipe.evaluate)
-    return fingerprint(*sections, *quotas(recipe, 1), recipe.seed)
+    task = recipe.task
+    if isinstance(task, VerifierConfig):  # what its candidates are counts, not where they lie
+        warmup = task.warmup.model_copy(update={"generator": None})
+        update = {"rollouts": None, "test_rollouts": None, "warmup": warmup}
+        task = task.model_copy(update=update)
+    sections = (task, recipe.model, recipe.generate, recipe.grade, recipe.evaluate)
+    return fingerprint(*sections, *candidates_mark(recipe), *quotas(recipe, 1), recipe.seed)
+
+
+def candidates_mark(recipe: Recipe) -> list[Any]:
+    """Return what tells a verifier's candidates from others; nothing for another task."""
+    task = recipe.task
+    if not isinstance(task, VerifierConfig):
+        return []
+    places = [place for place in (task.rollouts, task.test_rollouts) if place is not None]
+    return [content(Path(place))[1:] for place in places]
 
 
 class _Run:
@@ -109,7 +124,7 @@ class _Run:
         self.first = directory if first is None else first
         self.task: Task = load_task(recipe.task)
         check_task(self.task, recipe)
-        self.mark = recipe.fingerprint()
+        self.mark = fingerprint(recipe.fingerprint(), *candidates_mark(recipe))
         self.first_mark = first_fingerprint(recipe)
         self._loaded: LoadedModel | None = None
         self.results: list[Evaluated] = []
@@ -191,7 +206,7 @@ class _Run:
                 recipe,
                 verifier,
                 home / name,
-                mark=fingerprint(self.mark, recipe, identity(verifier)),
+                mark=fingerprint(first_fingerprint(recipe), identity(verifier)),
                 progress=self.progress,
             )
             self.progress.say(votes_line(votes))

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from topr.config import ArithmeticConfig, ModelConfig, Recipe, VerifierConfig
-from topr.config.recipe import derived_sections
+from topr.config.recipe import derived_sections, verifier_recipe
 from topr.curation import max_candidates, most_per_problem, whole_draw_rule
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.grading.user import load_function
+from topr.models import identity
 from topr.objectives import make_objective
 from topr.progress import Advance, Progress
 from topr.stages.train import training_arguments
@@ -83,6 +84,26 @@ def check_task(task: Task, recipe: Recipe) -> None:
         load_function(task.grader)
 
 
+def _check_verifier(recipe: Recipe) -> None:
+    """Refuse now what the verifier's run would be refused for when the generator is trained."""
+    inner = verifier_recipe(recipe, candidates="", test_candidates="", generator="")
+    check_recipe(inner)
+    task = inner.task
+    assert isinstance(task, VerifierConfig)  # noqa: S101 - verifier_recipe makes one
+    if inner.loop.keep == "best" and not task.validation_problems:
+        raise ConfigError(
+            "verifier.loop.keep=best chooses an iteration on validation questions, and there are "
+            "none: set verifier.task.validation_problems, or verifier.loop.keep=last"
+        )
+    if inner.model.path != BUILTIN:
+        identity(inner.model)
+    elif not isinstance(recipe.task, ArithmeticConfig):
+        raise ConfigError(
+            f"verifier.model.path is {BUILTIN!r}, which checks solutions of the arithmetic task, "
+            f"but the task is {recipe.task.name!r}: set it to a directory or a hub name"
+        )
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Refuse what would fail hours later: objectives, arguments, devices, names.
 
@@ -92,6 +113,8 @@ def check_recipe(recipe: Recipe) -> None:
     """
     if recipe.model.path == BUILTIN and not isinstance(recipe.task, VerifierConfig):
         _own_base(recipe)
+    if recipe.verifier is not None:
+        _check_verifier(recipe)
     taken = {BASE, recipe.train.objective}
     for name in recipe.compare:
         if name in taken or not name.isidentifier():

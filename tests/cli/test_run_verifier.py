@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from topr.config import load_recipe
+from topr.errors import ToprError
+from topr.preparation import check_recipe
 from topr.store import read_manifest, read_table
 from topr.studies import cells
 from topr.studies.cells import Job, Kind
@@ -131,3 +134,44 @@ def test_killed_while_it_scores_it_ends_with_the_undisturbed_votes(done, environ
         assert re.sub(r'"tokens_per_second": [\d.]+', "", ours) == re.sub(
             r'"tokens_per_second": [\d.]+', "", theirs
         ), name
+
+
+def test_a_moved_run_goes_on(done, environment, tmp_path):
+    straight, _ = done
+    moved = tmp_path / "moved"
+    shutil.copytree(straight, moved)
+    again = subprocess.run(
+        command(moved), env=environment, capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert "warming up" not in again.stdout
+    assert (moved / "verifier/votes.json").read_text() == (
+        straight / "verifier/votes.json"
+    ).read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("verifier.generate.top_k=5", "behavior_logprobs=sampler"),
+        ("verifier.train.objective=nonsense", "no objective 'nonsense'"),
+        ("verifier.loop={keep: best}", "set verifier.task.validation_problems"),
+        ("verifier.model={path: /nowhere/at/all}", "there is no directory /nowhere/at/all"),
+        ("verifier.tain={}", "unknown key 'tain'; did you mean 'train'"),
+    ],
+)
+def test_a_wrong_verifier_is_refused_before_the_generator_is_trained(override, message):
+    with pytest.raises(ToprError, match=re.escape(message)):
+        check_recipe(load_recipe("verifier-arithmetic", [override]))
+
+
+def test_a_verifier_that_diverged_gets_nothing_right():
+    recipe = load_recipe("verifier-arithmetic", OVERRIDES)
+    job = Job(
+        arm="topr", seed=0, rate=None, recipe=recipe, kind=Kind.TRAIN, directory=Path("x"),
+        draws=Path("x"),
+    )  # fmt: skip
+    metrics = cells._fallen(job).metrics
+    assert metrics["accuracy"] == metrics["balanced_accuracy"] == metrics["weighted@4"] == 0.0
+    assert metrics["invalid"] == 1.0
+    assert metrics["balanced_accuracy_se"] == 0.0

@@ -17,6 +17,12 @@ ASKED = "Verification: Is the answer correct (Yes/No)?"
         (f"{ASKED} **No**", "No"),
         ("Verification : Is the answer correct ( Yes / No ) ? Yes", "Yes"),
         (f"{ASKED} Yes. Wait. {ASKED} No", "No"),  # the last one counts
+        (f'{ASKED} "No"', "No"),
+        (f"{ASKED}: [Yes]", "Yes"),
+        (f"{ASKED} \\boxed{{No}}", "No"),
+        (f"{ASKED} Yes/No", None),
+        (f"{ASKED} Yes or No", None),
+        (f"{ASKED} Yes b {ASKED} None", "Yes"),
         (f"{ASKED} Yesterday", None),
         (f"{ASKED} X", None),
         (f"{ASKED}", None),
@@ -50,3 +56,9 @@ def test_the_log_probability_is_that_of_the_last_verdicts_tokens() -> None:
     assert verdict_logprob(range(9), logprobs, decode) == ("Yes", pytest.approx(-0.6 - 0.7))
     assert verdict_logprob(range(4), logprobs, decode) == ("No", pytest.approx(-0.3))
     assert verdict_logprob(range(2), logprobs, decode) is None
+    # What looks like a verdict in a part of the text may be none in the whole.
+    pieces = [f"{ASKED}", " Yes", f" {ASKED}", " No", "ne"]
+    found = verdict_logprob(
+        range(5), [-1.0, -0.5, -1.0, -7.0, -1.0], lambda ids: "".join(pieces[i] for i in ids)
+    )
+    assert found == ("Yes", pytest.approx(-0.5))

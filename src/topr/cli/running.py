@@ -222,8 +222,11 @@ def train(
     """Train a model on graded completions. Settings: train.KEY=VALUE."""
     from topr.config import ModelConfig, TrainConfig, load_section
     from topr.config.recipe import validate
+    from topr.errors import DataError
 
     config = load_section(TrainConfig, "train", recipe, overrides or [])
+    if not dataset.exists():
+        raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
     from topr.models import identity

@@ -37,11 +37,11 @@ def verify(
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
 ) -> None:
     """Have a verifier score solutions. Settings: generate.KEY=VALUE; the prompt: --recipe."""
-    from topr.config import GenerateConfig, ModelConfig, load_section
+    from topr.config import ModelConfig
     from topr.config.recipe import validate
 
-    config = load_section(GenerateConfig, "generate", recipe, overrides or [])
-    asked = _task(recipe).model_copy(update={"rollouts": str(rollouts)})
+    asked, config = _asked(recipe, overrides or [])
+    asked = asked.model_copy(update={"rollouts": str(rollouts)})
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
     from topr.models import load
@@ -58,9 +58,7 @@ def verify(
         loaded,
         config,
         output,
-        columns=ColumnMap(prompt=question, completion=solution, reward=label)
-        if any(columns)
-        else None,
+        columns=ColumnMap(prompt=question, completion=solution, reward=label),
         by=by or [],
         seed=seed,
         mark=fingerprint(
@@ -81,6 +79,9 @@ def vote(
     scored: Annotated[Path, typer.Argument(help="Graded completions with scores.")],
     score: Annotated[str, typer.Option(help="Column of the scores.")] = "verifier_score",
     problem: Annotated[str | None, typer.Option(help="Column that names the problem.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="That vote; none: as many as most problems have.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON file for the numbers.")
     ] = None,
@@ -106,24 +107,40 @@ def vote(
         table.add_row(str(k), *shares, *points)
     out.print(table)
     if votes.left_out:
-        out.print(f"{votes.left_out} problems left out: nothing can be said of a candidate")
+        out.print(
+            f"{votes.left_out} problems left out: nothing can be said of a candidate, or they have "
+            f"fewer than {votes.at[-1]}"
+        )
+    if votes.unscored:
+        out.print(f"{votes.unscored} candidates have no score and weigh nothing")
     if output is not None:
         write_text_atomic(output, json.dumps(votes.as_json(), indent=2) + "\n")
 
 
-def _task(recipe: str | None) -> Any:
-    from topr.config import VerifierConfig, load_recipe
+def _asked(recipe: str | None, overrides: list[str]) -> tuple[Any, Any]:
+    """Return how checks are asked for and drawn: of a verifier's recipe, or of a run's verifier."""
+    from topr.config import (
+        GenerateConfig,
+        VerifierConfig,
+        load_recipe,
+        load_section,
+        verifier_recipe,
+    )
+    from topr.config.recipe import override_section
     from topr.errors import ConfigError
 
     if recipe is None:
-        return VerifierConfig(name="verifier")
-    task = load_recipe(recipe).task
-    if not isinstance(task, VerifierConfig):
+        config = load_section(GenerateConfig, "generate", None, overrides)
+        return VerifierConfig(name="verifier"), config
+    loaded = load_recipe(recipe)
+    if loaded.verifier is not None:
+        loaded = verifier_recipe(loaded, candidates="", test_candidates="", generator="")
+    if not isinstance(loaded.task, VerifierConfig):
         raise ConfigError(
-            f"recipe {recipe} has the task {task.name!r}: give the recipe that the verifier was "
-            "trained with (task verifier), since it says how a check is asked for"
+            f"recipe {recipe} has the task {loaded.task.name!r} and no verifier: give the recipe "
+            "that the verifier was trained with, since it says how a check is asked for"
         )
-    return task
+    return loaded.task, override_section(loaded.generate, "generate", overrides)
 
 
 def _line(name: str, metrics: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -23,11 +23,14 @@ from topr.config.sections import (
     Section,
     TrainConfig,
 )
-from topr.config.tasks import ArithmeticConfig, TaskConfig
+from topr.config.tasks import ArithmeticConfig, TaskConfig, VerifierConfig
 from topr.errors import ConfigError
 
 BASELINE = frozenset({"baseline", "effective_positive_share"})
 """Keys of `train` of which one at most may be set."""
+
+PLACES = ("rollouts", "test_rollouts", "warmup.generator")
+"""Keys of a verifier's task that are paths."""
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -43,6 +46,9 @@ class Comparison(Section):
 
 class Recipe(Section):
     """Everything that fixes a run."""
+
+    # Where a verifier's candidates lie: what they hold is what counts.
+    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *(f"task.{key}" for key in PLACES))
 
     name: str
     """Name of the recipe: that of its file where none is given."""
@@ -71,6 +77,13 @@ class Recipe(Section):
     def fingerprint(self) -> str:
         """Return a hash of everything that fixes the run's numbers."""
         fixed = self.model_dump(mode="json", exclude={"description", "needs"})
+        if isinstance(self.task, VerifierConfig):
+            places = [key.split(".") for key in PLACES]
+            for *parents, last in places:
+                section = fixed["task"]
+                for key in parents:
+                    section = section[key]
+                section.pop(last)
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -161,13 +174,31 @@ def load_section(
     """
     values = {} if recipe is None else read_values(recipe, (), shipped_recipes(), what="recipe")
     for override in overrides:
-        if not override.startswith(f"{name}."):
-            raise ConfigError(
-                f"override {override!r}: this command reads the section {name!r} only; write "
-                f"{name}.KEY=VALUE with KEY one of {', '.join(section.model_fields)}"
-            )
+        _refuse_other_section(override, name, section)
         _apply_override(values, override)
     return validate(section, values.get(name, {}), where=f"section {name}")
+
+
+def override_section(section: SectionT, name: str, overrides: Sequence[str]) -> SectionT:
+    """Return a section with overrides laid over it, written `name.key=value`.
+
+    Raises:
+        ConfigError: as `load_section`.
+
+    """
+    values = {name: section.model_dump(mode="json")}
+    for override in overrides:
+        _refuse_other_section(override, name, type(section))
+        _apply_override(values, override)
+    return validate(type(section), values[name], where=f"section {name}")
+
+
+def _refuse_other_section(override: str, name: str, section: type[BaseModel]) -> None:
+    if not override.startswith(f"{name}."):
+        raise ConfigError(
+            f"override {override!r}: this command reads the section {name!r} only; write "
+            f"{name}.KEY=VALUE with KEY one of {', '.join(section.model_fields)}"
+        )
 
 
 def dump_recipe(recipe: Section) -> str:

@@ -119,6 +119,7 @@ class Study(Section):
                         f"claim {claim.says!r} names {name!r}; arms are {', '.join(self.arms)}"
                     )
         loops = [self.recipe, *(arm.changes for arm in self.arms.values())]
+        loops += [values.get("verifier") or {} for values in loops]
         if any((values.get("loop") or {}).get("keep") == "best" for values in loops):
             raise ValueError(
                 "loop.keep=best: a study reports the last iteration's model; leave it out"

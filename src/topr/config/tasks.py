@@ -175,8 +175,15 @@ class VerifierConfig(Section):
     """Questions held out of `rollouts`, with all their solutions, to make choices on."""
     test_problems: Annotated[int, Field(ge=0)] = 0
     """Questions held out of `rollouts` to report on, where there are no `test_rollouts`."""
+    question_column: str | None = None
+    """Of a file: what was asked; none given: by its usual names."""
+    solution_column: str | None = None
+    """Of a file: the solution to be checked; none given: by its usual names."""
+    label_column: str | None = None
+    """Of a file: whether the solution is right; none given: by its usual names."""
     per_problem: Annotated[int, Field(ge=1)] | None = None
-    """Different solutions of a question, at most, right and wrong in turns; none given: all."""
+    """Different solutions of a training question, at most, right and wrong in turns; none given:
+    all."""
     mix: Literal["balanced", "natural"] = "balanced"
     """Training problems: as many right solutions as wrong ones, or as they come. Validation and
     test problems are as they come."""
@@ -192,10 +199,10 @@ class VerifierConfig(Section):
     @model_validator(mode="after")
     def _template_has_both_places(self) -> "VerifierConfig":
         for place in ("{question}", "{solution}"):
-            if self.template is not None and place not in self.template:
+            if self.template is not None and self.template.count(place) != 1:
                 raise ValueError(
-                    f"template={self.template!r:.60} has no {place}: a check needs the question "
-                    "and the solution"
+                    f"template={self.template!r:.60} has {place} {self.template.count(place)} "
+                    "times, expected once: a check needs the question and the solution"
                 )
         return self
 

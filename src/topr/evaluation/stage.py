@@ -144,7 +144,7 @@ def _of_verdicts(
         resamples=resamples,
         seed=seed,
     )
-    kept = ("balanced_accuracy", "auc", "calibration_error")
+    kept = ("right_share", "balanced_accuracy", "auc", "calibration_error")
     return {key: value for key, value in found.items() if key.removesuffix("_ci") in kept}
 
 

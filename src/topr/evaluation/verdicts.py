@@ -1,16 +1,17 @@
 """Sampled checks to a score for each candidate, and how good the scores are. No model runs here."""
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from topr.grading.check import ASKED, count_verdicts, read_verdict
+from topr.grading.check import read_verdict, verdict_place
 from topr.metrics import Interval
 from topr.votes import balanced_accuracy, calibration_error, roc_auc
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:  # it takes seconds to import, and nothing here runs it
 CHECK_COLUMNS = ("problem_id", "completion", "completion_ids", "logprobs", "gold", "sampling")
 """The columns of checks that are read."""
 
-_BEFORE_VERDICT = re.compile(ASKED + r"\s*\**\s*$", re.IGNORECASE)
+ROWS = 4096
+"""Checks that are taken out of Arrow at a time."""
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -48,7 +50,8 @@ def scores(checks: pa.Table, tokenizer: "PreTrainedTokenizerBase") -> dict[str, 
     """Return the score of each candidate, by the id of its check; greedy checks are left out.
 
     P(Yes) of one check is exp(log-probability) of its verdict where that is Yes, and one less that
-    where it is No: the sampled distribution is taken to have no third word there.
+    where it is No: the sampled distribution is taken to have no third word there. A greedy check
+    has none.
 
     Args:
         checks: rollouts of a verifier with `CHECK_COLUMNS`.
@@ -60,10 +63,13 @@ def scores(checks: pa.Table, tokenizer: "PreTrainedTokenizerBase") -> dict[str, 
         return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
     found: dict[str, list[tuple[str | None, float]]] = {}
-    rows = checks.select(CHECK_COLUMNS).to_pylist()
-    sampled = [row for row in rows if row["sampling"]["temperature"] != 0] or rows
-    for row in sampled:
-        found.setdefault(row["problem_id"], []).append(_read(row, decode))
+    temperature = pc.struct_field(checks.column("sampling"), "temperature")
+    sampled = pc.greater(temperature, 0)
+    if pc.any(sampled).as_py():
+        checks = checks.filter(sampled)
+    for batch in checks.select(CHECK_COLUMNS).to_batches(max_chunksize=ROWS):
+        for row in batch.to_pylist():
+            found.setdefault(row["problem_id"], []).append(_read(row, decode))
     return {name: _score(verdicts) for name, verdicts in found.items()}
 
 
@@ -75,22 +81,21 @@ def verdict_logprob(
     Args:
         ids: the completion's tokens.
         logprobs: one each.
-        decode: from ids to text.
+        decode: from ids to text; more ids give no less text.
 
     """
     text = decode(ids)
-    verdict, count = read_verdict(text), count_verdicts(text)
-    if verdict is None:
+    place = verdict_place(text)
+    if place is None:
         return None
-    end = len(ids)
-    while count_verdicts(decode(ids[: end - 1])) == count:
-        end -= 1
-    start = end - 1
-    while start > 0 and not _BEFORE_VERDICT.search(decode(ids[:start])):
-        start -= 1
-    # A token that holds the question's end and the verdict has no start of its own.
-    start = start or end - 1
-    return verdict, math.fsum(logprobs[start:end])
+
+    def reaches(length: int) -> Callable[[int], bool]:
+        return lambda count: len(decode(ids[:count])) >= length
+
+    counts = range(len(ids) + 1)
+    first = bisect_left(counts, True, key=reaches(place[0] + 1)) - 1
+    end = bisect_left(counts, True, key=reaches(place[1]))
+    return text[slice(*place)].capitalize(), math.fsum(logprobs[first:end])
 
 
 def verdict_metrics(
@@ -141,23 +146,26 @@ def verdict_metrics(
         "right_share": float(truth.mean()),
     }
     everything = np.arange(len(names))
-    drawn = _resampled(group, resamples, np.random.default_rng(seed))
-    for name, measure in measures.items():
-        value = measure(everything)
-        if not math.isnan(value):
-            metrics[name] = value
-            metrics[f"{name}_ci"] = _interval([measure(index) for index in drawn])
+    known_measures = {k: m for k, m in measures.items() if not math.isnan(m(everything))}
+    again: dict[str, list[float]] = {name: [] for name in known_measures}
+    for index in _resampled(group, resamples, np.random.default_rng(seed)):
+        for name, measure in known_measures.items():
+            again[name].append(measure(index))
+    for name, measure in known_measures.items():
+        metrics[name] = measure(everything)
+        metrics[f"{name}_ci"] = _interval(again[name])
     return metrics
 
 
 def _read(row: Mapping[str, Any], decode: Decode) -> tuple[str | None, float]:
-    if row["logprobs"] is None:
+    if row["logprobs"] is None or row["sampling"]["temperature"] == 0:
+        # A greedy check has no chance of its own: its log-probabilities are recorded as 0.
         return read_verdict(row["completion"]), math.nan
     found = verdict_logprob(row["completion_ids"], row["logprobs"], decode)
     if found is None:
         return None, math.nan
     verdict, logprob = found
-    chance = min(1.0, math.exp(logprob))
+    chance = math.nan if math.isnan(logprob) else math.exp(min(0.0, logprob))
     return verdict, chance if verdict == "Yes" else 1.0 - chance
 
 
@@ -173,13 +181,11 @@ def _score(verdicts: Sequence[tuple[str | None, float]]) -> Score:
 
 def _resampled(
     group_N: NDArray[np.int64], resamples: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Return the candidates of questions drawn with replacement, `resamples` times."""
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the candidates of questions drawn with replacement, `resamples` times."""
     members = [np.flatnonzero(group_N == g) for g in range(int(group_N.max()) + 1)]
-    return [
-        np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
-        for _ in range(resamples)
-    ]
+    for _ in range(resamples):
+        yield np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
 
 
 def _interval(values: Sequence[float]) -> Interval:

@@ -3,6 +3,7 @@
 A function of a table; the formulas are in `topr.votes`.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from topr.votes import METHODS, Ballot, votes_at_k
 
 SCORE = "verifier_score"
 """Column that `topr verify` writes: the share of checks that say Yes."""
-VOTE_COLUMNS = ("problem_id", "sampling", "grade", "answer")
+VOTE_COLUMNS = ("problem_id", "sampling", "grade", "answer", "reward")
 """The columns of graded rollouts that vote, beside that of the scores."""
 _SAYS_NOTHING = (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED)
 
@@ -32,7 +33,9 @@ class Votes:
     """The column of the scores."""
     problems: int
     left_out: int
-    """Problems of which nothing can be said, or with fewer candidates than all others have."""
+    """Problems of which nothing can be said, or with too few candidates."""
+    unscored: int
+    """Candidates without a score: no check of theirs had a verdict. They weigh nothing."""
     at: tuple[int, ...]
     """Numbers of candidates: 1, 2, 4, ..., and all."""
     values: dict[str, dict[int, tuple[float, Interval]]]
@@ -50,7 +53,7 @@ class Votes:
                     values[f"{method}@{k}{suffix}_ci"] = list(interval)
         return {
             "score": self.score, "problems": self.problems, "left_out": self.left_out,
-            "at": list(self.at), **values,
+            "unscored": self.unscored, "at": list(self.at), **values,
         }  # fmt: skip
 
 
@@ -59,19 +62,22 @@ def vote(
     *,
     score: str = SCORE,
     problem: str | None = None,
+    candidates: int | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Votes:
     """Let each problem's candidates vote. The same table and seed give the same result.
 
-    Candidates at temperature 0 are left out where there are others. Problems have as many
-    candidates as the one with fewest: the first ones of each vote.
+    Candidates at temperature 0 are left out where there are others. A correct one without a reward,
+    as `grade.truncated=drop` leaves it, counts as wrong, as in an evaluation.
 
     Args:
         table: graded completions: `grade`, `answer`, and scores.
         score: column of scores: numbers >= 0, bools, or rewards of +1 and -1, which count as 1
-            and 0.
+            and 0; null weighs nothing.
         problem: column that names the problem; none given: by its usual names.
+        candidates: of each problem that vote. Problems with fewer are left out, of more a random
+            choice votes. None given: as many as most problems have.
         resamples: of the problems, for the intervals.
         seed: of the intervals and of the subsets that vote.
 
@@ -79,13 +85,21 @@ def vote(
         DataError: a column is missing, a score is null or negative, or nothing is graded.
 
     """
-    ballots, left_out = _ballots(table, score, problem)
-    n = min(len(ballot.answers) for ballot in ballots)
+    everything, unknown = _ballots(table, score, problem)
+    counts = Counter(len(ballot.answers) for ballot in everything)
+    n = candidates or max(counts, key=lambda count: (counts[count], count))
+    rng = np.random.default_rng(seed)
+    ballots = [_some(ballot, n, rng) for ballot in everything if len(ballot.answers) >= n]
+    if not ballots:
+        raise DataError(
+            f"no problem has {n} candidates; they have {min(counts)} to {max(counts)}: ask for "
+            "fewer (--candidates)"
+        )
     at = sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
     chances: dict[int, list[dict[str, float]]] = {}
     for k in at:
         rng = np.random.default_rng((seed, k))
-        chances[k] = [votes_at_k(_first(ballot, n), k, rng=rng) for ballot in ballots]
+        chances[k] = [votes_at_k(ballot, k, rng=rng) for ballot in ballots]
 
     def of(method: str, k: int) -> list[float]:
         return [found[method] for found in chances[k]]
@@ -96,7 +110,8 @@ def vote(
     return Votes(
         score=score,
         problems=len(ballots),
-        left_out=left_out,
+        left_out=unknown + len(everything) - len(ballots),
+        unscored=table.column(score).null_count,
         at=tuple(at),
         values={
             method: {
@@ -143,6 +158,12 @@ def _ballots(
         if not (greedy_too and temperatures[i] == 0):
             rows.setdefault(name, []).append(i)
     answers = table.column("answer").to_pylist()
+    if "reward" in table.column_names:
+        rewards = table.column("reward").to_pylist()
+        outcomes = [
+            Outcome.WRONG if outcome == Outcome.CORRECT and reward is None else outcome
+            for outcome, reward in zip(outcomes, rewards, strict=True)
+        ]
     ballots = []
     for indices in rows.values():
         if any(outcomes[i] in _SAYS_NOTHING for i in indices):
@@ -162,10 +183,13 @@ def _ballots(
 
 def _scores(table: pa.Table, score: str) -> list[float]:
     values: Sequence[Any] = table.column(score).to_pylist()
-    rewards = set(values) <= {1.0, -1.0}
+    rewards = set(values) <= {1.0, -1.0} and -1.0 in values
     numbers = []
     for row, value in enumerate(values, start=1):
-        number = float("nan") if value is None or isinstance(value, str) else float(value)
+        if value is None or value != value:  # no check had a verdict: it weighs nothing
+            numbers.append(0.0)
+            continue
+        number = float("nan") if isinstance(value, str) else float(value)
         number = (number + 1) / 2 if rewards else number
         if not 0 <= number < float("inf"):
             raise DataError(
@@ -176,10 +200,15 @@ def _scores(table: pa.Table, score: str) -> list[float]:
     return numbers
 
 
-def _first(ballot: Ballot[AnswerClass], n: int) -> Ballot[AnswerClass]:
+def _some(ballot: Ballot[AnswerClass], n: int, rng: np.random.Generator) -> Ballot[AnswerClass]:
+    """Return a ballot of n candidates, chosen at random where there are more."""
+    count = len(ballot.answers)
+    if count == n:
+        return ballot
+    chosen = sorted(rng.choice(count, size=n, replace=False).tolist())
     return Ballot(
-        answers=ballot.answers[:n],
-        right=ballot.right[:n],
-        scores=ballot.scores[:n],
+        answers=[ballot.answers[i] for i in chosen],
+        right=[ballot.right[i] for i in chosen],
+        scores=[ballot.scores[i] for i in chosen],
         gold=ballot.gold,
     )

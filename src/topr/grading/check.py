@@ -11,7 +11,11 @@ from topr.records import Grade
 
 ASKED = r"Verification\s*:\s*Is\s+the\s+answer\s+correct\s*\(\s*Yes\s*/\s*No\s*\)\s*\?"
 """The question that a verdict answers. White space is free: word-level tokenizers add some."""
-_VERDICT = re.compile(ASKED + r"\s*\**\s*(Yes|No)\b", re.IGNORECASE)
+_VERDICT = re.compile(
+    # Quotes, brackets and stars around the word are free; "Yes/No" and "Yes or No" are no verdict.
+    ASKED + r"[\s*:\"'\[({]*(?:\\boxed\{)?(Yes|No)\b(?!\s*(?:/|or\b))",
+    re.IGNORECASE,
+)
 
 
 def read_verdict(text: str) -> str | None:
@@ -21,15 +25,16 @@ def read_verdict(text: str) -> str | None:
     'No'
     >>> read_verdict("The answer is correct: yes.")
     """
+    place = verdict_place(text)
+    return None if place is None else text[slice(*place)].capitalize()
+
+
+def verdict_place(text: str) -> tuple[int, int] | None:
+    """Return where the last verdict's word begins and ends; None where there is none."""
     if len(text) > MAX_COMPLETION:
         return None
-    found = _VERDICT.findall(text)
-    return str(found[-1]).capitalize() if found else None
-
-
-def count_verdicts(text: str) -> int:
-    """Return how many verdicts a check has."""
-    return len(_VERDICT.findall(text))
+    places = [match.span(1) for match in _VERDICT.finditer(text)]
+    return places[-1] if places else None
 
 
 def grade_verdict(completion: str, gold: str, bare: bool = False) -> Grade:

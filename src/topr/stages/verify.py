@@ -29,7 +29,6 @@ from topr.store import (
     write_shard,
 )
 from topr.tasks import load_task
-from topr.tasks.splits import question_key
 from topr.tasks.verifier import Candidate, VerifierTask, candidates_of
 from topr.votes import METHODS
 
@@ -49,6 +48,7 @@ def verify_rollouts(
     *,
     columns: ColumnMap | None,
     by: Sequence[str] = (),
+    resamples: int = 2000,
     seed: int,
     mark: str,
     progress: Progress,
@@ -67,7 +67,8 @@ def verify_rollouts(
         directory: where everything goes.
         columns: of a file; none given: the usual names.
         by: columns by whose values the metrics are broken down.
-        seed: of sampling.
+        resamples: of the questions, for the intervals.
+        seed: of sampling and of the intervals.
         mark: fingerprint of the result.
         progress: told of checks.
 
@@ -75,14 +76,15 @@ def verify_rollouts(
         DataError: there is no question, no solution, or no column of a name in `by`.
 
     """
+    work = directory / "drawn"
     done = begin(directory, "verify", mark)
     if done is not None:
+        shutil.rmtree(work, ignore_errors=True)  # where it was killed right after its manifest
         return done
     table = read_table(source) if source.is_dir() else read_rows(source)
     _refuse_unfit(table, by)
     candidates = candidates_of(table, columns)
     problems = {candidate.id: task.problem(candidate) for candidate in candidates}
-    work = directory / "drawn"
     generate_rollouts(
         list(problems.values()),
         loaded,
@@ -101,7 +103,7 @@ def verify_rollouts(
     found = scores(read_table(directory / "checks", CHECK_COLUMNS), loaded.tokenizer)
     scored = _with_scores(table, [found[candidate.id] for candidate in candidates])
     _write(scored, source, directory)
-    metrics = _metrics(table, candidates, found, by, seed)
+    metrics = _metrics(table, candidates, found, by, resamples, seed)
     write_json_atomic(directory / METRICS_FILE, metrics)
     manifest = Manifest(
         stage="verify",
@@ -162,14 +164,18 @@ def _metrics(
     candidates: Sequence[Candidate],
     found: Mapping[str, Score],
     by: Sequence[str],
+    resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     """Return the metrics of all rows, and of the rows of each value in the columns of `by`."""
-    question = {c.id: str(question_key(c.question)) for c in candidates}
+    question = {c.id: c.key for c in candidates}
 
     def of(chosen: Sequence[Candidate]) -> dict[str, Any]:
-        right = {c.id: c.right for c in chosen if c.right is not None}
-        return verdict_metrics(found, right, question, seed=seed)
+        right: dict[str, bool] = {}
+        for candidate in chosen:
+            if candidate.right is not None:
+                right.setdefault(candidate.id, candidate.right)  # the first label, as in the task
+        return verdict_metrics(found, right, question, resamples=resamples, seed=seed)
 
     metrics = {"all": of(candidates)}
     groups: dict[str, list[Candidate]] = {}
@@ -204,6 +210,7 @@ def vote_with(
         recipe.generate,
         scored,
         columns=None,
+        resamples=recipe.evaluate.bootstrap,
         seed=recipe.seed,
         mark=mark,
         progress=progress,

@@ -22,6 +22,7 @@ from topr.errors import DivergedError, RunDirectoryError
 from topr.progress import Silent
 from topr.store import read_manifest, write_json_atomic
 from topr.studies.results import Cell, Point, cell_from
+from topr.votes import METHODS
 
 CELL_FILE = "cell.json"
 STANDARD_ERROR = "_se"
@@ -162,12 +163,24 @@ def read_cell(job: Job) -> Done:
 
 def _fallen(job: Job) -> Point:
     """Return what a training that diverged counts for: nothing right, nothing readable."""
+    if job.recipe.verifier is not None:
+        return _fallen_verifier(job.recipe)
     drawn = job.draws / "iteration-01" / "rollouts" / "manifest.json"
     tokens = json.loads(drawn.read_text(encoding="utf-8"))["details"]["tokens"]
     base = _metrics(job.draws / "iteration-00" / "evaluation.json")
     ones = {"invalid", "few_correct"}
     worst = {key: 1.0 if key in ones else 0.0 for key in base}
     return Point(iteration=job.recipe.iterations, step=None, tokens=tokens, metrics=worst)
+
+
+def _fallen_verifier(recipe: Recipe) -> Point:
+    """Return the same of a run whose verifier diverged: no verdict is right, no vote is won."""
+    keys = {"accuracy": 0.0, **dict.fromkeys(OF_VERDICTS, 0.0)}
+    keys |= {"calibration_error": 1.0, "invalid": 1.0}
+    votes = {f"{m}@{2**i}": 0.0 for m in METHODS for i in range(recipe.evaluate.n.bit_length())}
+    metrics = {f"{base}{k}": v for base in ("", "base_") for k, v in (keys | votes).items()}
+    errors = {key + STANDARD_ERROR: 0.0 for key in keys}
+    return Point(iteration=1, step=None, tokens=0, metrics=metrics | errors)
 
 
 def _starting(job: Job) -> Point:

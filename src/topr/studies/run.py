@@ -15,7 +15,7 @@ import yaml
 
 from topr.config.study import BASE, Study
 from topr.environment import environment, prepare_process
-from topr.errors import ToprError
+from topr.errors import DataError, ToprError
 from topr.progress import Progress
 from topr.run_directory import claimed
 from topr.store import write_text_atomic
@@ -131,6 +131,11 @@ class _Grid:
         for (arm, rate), job in jobs.items():
             done = read_cell(job)
             metrics = done.cell.final.metrics
+            if self.study.metric not in metrics:
+                raise DataError(
+                    f"{job.title} has no {self.study.metric} on validation problems, by which "
+                    f"rates are chosen; it has {', '.join(sorted(metrics))}"
+                )
             score = (metrics[self.study.metric], metrics[self.study.metric + STANDARD_ERROR])
             found.setdefault(arm, {})[rate] = score
             self.sweep_seconds += done.seconds

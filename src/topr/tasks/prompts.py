@@ -27,19 +27,25 @@ class RenderedPrompt:
 
 
 def render(
-    prompt: str | tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase"
+    prompt: str | tuple[Message, ...],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    literal: bool = False,
 ) -> RenderedPrompt:
     """Return the prompt as text and ids.
 
     Plain text is tokenised as it stands, with the special tokens that the tokenizer puts before a
     text and without those that it puts after one. Messages go through the chat template, up to
-    where the assistant's turn begins.
+    where the assistant's turn begins. With `literal`, special tokens that the text spells out
+    (`<|eot_id|>`) are taken apart by a space.
 
     Raises:
         ModelError: messages, but the tokenizer has no chat template, or one that refuses them.
         DataError: the prompt is empty.
 
     """
+    if literal:
+        prompt = _taken_apart(prompt, tokenizer)
     if isinstance(prompt, str):
         text = prompt
         # A text that opens with the BOS already, as rendered chats do, must not get a second one.
@@ -97,3 +103,19 @@ def _apply_template(messages: tuple[Message, ...], tokenizer: "PreTrainedTokeniz
             "task.prompt=plain"
         ) from error
     return str(text)
+
+
+def _taken_apart(
+    prompt: str | tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase"
+) -> str | tuple[Message, ...]:
+    """Return the prompt with a space after the first character of each special token in it."""
+    if not isinstance(prompt, str):
+        return tuple(
+            Message(role=turn.role, content=str(_taken_apart(turn.content, tokenizer)))
+            for turn in prompt
+        )
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for token in sorted(special, key=len, reverse=True):
+        if len(token) > 1:
+            prompt = prompt.replace(token, f"{token[0]} {token[1:]}")
+    return prompt

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from topr.config.tasks import VerifierConfig
 from topr.errors import ConfigError, DataError
-from topr.records import Message, Problem, Split
+from topr.records import Message, Outcome, Problem, Split
 from topr.store import ColumnMap, read_rows, read_table
+from topr.store.columns import USUAL_NAMES
 from topr.store.values import read_grades
 from topr.tasks.splits import Splits, divide, pick, question_key
 
@@ -28,14 +30,13 @@ TEMPLATE = (
     '(Yes/No)? X", X being Yes or No.\n\nCheck:'
 )
 """The prompt where the recipe gives none. It ends where the check begins."""
-COLUMNS = ("problem_id", "prompt", "question", "completion", "reward")
+COLUMNS = ("problem_id", "prompt", "question", "completion", "sampling", "grade", "reward")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """A solution that is to be checked."""
 
-    problem_id: str
     question: str
     solution: str
     right: bool | None
@@ -44,8 +45,13 @@ class Candidate:
     @property
     def id(self) -> str:
         """Name of the check: the same for the same solution of the same question."""
-        digest = hashlib.sha256(f"{self.question}\0{self.solution}".encode()).hexdigest()[:16]
-        return f"{self.problem_id}/check-{digest}"
+        digest = hashlib.sha256(f"{self.key}\0{self.solution}".encode("utf-8", "replace"))
+        return f"{_hash(self.key)}/check-{digest.hexdigest()[:16]}"
+
+    @property
+    def key(self) -> str:
+        """What two spellings of one question share."""
+        return str(question_key(self.question))
 
 
 class VerifierTask:
@@ -66,13 +72,21 @@ class VerifierTask:
                 "give their directory or file, such as task.rollouts=runs/NAME/iteration-01/graded"
             )
         self._config = config
+        self.columns = ColumnMap(
+            prompt=config.question_column,
+            completion=config.solution_column,
+            reward=config.label_column,
+        )
         self.test_rollouts = None if config.test_rollouts is None else Path(config.test_rollouts)
         # A model that was not taught to stop goes on with a question of its own.
         own = config.template is None and config.prompt == "plain"
         self.stop: tuple[str, ...] = ("\nQuestion:",) if own else ()
 
     def problems(self, split: Split) -> Sequence[Problem]:
-        """All checks of a split: the solutions of one question follow each other.
+        """All checks of a split.
+
+        Those of validation and test are as they come: every different solution of a question, one
+        of each question in turn. `per_problem` and `mix` choose among those of training.
 
         Raises:
             DataError: the rollouts cannot be read, are not graded, or are all right or all wrong.
@@ -80,8 +94,13 @@ class VerifierTask:
 
         """
         questions = pick(self._splits, split, what=self.name)
-        found = [c for problem in questions for c in self._capped(problem.columns["candidates"])]
-        if split is Split.TRAIN and self._config.mix == "balanced":
+        groups = [problem.columns["candidates"] for problem in questions]
+        if split is not Split.TRAIN:
+            # One of each question in turn: the first N checks are of as many questions as can be.
+            turns = chain.from_iterable(zip_longest(*groups))
+            return [self.problem(candidate) for candidate in turns if candidate is not None]
+        found = [candidate for group in groups for candidate in self._capped(group)]
+        if self._config.mix == "balanced":
             found = _balanced(found, self._config.seed)
         return [self.problem(candidate) for candidate in found]
 
@@ -101,6 +120,7 @@ class VerifierTask:
             else (Message(role="user", content=prompt),),
             answer=verdict,
             question=prompt,
+            literal=True,
         )
 
     @cached_property
@@ -108,8 +128,8 @@ class VerifierTask:
         config = self._config
         test = config.test_rollouts
         return divide(
-            _questions(read_candidates(str(config.rollouts))),
-            None if test is None else _questions(read_candidates(test)),
+            _questions(read_candidates(str(config.rollouts), self.columns)),
+            None if test is None else _questions(read_candidates(test, self.columns)),
             what=self.name,
             seed=config.seed,
             validation_problems=config.validation_problems,
@@ -127,22 +147,31 @@ class VerifierTask:
         return [c for c in turns if c is not None][:most]
 
 
-def read_candidates(source: str) -> list[Candidate]:
+def read_candidates(source: str, columns: ColumnMap | None = None) -> list[Candidate]:
     """Read the solutions of graded rollouts, or of a file of labelled solutions, in order.
 
-    Those of which nothing is known are left out.
+    Greedy ones are left out where there are others, and so are those of which nothing is known.
+
+    Args:
+        source: a directory of shards, or a file.
+        columns: of a file: where things are, as far as it is given.
 
     Raises:
-        DataError: no such file, a column is missing, or no solution is graded.
+        DataError: no such file, a column is missing or not to be told from another, or no solution
+            is graded.
 
     """
     path = Path(source)
     table = read_table(path, COLUMNS) if path.is_dir() else read_rows(path)
-    found = [c for c in candidates_of(table) if c.right is not None]
+    if path.is_dir():
+        temperature = pc.struct_field(table.column("sampling"), "temperature")
+        sampled = pc.greater(temperature, 0)
+        table = table.filter(sampled) if pc.any(sampled).as_py() else table
+    found = [c for c in candidates_of(table, columns) if c.right is not None]
     if not found:
         raise DataError(
             f"{source} holds {len(table)} solutions and says of none whether it is right: grade "
-            "them first (`topr grade`), or name the column (reward, is_correct, label)"
+            "them first (`topr grade`), or name the column (task.label_column)"
         )
     return found
 
@@ -152,29 +181,60 @@ def candidates_of(table: pa.Table, columns: ColumnMap | None = None) -> list[Can
 
     Args:
         table: rollouts, or rows of another tool with a question and a solution.
-        columns: where things are; none given: the usual names.
+        columns: of such rows: where things are, as far as it is given.
 
     Raises:
-        DataError: there is no question or no solution.
+        DataError: there is no question or no solution, or several that it could be; a label that
+            is neither right nor wrong.
 
     """
-    found = (columns or ColumnMap()).resolve(table)
+    given = columns or ColumnMap()
+    found = given.resolve(table)
+    if "completion_ids" not in table.column_names and "sampling" not in table.column_names:
+        _refuse_ambiguous(table, given)
     questions = _texts(table, found.prompt)
-    if "question" in table.column_names and (columns is None or columns.prompt is None):
+    if "question" in table.column_names and given.prompt is None:
         asked = table.column("question").to_pylist()
         questions = [a if a is not None else q for a, q in zip(asked, questions, strict=True)]
-    grades = read_grades(table, found)
-    ids = table.column(found.problem_id).to_pylist() if found.problem_id else [None] * len(table)
-    rows = zip(ids, questions, _texts(table, found.completion), grades, strict=True)
+    solutions = _texts(table, found.completion)
     return [
-        Candidate(
-            problem_id=str(name if name is not None else _hash(question)),
-            question=question,
-            solution=solution,
-            right=None if grade is None or grade.reward is None else grade.reward > 0,
+        Candidate(question=question, solution=solution, right=right)
+        for question, solution, right in zip(
+            questions, solutions, _labels(table, found, given), strict=True
         )
-        for name, question, solution, grade in rows
     ]
+
+
+def _refuse_ambiguous(table: pa.Table, given: ColumnMap) -> None:
+    """Refuse rows in which a reference solution could be taken for the one to be checked."""
+    there = [name for name in USUAL_NAMES["completion"] if name in table.column_names]
+    if given.completion is None and len(there) > 1:
+        raise DataError(
+            f"the solution to be checked may be in any of the columns {', '.join(there)}: name the "
+            "one that a model wrote (task.solution_column, or --solution)"
+        )
+
+
+def _labels(table: pa.Table, found: ColumnMap, given: ColumnMap) -> list[bool | None]:
+    """Return whether each solution is right; None where that is not known.
+
+    By its grade where rows have one: a grader that ran out of time has found nothing.
+    """
+    if "grade" in table.column_names and given.reward is None:
+        rewards = table.column("reward").to_pylist()
+        known = {Outcome.CORRECT: True, Outcome.WRONG: False, Outcome.UNPARSEABLE: False}
+        return [
+            False if grade == Outcome.CORRECT and reward is None else known.get(grade)
+            for grade, reward in zip(table.column("grade").to_pylist(), rewards, strict=True)
+        ]
+    rewards = [None if grade is None else grade.reward for grade in read_grades(table, found)]
+    strange = [value for value in rewards if value not in (None, 1.0, -1.0)]
+    if strange:
+        raise DataError(
+            f"column {found.reward} holds {strange[0]:g}: expected right or wrong (true and false, "
+            "1 and 0, +1 and -1). Name another column (task.label_column, or --label)"
+        )
+    return [None if value is None else value > 0 for value in rewards]
 
 
 def _texts(table: pa.Table, column: str | None) -> list[str]:
@@ -193,12 +253,12 @@ def _texts(table: pa.Table, column: str | None) -> list[str]:
 
 def _questions(candidates: Iterable[Candidate]) -> list[Problem]:
     """Return one problem for each question, with its different solutions."""
-    groups: dict[Any, dict[str, Candidate]] = {}
+    groups: dict[str, dict[str, Candidate]] = {}
     for candidate in candidates:
-        groups.setdefault(question_key(candidate.question), {}).setdefault(candidate.id, candidate)
+        groups.setdefault(candidate.key, {}).setdefault(candidate.id, candidate)
     return [
         Problem(
-            id=_hash(first.question),
+            id=_hash(first.key),
             prompt=first.question,
             answer="",
             columns={"candidates": list(group.values())},
