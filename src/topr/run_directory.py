@@ -2,12 +2,13 @@
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from topr.config import dump_recipe
 from topr.config.sections import Section
@@ -49,6 +50,8 @@ def claimed(recipe: Section, directory: Path) -> Iterator[None]:
 
 def _refuse_other_recipe(recipe: Section, path: Path) -> None:
     there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with suppress(ValidationError):  # a key that has come since has its default there
+        there = yaml.safe_load(dump_recipe(type(recipe).model_validate(there)))
     here = yaml.safe_load(dump_recipe(recipe))
     differing = [
         f"{key} ({old!r} there, {new!r} now)"
