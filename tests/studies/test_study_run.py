@@ -11,7 +11,7 @@ from topr.progress import Silent
 from topr.studies import Results, read_results, run_study
 from topr.studies import run as study_run
 from topr.studies.cells import Job, work
-from topr.studies.page import claim_lines, markdown, write_page
+from topr.studies.page import claim_lines, markdown, short, write_page
 
 STUDY = Study.model_validate(
     {
@@ -206,6 +206,13 @@ def test_the_files_say_what_was_found(done: tuple[Path, Results]) -> None:
     assert results.claims()[0].verdict.value in page
     for text in (page, report):
         assert "maj@16 was not measured" in text
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(1e-4, "1e-4"), (2.7e-6, "2.7e-6"), (9e-4, "9e-4"), (0.01, "1e-2")]
+)
+def test_rates_are_written_as_people_do(rate: float, text: str) -> None:
+    assert short(rate) == text
 
 
 def test_a_page_of_several_studies(done: tuple[Path, Results], tmp_path: Path) -> None:

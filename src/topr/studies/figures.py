@@ -46,7 +46,7 @@ def draw_figures(results: Results, directory: Path, prefix: str = "") -> list[Pa
     for name, draw in _figures(results).items():
         figure = draw(results)
         path = directory / f"{prefix}{name}.png"
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        figure.savefig(path, dpi=120, metadata={"Software": None})
         made.append(path)
     return made
 

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,12 +45,18 @@ def percent(value: float) -> str:
 
 
 def interval(found: Estimate | None) -> str:
-    """Return mean and interval in percent."""
+    """Return mean and interval of a share in percent; the interval ends where shares do."""
     if found is None:
         return "-"
     if math.isinf(found.low):
         return percent(found.mean)
-    return f"{percent(found.mean)} [{percent(found.low)}, {percent(found.high)}]"
+    low, high = max(0.0, found.low), min(1.0, found.high)
+    return f"{percent(found.mean)} [{percent(low)}, {percent(high)}]"
+
+
+def short(rate: float) -> str:
+    """Return a rate as people write it: 1e-4, 2.7e-6."""
+    return re.sub(r"(\.0)?e([-+])0", r"e\2", f"{rate:.1e}")
 
 
 def claim_line(found: Decided, tokens: float | None = None) -> str:
@@ -200,7 +207,7 @@ def _table(results: Results) -> list[str]:
     ]
     for arm in results.arms:
         cells = results.of(arm)
-        rate = "" if cells[0].rate is None else f"{cells[0].rate:g}"
+        rate = "" if cells[0].rate is None else short(cells[0].rate)
         tokens = results.tokens(arm)
         values = " | ".join(interval(results.final(arm, metric)) for metric in metrics)
         shown = "" if arm == BASE else f"{tokens:,.0f}"
@@ -229,7 +236,7 @@ def _sweep(results: Results) -> list[str]:
         f"({results.study.metric}, %; in bold the chosen one, the lowest within one standard error "
         "of the best; where the best was at an end, the next was tried):",
         "",
-        "| | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
+        "| | " + " | ".join(short(rate) for rate in rates) + " |",
         "| --- " * (len(rates) + 1) + "|",
     ]
     for arm, swept in results.sweep.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 from topr.config.study import BASE, Claim, Study
 from topr.errors import DataError
-from topr.store import write_json_atomic
+from topr.store import write_text_atomic
 from topr.studies.summary import Decided, Estimate, decide, estimate
 
 RESULTS_FILE = "results.json"
@@ -140,28 +140,34 @@ class Results:
 
 def write_results(results: Results, directory: Path) -> None:
     """Write `results.json`: the cells, and beside them what follows."""
-    write_json_atomic(
-        directory / RESULTS_FILE,
-        {
-            "schema": 1,
-            "study": results.study.model_dump(mode="json"),
-            "claims": [
-                {
-                    "says": found.claim.says,
-                    "verdict": found.verdict.value,
-                    "later": results.is_later(found.claim),
-                    "difference": _plain(asdict(found.difference)),
-                }
-                for found in results.claims()
-            ],
-            "sweep": {arm: asdict(swept) for arm, swept in results.sweep.items()},
-            "cells": [asdict(cell) for cell in results.cells],
-            "environment": dict(results.environment),
-            "commits": list(results.commits),
-            "first_claims": None if results.first_claims is None else list(results.first_claims),
-            "seconds": round(results.seconds),
-        },
-    )
+    values = {
+        "schema": 1,
+        "study": results.study.model_dump(mode="json"),
+        "claims": [
+            {
+                "says": found.claim.says,
+                "verdict": found.verdict.value,
+                "later": results.is_later(found.claim),
+                "difference": _plain(asdict(found.difference)),
+            }
+            for found in results.claims()
+        ],
+        "sweep": {arm: asdict(swept) for arm, swept in results.sweep.items()},
+        "cells": [asdict(cell) for cell in results.cells],
+        "environment": dict(results.environment),
+        "commits": list(results.commits),
+        "first_claims": None if results.first_claims is None else list(results.first_claims),
+        "seconds": round(results.seconds),
+    }
+    # A line for each claim and cell: their curves are hundreds of numbers.
+    lines = [f"{json.dumps(key)}: {_lines(value)}" for key, value in values.items()]
+    write_text_atomic(directory / RESULTS_FILE, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _lines(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[\n" + ",\n".join(json.dumps(each) for each in value) + "\n]"
+    return json.dumps(value)
 
 
 def read_results(directory: Path) -> Results:
