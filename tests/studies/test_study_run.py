@@ -216,9 +216,11 @@ def test_rates_are_written_as_people_do(rate: float, text: str) -> None:
 
 
 def test_a_page_of_several_studies(done: tuple[Path, Results], tmp_path: Path) -> None:
+    (done[0] / "notes.md").write_text("**Reading.** Nothing to see.\n")
     write_page([done[0], done[0]], tmp_path / "results.md", Path("assets"))
     text = (tmp_path / "results.md").read_text()
     assert text.count("## tiny") == 2
+    assert text.count("**Reading.** Nothing to see.") == 2
     assert "](assets/tiny-final.png)" in text
     assert (tmp_path / "assets" / "tiny-training.png").is_file()
     write_page([done[0]], tmp_path / "results.md", Path("assets"))  # made anew

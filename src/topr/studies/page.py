@@ -26,13 +26,16 @@ TITLES = {
 
 HEAD = (
     "# Results\n\n"
-    "Made by `topr results` from the studies' `results.json`; nothing on this page is typed.\n"
+    "Made by `topr results` from the studies' `results.json`: no table and no verdict is typed;\n"
+    "readings are people's, from `notes.md` beside it.\n"
     "Intervals are 95 % over seeds (Student's t); claims are decided by differences seed by\n"
     "seed, each on its own: of twenty differences that are nothing, one is expected to look like\n"
     "something. Intervals hold for the rates that were chosen: what another choice would give is\n"
     "not in them. How arms are compared, and what is not equal between them:\n"
     "[Studies](studies.md).\n\n"
 )
+NOTES = "notes.md"
+"""Beside a study's results: what people read in them."""
 BUILT_IN = (
     "On the built-in task, which was made so that negatives have something to remove: see\n"
     "[the arithmetic task](arithmetic.md).\n\n"
@@ -86,12 +89,13 @@ def claim_line(found: Decided, tokens: float | None = None) -> str:
     )
 
 
-def markdown(results: Results, figures: Sequence[str]) -> str:
+def markdown(results: Results, figures: Sequence[str], notes: str = "") -> str:
     """Return one study's section: claims, table, sweep, figures, how it was made.
 
     Args:
         results: the study's.
         figures: addresses of its pictures, as the page will use them.
+        notes: what people read in them, Markdown.
 
     """
     study = results.study
@@ -105,6 +109,7 @@ def markdown(results: Results, figures: Sequence[str]) -> str:
         f"- **{line.partition(': ')[0]}**: {line.partition(': ')[2]}"
         for line in claim_lines(results)
     ]
+    lines += ["", notes.strip(), ""] if notes else []
     lines += ["", *_table(results), "", *_fallen(results), *_sweep(results), ""]
     for address in figures:
         title = TITLES[Path(address).stem.rpartition("-")[2]]
@@ -155,11 +160,13 @@ def write_page(directories: Sequence[Path], page: Path, figures: Path) -> None:
     target = page.parent / figures
     target.mkdir(parents=True, exist_ok=True)
     sections = []
-    for results in found:
+    for results, directory in zip(found, directories, strict=True):
         addresses = []
         for path in draw_figures(results, target, prefix=f"{results.study.name}-"):
             addresses.append(str(figures / path.name))
-        sections.append(markdown(results, addresses))
+        notes = directory / NOTES
+        read = notes.read_text(encoding="utf-8") if notes.is_file() else ""
+        sections.append(markdown(results, addresses, read))
     tasks = {results.study.recipe["task"]["name"] for results in found}
     head = HEAD + (BUILT_IN if tasks == {"arithmetic"} else "")
     write_text_atomic(page, head + "\n".join(sections))
