@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from topr.cli import app
+from topr.cli.running import _verdict
 from topr.config import load_recipe
 from topr.errors import ConfigError, DataError
 from topr.lineage import read_lineage
@@ -121,3 +122,15 @@ def test_what_the_window_makes_impossible_is_refused():
     wider = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"window": None})})
     with pytest.raises(ConfigError, match="with up to 12 completions of a problem"):
         check_recipe(wider)
+
+
+def test_a_run_whose_base_is_kept_says_so_and_compares_nothing():
+    models = [
+        {"name": "base", "iteration": 0, "pass@1": 0.5, "pass@1_ci": (0.4, 0.6)},
+        {"name": "topr", "iteration": 1, "pass@1": 0.3, "pass@1_ci": (0.2, 0.4)},
+    ]
+    lines = _verdict({"comparisons": [], "models": models})
+    assert lines == [
+        "base (iteration 0): pass@1 50.0% [40.0%, 60.0%]",
+        "topr (iteration 1): pass@1 30.0% [20.0%, 40.0%]",
+    ]

@@ -1,4 +1,4 @@
-"""`topr run`, and the stages as commands of their own: generate, grade, curate, train, eval."""
+"""`topr run`, and the stages before training as commands: generate, grade, curate."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,8 +36,6 @@ def register(app: typer.Typer) -> None:
     app.command()(generate)
     app.command()(grade)
     app.command()(curate)
-    app.command()(train)
-    app.command("eval")(evaluate)
 
 
 def run(recipe: RecipeName, output: Output, overrides: Overrides = None) -> None:
@@ -87,7 +85,7 @@ def generate(
 
     progress = ConsoleProgress()
     task = load_task(loaded.task)
-    start = starting_model(_with_model(loaded, model), progress)
+    start = starting_model(with_model(loaded, model), progress)
     writer = load(start)
     what = (loaded.task, start, writer.revision, loaded.generate, loaded.seed, split, iteration)
     common: dict[str, Any] = {
@@ -201,114 +199,6 @@ def curate(
         out.print(escape(line), soft_wrap=True)
 
 
-def train(
-    dataset: Annotated[
-        Path, typer.Argument(help="Graded rollouts, or a file of prompt, completion, reward.")
-    ],
-    output: Output,
-    model: Annotated[str, typer.Option("--model", "-m", help="Directory or hub name.")],
-    overrides: Overrides = None,
-    recipe: RecipeOption = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    seed: Annotated[int, typer.Option(help="Order of the rows.")] = 0,
-    behavior_model: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Model directory that wrote rows of the dataset, where that is not --model: log "
-            "mu is recomputed with it. May be given several times."
-        ),
-    ] = None,
-) -> None:
-    """Train a model on graded completions. Settings: train.KEY=VALUE."""
-    from topr.config import ModelConfig, TrainConfig, load_section
-    from topr.config.recipe import validate
-    from topr.errors import DataError
-
-    config = load_section(TrainConfig, "train", recipe, overrides or [])
-    if not dataset.exists():
-        raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
-    start = validate(ModelConfig, {"path": model, "device": device}, where="options")
-    prepare_tensors()
-    from topr.models import identity
-    from topr.stages.common import content, fingerprint
-    from topr.stages.train import train_model
-
-    writers = [validate(ModelConfig, {"path": str(p)}, where="") for p in behavior_model or ()]
-    manifest = train_model(
-        start,
-        [dataset],
-        config,
-        output,
-        seed=seed,
-        mark=fingerprint(
-            content(dataset),
-            start,
-            identity(start),
-            config,
-            seed,
-            sorted(str(identity(writer)) for writer in writers),
-        ),
-        progress=ConsoleProgress(),
-        writers=[w.model_copy(update={"device": device}) for w in writers],
-    )
-    for key, value in manifest.details.items():
-        out.print(escape(f"{key}: {value}"), soft_wrap=True)
-    out.print(f"model: {escape(str(output / 'model'))}")
-
-
-def evaluate(
-    source: Annotated[
-        str, typer.Argument(help="Recipe (with --model), or graded rollouts made anywhere.")
-    ],
-    output: Output,
-    overrides: Overrides = None,
-    model: ModelPath = None,
-    name: Annotated[str, typer.Option(help="The model's name in tables.")] = "model",
-) -> None:
-    """Measure a model on held-out problems, or score graded rollouts that are there already."""
-    from topr.evaluation import RESULT_FILE, write_evaluation
-
-    if Path(source).exists() and not source.endswith((".yaml", ".yml")):
-        from topr.config import EvaluateConfig, load_section
-        from topr.evaluation import SCORED_COLUMNS, score
-        from topr.store import read_rows, read_table
-
-        config = load_section(EvaluateConfig, "evaluate", None, overrides or [])
-        if model is not None:
-            _refuse_model(source, model)
-        if (output / RESULT_FILE).exists():
-            _refuse(output / RESULT_FILE)
-        path = Path(source)
-        shards = path.is_dir() or path.suffix == ".parquet"
-        rollouts = read_table(path, SCORED_COLUMNS) if shards else read_rows(path)
-        result = score(
-            rollouts,
-            pass_at=config.pass_at,
-            resamples=config.bootstrap,
-            name=name,
-            iteration=0,
-            model=source,
-            split="given",
-        )
-        write_evaluation(output / RESULT_FILE, result)
-    else:
-        from topr.config import load_recipe
-
-        loaded = load_recipe(source, overrides or [])
-        prepare_tensors()
-        from topr.preparation import starting_model
-        from topr.stages.evaluate import evaluate_model
-
-        progress = ConsoleProgress()
-        start = starting_model(_with_model(loaded, model), progress)
-        result = evaluate_model(loaded, start, output, name=name, progress=progress)
-    from topr.evaluation import headline
-
-    out.print(escape(headline(result)), soft_wrap=True)
-    for key, value in result.metrics.items():
-        out.print(escape(f"  {key}: {_number(value)}"))
-
-
 def _most_candidates(recipe: Any, graded: Path | None) -> int | None:
     from topr.curation import max_candidates
     from topr.errors import ConfigError
@@ -342,7 +232,8 @@ def _curation_lines(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _with_model(recipe: Any, path: str | None) -> Any:
+def with_model(recipe: Any, path: str | None) -> Any:
+    """Return a recipe that starts from another model, where one is given."""
     if path is None:
         return recipe
     changed = recipe.model.model_copy(update={"path": path, "revision": None})
@@ -360,7 +251,7 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
             f"points [{100 * low:+.1f}, {100 * high:+.1f}]{sure}"
         )
     models = summary["models"]
-    final = [model for model in models if model["name"] == summary["comparisons"][0]["a"]][-1]
+    final = [model for model in models if model["name"] == models[1]["name"]][-1]
     for model in (models[0], final):
         lines.append(f"{model['name']} (iteration {model['iteration']}): pass@1 {_pm(model)}")
     return lines
@@ -371,31 +262,10 @@ def _pm(model: dict[str, Any]) -> str:
     return f"{model['pass@1']:.1%} [{low:.1%}, {high:.1%}]"
 
 
-def _number(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"[{value[0]:.4f}, {value[1]:.4f}]"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
 def _print_counts(outcomes: dict[str, int], rows: int) -> None:
     for outcome, count in sorted(outcomes.items(), key=lambda item: -item[1]):
         out.print(f"{outcome}: {count} ({count / rows:.1%})")
     out.print(f"{rows} completions graded")
-
-
-def _refuse_model(source: str, model: str) -> None:
-    from topr.errors import ConfigError
-
-    raise ConfigError(
-        f"--model {model} with {source}: these are completions that are there already, and no "
-        "model is asked for more; give a recipe to evaluate a model, or leave --model out"
-    )
-
-
-def _refuse(path: Path) -> None:
-    from topr.errors import RunDirectoryError
-
-    raise RunDirectoryError(f"{path} exists already and is not overwritten: write elsewhere")
 
 
 def prepare_tensors() -> None:

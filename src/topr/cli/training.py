@@ -1,0 +1,152 @@
+"""`topr train` and `topr eval`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from topr.cli.console import ConsoleProgress, out
+from topr.cli.running import (
+    ModelPath,
+    Output,
+    Overrides,
+    RecipeOption,
+    prepare_tensors,
+    with_model,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(train)
+    app.command("eval")(evaluate)
+
+
+def train(
+    dataset: Annotated[
+        Path, typer.Argument(help="Graded rollouts, or a file of prompt, completion, reward.")
+    ],
+    output: Output,
+    model: Annotated[str, typer.Option("--model", "-m", help="Directory or hub name.")],
+    overrides: Overrides = None,
+    recipe: RecipeOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    seed: Annotated[int, typer.Option(help="Order of the rows.")] = 0,
+    behavior_model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Model directory that wrote rows of the dataset, where that is not --model: log "
+            "mu is recomputed with it. May be given several times."
+        ),
+    ] = None,
+) -> None:
+    """Train a model on graded completions. Settings: train.KEY=VALUE."""
+    from topr.config import ModelConfig, TrainConfig, load_section
+    from topr.config.recipe import validate
+    from topr.errors import DataError
+
+    config = load_section(TrainConfig, "train", recipe, overrides or [])
+    if not dataset.exists():
+        raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
+    start = validate(ModelConfig, {"path": model, "device": device}, where="options")
+    prepare_tensors()
+    from topr.models import identity
+    from topr.stages.common import content, fingerprint
+    from topr.stages.train import train_model
+
+    writers = [validate(ModelConfig, {"path": str(p)}, where="") for p in behavior_model or ()]
+    manifest = train_model(
+        start,
+        [dataset],
+        config,
+        output,
+        seed=seed,
+        mark=fingerprint(
+            content(dataset),
+            start,
+            identity(start),
+            config,
+            seed,
+            sorted(str(identity(writer)) for writer in writers),
+        ),
+        progress=ConsoleProgress(),
+        writers=[w.model_copy(update={"device": device}) for w in writers],
+    )
+    for key, value in manifest.details.items():
+        out.print(escape(f"{key}: {value}"), soft_wrap=True)
+    out.print(f"model: {escape(str(output / 'model'))}")
+
+
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(help="Recipe (with --model), or graded rollouts made anywhere.")
+    ],
+    output: Output,
+    overrides: Overrides = None,
+    model: ModelPath = None,
+    name: Annotated[str, typer.Option(help="The model's name in tables.")] = "model",
+) -> None:
+    """Measure a model on held-out problems, or score graded rollouts that are there already."""
+    from topr.evaluation import RESULT_FILE, write_evaluation
+
+    if Path(source).exists() and not source.endswith((".yaml", ".yml")):
+        from topr.config import EvaluateConfig, load_section
+        from topr.evaluation import SCORED_COLUMNS, score
+        from topr.store import read_rows, read_table
+
+        config = load_section(EvaluateConfig, "evaluate", None, overrides or [])
+        if model is not None:
+            _refuse_model(source, model)
+        if (output / RESULT_FILE).exists():
+            _refuse(output / RESULT_FILE)
+        path = Path(source)
+        shards = path.is_dir() or path.suffix == ".parquet"
+        rollouts = read_table(path, SCORED_COLUMNS) if shards else read_rows(path)
+        result = score(
+            rollouts,
+            pass_at=config.pass_at,
+            resamples=config.bootstrap,
+            name=name,
+            iteration=0,
+            model=source,
+            split="given",
+        )
+        write_evaluation(output / RESULT_FILE, result)
+    else:
+        from topr.config import load_recipe
+
+        loaded = load_recipe(source, overrides or [])
+        prepare_tensors()
+        from topr.preparation import starting_model
+        from topr.stages.evaluate import evaluate_model
+
+        progress = ConsoleProgress()
+        start = starting_model(with_model(loaded, model), progress)
+        result = evaluate_model(loaded, start, output, name=name, progress=progress)
+    from topr.evaluation import headline
+
+    out.print(escape(headline(result)), soft_wrap=True)
+    for key, value in result.metrics.items():
+        out.print(escape(f"  {key}: {_number(value)}"))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{value[0]:.4f}, {value[1]:.4f}]"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _refuse_model(source: str, model: str) -> None:
+    from topr.errors import ConfigError
+
+    raise ConfigError(
+        f"--model {model} with {source}: these are completions that are there already, and no "
+        "model is asked for more; give a recipe to evaluate a model, or leave --model out"
+    )
+
+
+def _refuse(path: Path) -> None:
+    from topr.errors import RunDirectoryError
+
+    raise RunDirectoryError(f"{path} exists already and is not overwritten: write elsewhere")
