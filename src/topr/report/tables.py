@@ -10,9 +10,21 @@ from topr.report.text import as_number, clip, visible
 _NOT_METRICS = frozenset(
     {"name", "iteration", "path", "model", "split", "problems", "samples", "schema"}
 )
-_SHARES = frozenset({"greedy", "invalid", "truncated"})
-_LOWER_IS_BETTER = frozenset({"invalid", "truncated"})
-_TITLES = {"invalid": "invalid", "truncated": "cut off", "mean_length": "mean length"}
+_SHARES = frozenset(
+    {
+        "greedy", "invalid", "truncated", "right_share", "balanced_accuracy", "auc",
+        "calibration_error",
+    }
+)  # fmt: skip
+_LOWER_IS_BETTER = frozenset({"invalid", "truncated", "calibration_error"})
+_TITLES = {
+    "truncated": "cut off",
+    "mean_length": "mean length",
+    "right_share": "right solutions",
+    "balanced_accuracy": "balanced",
+    "auc": "AUC",
+    "calibration_error": "calibration error",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +87,11 @@ def number(value: Any) -> str:
 
 def accuracy_metrics(models: Sequence[Model]) -> list[str]:
     """Return the shares among the metrics, in the order of the table; figures are made of these."""
-    return [metric for metric in _metrics(models) if _is_share(metric) and metric != "truncated"]
+    return [
+        metric
+        for metric in _metrics(models)
+        if _is_share(metric) and metric not in ("truncated", "right_share")
+    ]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
