@@ -98,8 +98,9 @@ def vote(
         check_output(output)
     votes = count(read_rows(scored), score=score, problem=problem, resamples=resamples, seed=seed)
     table = Table(
-        "candidates", *votes.values, "weighted - majority", "best - majority",
+        "n", *votes.values, "weighted, +", "best, +",
         title=f"{votes.problems} problems, scores in {score}; %, with 95 % intervals",
+        caption="n candidates vote; + is points above plain majority, paired by problem",
     )  # fmt: skip
     for k in votes.at:
         shares = [_percent(*votes.values[method][k]) for method in votes.values]
@@ -159,4 +160,4 @@ def _line(name: str, metrics: dict[str, Any]) -> str:
 
 def _percent(value: float, interval: tuple[float, float], sign: str = "") -> str:
     low, high = interval
-    return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{100 * value:{sign}.1f} {100 * low:{sign}.0f}–{100 * high:{sign}.0f}"
