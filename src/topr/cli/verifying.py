@@ -89,6 +89,7 @@ def vote(
     seed: Annotated[int, typer.Option(help="Of intervals and subsets.")] = 0,
 ) -> None:
     """Let candidates vote: majority, weighted by score, best of n, and the oracle above them."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from topr.evaluation.voting import vote as count
@@ -98,7 +99,7 @@ def vote(
         check_output(output)
     votes = count(read_rows(scored), score=score, problem=problem, resamples=resamples, seed=seed)
     table = Table(
-        "n", *votes.values, "weighted, +", "best, +",
+        "n", *votes.values, "weighted +", "best +", box=SIMPLE_HEAD,
         title=f"{votes.problems} problems, scores in {score}; %, with 95 % intervals",
         caption="n candidates vote; + is points above plain majority, paired by problem",
     )  # fmt: skip
