@@ -135,6 +135,13 @@ def test_another_study_is_refused_there(done: tuple[Path, Results]) -> None:
         run_study(other, done[0], jobs=1, progress=Silent())
 
 
+def test_a_seed_can_be_added_or_left_out(done: tuple[Path, Results]) -> None:
+    folder, before = done
+    fewer = run_study(STUDY.model_copy(update={"seeds": (1,)}), folder, jobs=1, progress=Silent())
+    assert fewer.cells == tuple(cell for cell in before.cells if cell.seed == 1)
+    assert run_study(STUDY, folder, jobs=1, progress=Silent()).cells == before.cells
+
+
 def test_a_cell_of_other_settings_is_refused(done: tuple[Path, Results]) -> None:
     folder, _ = done
     path = folder / "seed-0" / "base" / "cell.json"

@@ -57,8 +57,9 @@ class Claim(Section):
 class Study(Section):
     """Everything that fixes a study."""
 
-    # What is said of cells can be changed when they are there.
+    # What is said of cells can be changed when they are there, and seeds can be added.
     SHOWN: ClassVar[tuple[str, ...]] = (
+        "seeds",
         "description", "needs", "claims", "metrics", "curves", "axis", "scale",
         "arms.*.label", "arms.*.series", "arms.*.x",
     )  # fmt: skip
