@@ -1,8 +1,13 @@
 """A study of two arms on a tiny base model, from the command line's function to its files."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from topr.config.study import Claim, Study
@@ -189,6 +194,39 @@ def test_another_claim_costs_no_cell(done: tuple[Path, Results]) -> None:
     assert line.endswith("This claim was added when the cells were there")
     assert not any("was added" in each for each in earlier)
     run_study(STUDY, folder, jobs=1, progress=Silent())  # as the other tests expect it
+
+
+def test_killed_it_leaves_no_process_and_goes_on(
+    done: tuple[Path, Results], tmp_path: Path
+) -> None:
+    folder, before = done
+    script = tmp_path / "study.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "from topr.config.study import Study\nfrom topr.progress import Silent\n"
+        "from topr.studies import run_study\n"
+        "if __name__ == '__main__':\n"
+        "    study = Study.model_validate_json(Path(sys.argv[1]).read_text())\n"
+        "    run_study(study, Path(sys.argv[2]), jobs=2, progress=Silent())\n"
+    )
+    (tmp_path / "study.json").write_text(STUDY.model_dump_json())
+    killed = tmp_path / "killed"
+    command = [sys.executable, str(script), str(tmp_path / "study.json"), str(killed)]
+    environment = {**os.environ, "TOPR_CACHE": str(folder.parent / "cache")}
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("sweep/*/iteration-01")):
+        assert process.poll() is None, "ended before a cell was begun"
+        assert time.monotonic() < deadline, "no cell was begun"
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    process.kill()
+    process.wait(timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    subprocess.run(command, env=environment, check=True)
+    assert read_results(killed).cells == before.cells
 
 
 def test_results_are_read_back_as_they_were(done: tuple[Path, Results]) -> None:

@@ -5,11 +5,13 @@ here: what a cell is (`topr.studies.cells`) and what follows from cells (`topr.s
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 
 import yaml
 
@@ -257,7 +259,10 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_prepare, initargs=(threads,)
+        jobs,
+        mp_context=get_context("spawn"),
+        initializer=_prepare,
+        initargs=(threads, os.getpid()),
     )
     try:
         yield pool
@@ -265,11 +270,19 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(threads: int) -> None:
-    """Set up a process, before torch is imported there."""
+def _prepare(threads: int, parent: int) -> None:
+    """Set up a process, before torch is imported there; it ends when its parent does."""
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
     prepare_process()
     import torch
     from transformers.utils import logging
 
     torch.set_num_threads(threads)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a study that is started again needs its cells."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
