@@ -12,7 +12,8 @@ import time
 import torch
 
 from topr.config import load_recipe
-from topr.engines import Request, load_engine
+from topr.engines import Request
+from topr.engines.transformers import TransformersEngine
 from topr.environment import prepare_process
 from topr.models import load
 from topr.preparation import starting_model
@@ -38,8 +39,8 @@ def main() -> None:
     tokenizer.padding_side = "left"
 
     def ours() -> int:
-        engine = load_engine(
-            "transformers", model, tokenizer, model_name="base", batch_size=config.batch_size
+        engine = TransformersEngine(
+            model, tokenizer, model_name="base", batch_size=config.batch_size
         )
         requests = [
             Request(problem_id=str(i), prompt="", prompt_ids=ids, n=config.n)

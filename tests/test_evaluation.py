@@ -297,8 +297,10 @@ class CountingEngine:
     """Greedily right; sampled, it is right in every sample below a problem's answer modulo 4."""
 
     name = "counting"
+    model_name = "m"
 
-    def __init__(self, fail_after=None):
+    def __init__(self, tokenizer=None, *, fail_after=None):
+        self.tokenizer = tokenizer
         self.drawn = []
         self.fail_after = fail_after
 
@@ -330,15 +332,14 @@ def tokenizer():
 
 
 def run(directory, engine, tokenizer, **options):
+    engine.tokenizer = tokenizer
     return evaluate(
         CountingTask(),
         engine,
-        tokenizer,
         config=EvaluateConfig(n=4, pass_at=(1, 2), bootstrap=200),
         grade=GradeConfig(workers=1),
         directory=directory,
         name="base",
-        model="m",
         shard_problems=5,
         **options,
     )
@@ -434,13 +435,11 @@ def test_a_cut_off_completion_counts_as_wrong_even_where_training_drops_it(
 
     result = evaluate(
         CountingTask(),
-        CutOff(),
-        tokenizer,
+        CutOff(tokenizer),
         config=EvaluateConfig(n=2, bootstrap=100),
         grade=GradeConfig(workers=1, truncated=rule),
         directory=tmp_path,
         name="base",
-        model="m",
     )
     assert result.metrics["unscored"] == 0
     assert (result.metrics["pass@1"], result.metrics["truncated"]) == (0.0, 1.0)
@@ -454,13 +453,11 @@ def test_a_split_without_problems_is_refused(tmp_path, tokenizer):
     with pytest.raises(DataError, match="no test problems"):
         evaluate(
             Empty(),
-            CountingEngine(),
-            tokenizer,
+            CountingEngine(tokenizer),
             config=EvaluateConfig(),
             grade=GradeConfig(),
             directory=tmp_path,
             name="base",
-            model="m",
         )
 
 
@@ -484,13 +481,11 @@ def test_a_users_reward_function_is_given_the_problems_columns(tmp_path, tokeniz
 
     result = evaluate(
         Own(),
-        CountingEngine(),
-        tokenizer,
+        CountingEngine(tokenizer),
         config=EvaluateConfig(n=2, bootstrap=100),
         grade=GradeConfig(workers=1),
         directory=tmp_path,
         name="base",
-        model="m",
     )
     assert result.metrics["pass@1"] == pytest.approx(6 / 11)
     assert result.metrics["unscored"] == 1

@@ -54,7 +54,8 @@ def draw_into(tokenizer):
     def call(directory, engine=None, problems=PROBLEMS, *, sampling=SAMPLING, n=2, **options):
         options = {"shard_problems": 3, "iteration": 2} | options
         engine = engine or Backwards()
-        return draw(problems, engine, tokenizer, sampling, n, directory, **options)
+        engine.tokenizer = tokenizer
+        return draw(problems, engine, sampling, n, directory, **options)
 
     return call
 

@@ -16,8 +16,8 @@ from topr.config import (
     PassRateRule,
     PositiveShareRule,
 )
-from topr.engines import load_engine
 from topr.engines.scripted import ScriptedEngine
+from topr.engines.transformers import TransformersEngine
 from topr.errors import RunDirectoryError
 from topr.generation import draw
 from topr.progress import Silent
@@ -70,7 +70,7 @@ class Counting(ScriptedEngine):
 
 def in_rounds(folder, engine, config=GENERATE, curations=(CONFIG,), mark="m", **options):
     manifest = draw_in_rounds(
-        PROBLEMS, engine, tiny_tokenizer(), config, curations,
+        PROBLEMS, engine, config, curations,
         folder / "rollouts", folder / "graded", grader="numeric", grade=GRADE, stop=(),
         keep_columns=True, seed=5, iteration=1, mark=mark, progress=Silent(), **options,
     )  # fmt: skip
@@ -82,7 +82,7 @@ def in_rounds(folder, engine, config=GENERATE, curations=(CONFIG,), mark="m", **
 
 def whole(folder, engine, n=QUOTA.max_candidates):
     draw(
-        PROBLEMS, engine, tiny_tokenizer(), sampling_params(GENERATE, (), 5), n,
+        PROBLEMS, engine, sampling_params(GENERATE, (), 5), n,
         folder / "rollouts", shard_problems=2, iteration=1, keep_columns=True,
     )  # fmt: skip
     grade_rollouts(
@@ -243,14 +243,14 @@ def test_a_models_samples_are_those_of_the_whole_draw(tmp_path):
     config = GENERATE.model_copy(update={"max_tokens": 8})
 
     def engine():
-        return load_engine("transformers", model, tokenizer, model_name="tiny", batch_size=16)
+        return TransformersEngine(model, tokenizer, model_name="tiny", batch_size=16)
 
     quota = CurateConfig(
         steps=(AnnaKareninaRule(per_problem=4, max_positives=0, max_candidates=6),)
     )
     in_rounds(tmp_path, engine(), config, curations=(quota,))
     draw(
-        PROBLEMS, engine(), tokenizer, sampling_params(config, (), 5), 6, tmp_path / "whole",
+        PROBLEMS, engine(), sampling_params(config, (), 5), 6, tmp_path / "whole",
         shard_problems=2,
     )  # fmt: skip
     there = {

@@ -6,7 +6,6 @@ manifest: whether a stage is done is the caller's to say.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -22,9 +21,6 @@ from topr.store import (
 )
 from topr.tasks.prompts import render
 
-if TYPE_CHECKING:  # it takes seconds to import, and nothing here runs it
-    from transformers import PreTrainedTokenizerBase
-
 Progress = Callable[[int, int], None]
 """Told of every step forward: (completions, tokens) since the last call."""
 
@@ -32,7 +28,6 @@ Progress = Callable[[int, int], None]
 def draw(
     problems: Sequence[Problem],
     engine: Engine,
-    tokenizer: "PreTrainedTokenizerBase",
     sampling: SamplingParams,
     n: int,
     directory: Path,
@@ -52,7 +47,6 @@ def draw(
     Args:
         problems: with ids of their own.
         engine: draws the completions.
-        tokenizer: the model's, for its chat template and ids.
         sampling: how completions are drawn.
         n: completions per problem, numbered from 0.
         directory: where the shards go; made where it is not there.
@@ -78,7 +72,6 @@ def draw(
     return draw_shards(
         problems,
         engine,
-        tokenizer,
         sampling,
         n,
         directory,
@@ -92,7 +85,6 @@ def draw(
 def draw_shards(
     problems: Sequence[Problem],
     engine: Engine,
-    tokenizer: "PreTrainedTokenizerBase",
     sampling: SamplingParams,
     n: int,
     directory: Path,
@@ -109,7 +101,6 @@ def draw_shards(
     Args:
         problems: as for `draw`.
         engine: as for `draw`.
-        tokenizer: as for `draw`.
         sampling: as for `draw`.
         n: completions per problem, numbered from `first_sample`.
         directory: as for `draw`.
@@ -134,7 +125,7 @@ def draw_shards(
             if progress is not None:
                 progress(len(asked), 0)
             continue
-        rollouts = _draw_chunk(chunk, engine, tokenizer, sampling, samples, iteration, progress)
+        rollouts = _draw_chunk(chunk, engine, sampling, samples, iteration, progress)
         _check_complete(rollouts, asked, engine)
         place = {key: position for position, key in enumerate(asked)}
         rollouts.sort(key=lambda rollout: place[rollout.problem_id, rollout.sample])
@@ -155,12 +146,12 @@ def shard_count(problems: int, shard_problems: int) -> int:
 def _draw_chunk(
     chunk: Sequence[Problem],
     engine: Engine,
-    tokenizer: "PreTrainedTokenizerBase",
     sampling: SamplingParams,
     samples: range,
     iteration: int,
     progress: Progress | None,
 ) -> list[Rollout]:
+    tokenizer = engine.tokenizer
     prompts = [render(problem.prompt, tokenizer, literal=problem.literal) for problem in chunk]
     requests = [
         Request(

@@ -2,13 +2,11 @@
 stage, and none of what happens inside one.
 """
 
-import gc
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from topr.config import (
     Comparison,
@@ -22,9 +20,10 @@ from topr.config import (
 )
 from topr.config.recipe import derived_sections
 from topr.curation import max_candidates
+from topr.engines import Engine, open_engine
 from topr.evaluation import RESULT_FILE, headline, read_evaluation
 from topr.grading import GRADERS
-from topr.models import LoadedModel, identity, load
+from topr.models import identity
 from topr.preparation import BASE, check_recipe, check_task, starting_model
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
@@ -34,7 +33,7 @@ from topr.stages.callbacks import snapshot
 from topr.stages.common import content, fingerprint
 from topr.stages.curate import curate_rollouts, kept
 from topr.stages.evaluate import measure
-from topr.stages.generate import generate_rollouts, make_engine
+from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts
 from topr.stages.rounds import draw_in_rounds, spent
 from topr.stages.train import SNAPSHOTS, train_model
@@ -73,8 +72,11 @@ def run(
 
     """
     check_recipe(recipe)
-    with claimed(recipe, directory):
-        return _Run(recipe, directory, progress or Silent(), first).go()
+    with (
+        claimed(recipe, directory),
+        closing(_Run(recipe, directory, progress or Silent(), first)) as started,
+    ):
+        return started.go()
 
 
 def draw_first(
@@ -85,11 +87,11 @@ def draw_first(
     Not for two processes at once on one directory.
     """
     check_recipe(recipe)
-    run = _Run(recipe, directory, progress, directory)
-    start = run.start()
-    run.evaluate_base(start)
-    if rollouts:
-        run.draw_and_grade(start, 1)
+    with closing(_Run(recipe, directory, progress, directory)) as started:
+        start = started.start()
+        started.evaluate_base(start)
+        if rollouts:
+            started.draw_and_grade(start, 1)
 
 
 def first_fingerprint(recipe: Recipe) -> str:
@@ -113,7 +115,7 @@ def candidates_mark(recipe: Recipe) -> list[Any]:
 
 
 class _Run:
-    """One call of `run`: the recipe, where it writes, and the model that is in memory."""
+    """One call of `run`: the recipe, where it writes, and the engine that is open."""
 
     def __init__(
         self, recipe: Recipe, directory: Path, progress: Progress, first: Path | None
@@ -126,7 +128,7 @@ class _Run:
         check_task(self.task, recipe)
         self.mark = fingerprint(recipe.fingerprint(), *candidates_mark(recipe))
         self.first_mark = first_fingerprint(recipe)
-        self._loaded: LoadedModel | None = None
+        self._engine: Engine | None = None
         self.results: list[Evaluated] = []
         self.validations: list[Evaluated] = []
 
@@ -196,7 +198,7 @@ class _Run:
             test_candidates=str(tested / f"iteration-{iteration:02d}" / "evaluation"),
             generator=model.path,
         )
-        self._release()
+        self.close()
         summary = run(recipe, home, self.progress)
         paths = {"base": summary["models"][0]["path"], "": summary["kept"]["path"]}
         for name, path in paths.items():
@@ -234,7 +236,7 @@ class _Run:
         return folder / "graded"
 
     def _draw(self, model: ModelConfig, iteration: int, folder: Path, mark: str) -> None:
-        recipe, loaded = self.recipe, self._load(model)
+        recipe, engine = self.recipe, self._open(model)
         common: dict[str, Any] = {
             "stop": self.task.stop,
             "keep_columns": self.task.grader not in GRADERS,
@@ -249,13 +251,12 @@ class _Run:
         most = max_candidates(recipe.curate)
         if most is None:
             self._say(iteration, f"draw {recipe.generate.n} completions per problem")
-            generate_rollouts(problems, loaded, recipe.generate, rollouts, **common)
+            generate_rollouts(problems, engine, recipe.generate, rollouts, **common)
             return
         self._say(iteration, f"draw up to {most} completions per problem, in rounds")
         drawn = draw_in_rounds(
             problems,
-            make_engine(loaded, recipe.generate),
-            loaded.tokenizer,
+            engine,
             recipe.generate,
             quotas(recipe, iteration),
             rollouts,
@@ -285,7 +286,7 @@ class _Run:
         """Train a model on what `writers` wrote; return the trained model."""
         mark = fingerprint(self.mark, iteration, train, folder.name)
         if read_manifest(folder / "training") is None:
-            self._release()
+            self.close()
             self._say(iteration, f"train with {train.objective}")
         trained = train_model(
             model,
@@ -343,22 +344,21 @@ class _Run:
         if begin(folder / "evaluation", "evaluate", mark) is not None:
             return read_evaluation(folder / RESULT_FILE)
         return measure(
-            self.recipe, config, self.task, self._load(model), folder, name, iteration, mark,
+            self.recipe, config, self.task, self._open(model), folder, name, iteration, mark,
             self.progress,
         )  # fmt: skip
 
-    def _load(self, model: ModelConfig) -> LoadedModel:
-        if self._loaded is None or self._loaded.name != model.path:
-            self._release()
-            self._loaded = load(model)
-        return self._loaded
+    def _open(self, model: ModelConfig) -> Engine:
+        if self._engine is None or self._engine.model_name != model.path:
+            self.close()
+            self._engine = open_engine(model, self.recipe.generate)
+        return self._engine
 
-    def _release(self) -> None:
-        """Let go of the model in memory: training needs the room for its own copy."""
-        self._loaded = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def close(self) -> None:
+        """Let go of the engine's model: training needs the room for its own copy."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     def _say(self, iteration: int, text: str) -> None:
         self.progress.say(f"[iteration {iteration}] {text}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from topr.config import ArithmeticConfig, ModelConfig, Recipe, VerifierConfig
 from topr.config.recipe import derived_sections, verifier_recipe
 from topr.curation import max_candidates, most_per_problem, whole_draw_rule
+from topr.engines import check_engine
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.grading.user import load_function
@@ -113,6 +114,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     if recipe.model.path == BUILTIN and not isinstance(recipe.task, VerifierConfig):
         _own_base(recipe)
+    check_engine(recipe.model, recipe.generate)
     if recipe.verifier is not None:
         _check_verifier(recipe)
     taken = {BASE, recipe.train.objective}

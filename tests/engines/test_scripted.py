@@ -3,7 +3,6 @@
 import pytest
 
 from tiny import EOS, tiny_tokenizer
-from topr.engines import load_engine
 from topr.engines.base import Request
 from topr.engines.scripted import ScriptedEngine
 from topr.errors import EngineError
@@ -74,4 +73,4 @@ def test_given_logprobs_are_recorded_and_counted() -> None:
 
 def test_a_problem_without_a_script_is_an_error() -> None:
     with pytest.raises(EngineError, match="no text for problem 'p'"):
-        write(load_engine("scripted", {"q": ["x"]}, TOKENIZER))  # type: ignore[arg-type]
+        write(ScriptedEngine({"q": ["x"]}, TOKENIZER))  # type: ignore[arg-type]

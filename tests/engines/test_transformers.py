@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from tiny import ARCHITECTURES, EOS, PAD, TURN_END, tiny_model, tiny_tokenizer
-from topr.engines import columns, decoding, load_engine
+from topr.config import GenerateConfig, ModelConfig
+from topr.engines import ENGINES, columns, decoding, open_engine
 from topr.engines.base import Request
 from topr.engines.transformers import TransformersEngine
 from topr.errors import EngineError
+from topr.models import fingerprint
 from topr.records import FinishReason, Rollout, SamplingParams
 
 TOKENIZER = tiny_tokenizer()
@@ -339,9 +343,17 @@ def test_a_diverged_model_is_named(temperature: float) -> None:
         draw(model, temperature=temperature)
 
 
-def test_engines_are_loaded_by_name(llama: PreTrainedModel) -> None:
-    loaded = load_engine("transformers", llama, TOKENIZER, model_name="tiny", batch_size=2)
-    assert isinstance(loaded, TransformersEngine)
-    assert loaded.batch_size == 2
-    with pytest.raises(EngineError, match="did you mean 'transformers'"):
-        load_engine("transformer")
+def test_the_engine_that_a_recipe_names_is_opened_on_its_model(
+    llama: PreTrainedModel, tmp_path: Path
+) -> None:
+    llama.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    config = GenerateConfig(engine="transformers", batch_size=2)
+    with closing(open_engine(ModelConfig(path=str(tmp_path)), config)) as opened:
+        assert isinstance(opened, TransformersEngine)
+        assert opened.batch_size == 2
+        assert (opened.model_name, opened.revision) == (str(tmp_path), fingerprint(tmp_path))
+
+
+def test_every_engine_of_the_section_is_there_and_no_other() -> None:
+    assert set(get_args(GenerateConfig.model_fields["engine"].annotation)) == set(ENGINES)

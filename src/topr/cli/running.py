@@ -1,5 +1,6 @@
 """`topr run`, and the stages before training as commands: generate, grade, curate."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,11 +75,11 @@ def generate(
     loaded = load_recipe(recipe, overrides or [])
     most = _most_candidates(loaded, graded)
     prepare_tensors()
+    from topr.engines import open_engine
     from topr.grading import GRADERS
-    from topr.models import load
     from topr.preparation import starting_model
     from topr.stages.common import fingerprint
-    from topr.stages.generate import generate_rollouts, make_engine
+    from topr.stages.generate import generate_rollouts
     from topr.stages.grade import grade_rollouts
     from topr.stages.rounds import draw_in_rounds, spent
     from topr.tasks import load_task
@@ -86,8 +87,8 @@ def generate(
     progress = ConsoleProgress()
     task = load_task(loaded.task)
     start = starting_model(with_model(loaded, model), progress)
-    writer = load(start)
-    what = (loaded.task, start, writer.revision, loaded.generate, loaded.seed, split, iteration)
+    engine = open_engine(start, loaded.generate)
+    what = (loaded.task, start, engine.revision, loaded.generate, loaded.seed, split, iteration)
     common: dict[str, Any] = {
         "stop": task.stop,
         "keep_columns": task.grader not in GRADERS,
@@ -97,9 +98,10 @@ def generate(
     }
     problems = task.problems(split)
     if graded is None:
-        manifest = generate_rollouts(
-            problems, writer, loaded.generate, output, mark=fingerprint(*what), **common
-        )
+        with closing(engine):
+            manifest = generate_rollouts(
+                problems, engine, loaded.generate, output, mark=fingerprint(*what), **common
+            )
         if most is not None and most > loaded.generate.n:
             out.print(
                 f"this recipe's curation takes up to {most} completions of a problem; here are "
@@ -107,19 +109,19 @@ def generate(
             )
     else:
         mark = fingerprint(*what, loaded.grade, loaded.curate)
-        manifest = draw_in_rounds(
-            problems,
-            make_engine(writer, loaded.generate),
-            writer.tokenizer,
-            loaded.generate,
-            [loaded.curate],
-            output,
-            graded,
-            grader=task.grader,
-            grade=loaded.grade,
-            mark=mark,
-            **common,
-        )
+        with closing(engine):
+            manifest = draw_in_rounds(
+                problems,
+                engine,
+                loaded.generate,
+                [loaded.curate],
+                output,
+                graded,
+                grader=task.grader,
+                grade=loaded.grade,
+                mark=mark,
+                **common,
+            )
         grade_rollouts(output, task.grader, loaded.grade, graded, mark=mark, progress=progress)
         out.print(spent(manifest.details), soft_wrap=True)
     out.print(

@@ -1,6 +1,7 @@
 """`topr verify` and `topr vote`."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,28 +45,28 @@ def verify(
     asked = asked.model_copy(update={"rollouts": str(rollouts)})
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
-    from topr.models import load
+    from topr.engines import open_engine
     from topr.stages.common import content, fingerprint
     from topr.stages.verify import verify_rollouts
     from topr.store import ColumnMap
     from topr.tasks.verifier import VerifierTask
 
-    loaded = load(start)
     columns = (question, solution, label)
-    manifest = verify_rollouts(
-        rollouts,
-        VerifierTask(asked),
-        loaded,
-        config,
-        output,
-        columns=ColumnMap(prompt=question, completion=solution, reward=label),
-        by=by or [],
-        seed=seed,
-        mark=fingerprint(
-            content(rollouts), asked, config, loaded.name, loaded.revision, columns, by, seed
-        ),
-        progress=ConsoleProgress(),
-    )
+    with closing(open_engine(start, config)) as engine:
+        manifest = verify_rollouts(
+            rollouts,
+            VerifierTask(asked),
+            engine,
+            config,
+            output,
+            columns=ColumnMap(prompt=question, completion=solution, reward=label),
+            by=by or [],
+            seed=seed,
+            mark=fingerprint(
+                content(rollouts), asked, config, model, engine.revision, columns, by, seed
+            ),
+            progress=ConsoleProgress(),
+        )
     found = manifest.details
     out.print(
         f"{manifest.rows} solutions scored by {found['checks']} checks of each of "

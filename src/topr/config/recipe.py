@@ -23,7 +23,7 @@ from topr.config.sections import (
     Section,
     TrainConfig,
 )
-from topr.config.tasks import ArithmeticConfig, TaskConfig, VerifierConfig
+from topr.config.tasks import ArithmeticConfig, TaskConfig
 from topr.errors import ConfigError
 
 BASELINE = frozenset({"baseline", "effective_positive_share"})
@@ -76,15 +76,7 @@ class Recipe(Section):
 
     def fingerprint(self) -> str:
         """Return a hash of everything that fixes the run's numbers."""
-        fixed = self.model_dump(mode="json", exclude={"description", "needs"})
-        if isinstance(self.task, VerifierConfig):
-            places = [key.split(".") for key in PLACES]
-            for *parents, last in places:
-                section = fixed["task"]
-                for key in parents:
-                    section = section[key]
-                section.pop(last)
-        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.fixed(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def shipped_recipes() -> dict[str, Traversable]:

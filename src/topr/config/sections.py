@@ -1,5 +1,6 @@
 """The sections of a recipe, one per stage. A stage is given its own section and no other."""
 
+from fnmatch import fnmatch
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,20 @@ class Section(BaseModel):
 
     SHOWN: ClassVar[tuple[str, ...]] = ("description", "needs")
     """Dotted keys, `*` for any, that no number depends on."""
+
+    def fixed(self) -> dict[str, Any]:
+        """Return the values that numbers depend on, for a hash of them."""
+        return _without(self.model_dump(mode="json"), self.SHOWN)
+
+
+def _without(values: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    kept = {}
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        if any(fnmatch(dotted, key) for key in keys):
+            continue
+        kept[name] = _without(value, keys, f"{dotted}.") if isinstance(value, dict) else value
+    return kept
 
 
 class ModelConfig(Section):

@@ -1,36 +1,53 @@
 """Engines: prompts and sampling parameters in, rollouts out. Grading and storing are elsewhere.
 
-`load_engine` imports an engine's own file only when that engine is asked for.
+An engine's own file is imported only when that engine is asked for.
 """
 
-import difflib
 import importlib
 from typing import Any
 
+from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Engine, Request
-from topr.errors import EngineError
 
-__all__ = ["ENGINES", "Engine", "Request", "load_engine"]
+__all__ = ["ENGINES", "Engine", "Request", "check_engine", "open_engine"]
 
 ENGINES: dict[str, str] = {
     "transformers": "topr.engines.transformers:TransformersEngine",
-    "scripted": "topr.engines.scripted:ScriptedEngine",
 }
-"""Name to `module:class`."""
+"""Name in recipes to `module:class`. A class has `check(model, config)` and `open(model, config)`.
+"""
 
 
-def load_engine(name: str, *arguments: Any, **options: Any) -> Engine:
-    """Build the engine of that name from its own arguments, such as
-    `load_engine("transformers", model, tokenizer, model_name="...", batch_size=64)`.
+def check_engine(model: ModelConfig, config: GenerateConfig) -> None:
+    """Refuse now what would fail when completions are to be drawn. Loads no model.
+
+    Args:
+        model: the section `model`.
+        config: the section `generate`.
 
     Raises:
-        EngineError: there is no engine of that name.
+        ConfigError: a package is missing, or keys do not agree with each other.
 
     """
-    if name not in ENGINES:
-        near = difflib.get_close_matches(name, ENGINES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise EngineError(f"no engine {name!r}; {hint}there are: {', '.join(ENGINES)}")
-    module, _, attribute = ENGINES[name].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), attribute)(*arguments, **options)
+    _class(config).check(model, config)
+
+
+def open_engine(model: ModelConfig, config: GenerateConfig) -> Engine:
+    """Return the engine that the section names, ready to draw from the model.
+
+    Args:
+        model: the section `model`; `path` is a directory or a hub name.
+        config: the section `generate`.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be loaded.
+        EngineError: the engine cannot start.
+
+    """
+    engine: Engine = _class(config).open(model, config)
     return engine
+
+
+def _class(config: GenerateConfig) -> Any:
+    module, _, attribute = ENGINES[config.engine].partition(":")
+    return getattr(importlib.import_module(module), attribute)

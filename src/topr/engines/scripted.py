@@ -58,6 +58,9 @@ class ScriptedEngine:
         self._logprobs = logprobs
         self._eos_id = int(tokenizer.eos_token_id)
 
+    def close(self) -> None:
+        """Do nothing: there is no model."""
+
     def generate(
         self, requests: Sequence[Request], sampling: SamplingParams, *, iteration: int = 0
     ) -> Iterator[Rollout]:

@@ -4,6 +4,7 @@ Not here: how rows are decoded side by side (`topr.engines.decoding`) and how a 
 (`topr.engines.sampling`).
 """
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Request
 from topr.engines.decoding import Decoded, Decoding
 from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
 from topr.errors import EngineError
-from topr.models import eos_ids
+from topr.models import eos_ids, load, resolve_device
 from topr.records import FinishReason, Rollout, SamplingParams
 
 
@@ -67,6 +69,30 @@ class TransformersEngine:
         self.revision = revision
         self.batch_size = batch_size
         self._eos_ids = sorted(eos_ids(model, tokenizer))
+
+    @staticmethod
+    def check(model: ModelConfig, config: GenerateConfig) -> None:
+        """Refuse a device that is not there."""
+        resolve_device(model.device)
+
+    @classmethod
+    def open(cls, model: ModelConfig, config: GenerateConfig) -> "TransformersEngine":
+        """Load the model and draw from it."""
+        loaded = load(model)
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            model_name=loaded.name,
+            revision=loaded.revision,
+            batch_size=config.batch_size,
+        )
+
+    def close(self) -> None:
+        """Let go of the model."""
+        del self.model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingParams, *, iteration: int = 0

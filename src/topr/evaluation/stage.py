@@ -37,13 +37,11 @@ SHARDS = "evaluation"
 def evaluate(
     task: Task,
     engine: Engine,
-    tokenizer: "PreTrainedTokenizerBase",
     *,
     config: EvaluateConfig,
     grade: GradeConfig,
     directory: Path,
     name: str,
-    model: str,
     iteration: int = 0,
     seed: int = 0,
     max_tokens: int = 512,
@@ -63,12 +61,10 @@ def evaluate(
     Args:
         task: problems, stop strings and the grader.
         engine: draws from the model that is measured.
-        tokenizer: that model's.
         config: how many problems and completions, sampling, metrics.
         grade: how completions are graded.
         directory: of this model: an iteration's, or a comparison's.
         name: the model's name in tables.
-        model: its path or hub name.
         iteration: written into the result and each row.
         seed: of sampling and of the intervals.
         max_tokens: where `config.max_tokens` is none.
@@ -101,7 +97,6 @@ def evaluate(
         draw(
             problems,
             engine,
-            tokenizer,
             sampling,
             n,
             drawn / folder,
@@ -115,14 +110,14 @@ def evaluate(
         read_table(shards, SCORED_COLUMNS),
         name=name,
         iteration=iteration,
-        model=model,
+        model=engine.model_name,
         split=config.split,
         pass_at=config.pass_at,
         resamples=config.bootstrap,
         seed=seed,
     )
     if task.grader == "verdict":
-        metrics = _of_verdicts(shards, tokenizer, config.bootstrap, seed)
+        metrics = _of_verdicts(shards, engine.tokenizer, config.bootstrap, seed)
         result = replace(result, metrics={**result.metrics, **metrics})
     write_evaluation(directory / RESULT_FILE, result)
     _finish(shards, fingerprint)

@@ -11,7 +11,7 @@ from topr.store import read_manifest, shard_paths
 
 def fingerprint(*parts: Any) -> str:
     """Return a hash of everything that fixes a stage's result: sections, names, numbers."""
-    values = [part.model_dump(mode="json") if isinstance(part, Section) else part for part in parts]
+    values = [part.fixed() if isinstance(part, Section) else part for part in parts]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,14 +1,14 @@
 """A model and a recipe to an evaluation on disk."""
 
+from contextlib import closing
 from pathlib import Path
 
 from topr.config import EvaluateConfig, ModelConfig, Recipe
+from topr.engines import Engine, open_engine
 from topr.evaluation import evaluate
-from topr.models import LoadedModel, load
 from topr.progress import Progress
 from topr.records import EvalResult, Split
 from topr.stages.common import fingerprint
-from topr.stages.generate import make_engine
 from topr.tasks import Task, load_task
 
 
@@ -16,29 +16,28 @@ def evaluate_model(
     recipe: Recipe, model: ModelConfig, directory: Path, *, name: str, progress: Progress
 ) -> EvalResult:
     """Measure one model as a recipe says; see `topr.evaluation.evaluate`."""
-    task, loaded = load_task(recipe.task), load(model)
+    task, engine = load_task(recipe.task), open_engine(model, recipe.generate)
     sections = (recipe.task, recipe.generate, recipe.evaluate, recipe.grade)
-    mark = fingerprint(*sections, model, loaded.revision, recipe.seed, name)
-    return measure(recipe, recipe.evaluate, task, loaded, directory, name, 0, mark, progress)
+    mark = fingerprint(*sections, model, engine.revision, recipe.seed, name)
+    with closing(engine):
+        return measure(recipe, recipe.evaluate, task, engine, directory, name, 0, mark, progress)
 
 
 def measure(
-    recipe: Recipe, config: EvaluateConfig, task: Task, loaded: LoadedModel, directory: Path,
+    recipe: Recipe, config: EvaluateConfig, task: Task, engine: Engine, directory: Path,
     name: str, iteration: int, mark: str, progress: Progress,
 ) -> EvalResult:  # fmt: skip
-    """Measure a model that is loaded, with a bar; see `topr.evaluation.evaluate`."""
+    """Measure an engine's model, with a bar; see `topr.evaluation.evaluate`."""
     problems = len(task.problems(Split(config.split))[: config.problems])
     total = problems * (config.n + int(config.greedy))
     with progress.bar(f"evaluating {name}", total, "completions") as advance:
         return evaluate(
             task,
-            make_engine(loaded, recipe.generate),
-            loaded.tokenizer,
+            engine,
             config=config,
             grade=recipe.grade,
             directory=directory,
             name=name,
-            model=loaded.name,
             iteration=iteration,
             seed=recipe.seed,
             max_tokens=recipe.generate.max_tokens,

@@ -4,24 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topr.config import GenerateConfig
-from topr.engines import Engine, load_engine
+from topr.engines import Engine
 from topr.generation import draw
-from topr.models import LoadedModel
 from topr.progress import Progress
 from topr.records import Problem, SamplingParams
 from topr.store import Manifest, begin, read_table, shard_paths, write_manifest
-
-
-def make_engine(loaded: LoadedModel, config: GenerateConfig) -> Engine:
-    """Return the engine that the section names, on a loaded model."""
-    return load_engine(
-        config.engine,
-        loaded.model,
-        loaded.tokenizer,
-        model_name=loaded.name,
-        revision=loaded.revision,
-        batch_size=config.batch_size,
-    )
 
 
 def sampling_params(config: GenerateConfig, stop: tuple[str, ...], seed: int) -> SamplingParams:
@@ -45,7 +32,7 @@ def sampling_params(config: GenerateConfig, stop: tuple[str, ...], seed: int) ->
 
 def generate_rollouts(
     problems: Sequence[Problem],
-    loaded: LoadedModel,
+    engine: Engine,
     config: GenerateConfig,
     directory: Path,
     *,
@@ -60,7 +47,7 @@ def generate_rollouts(
 
     Args:
         problems: of the training split.
-        loaded: the behaviour model.
+        engine: on the behaviour model.
         config: the section `generate`.
         directory: where the shards go.
         stop: the task's stop strings, where the section names none.
@@ -78,8 +65,7 @@ def generate_rollouts(
     with progress.bar("generating", len(problems) * config.n, "completions") as advance:
         draw(
             problems,
-            make_engine(loaded, config),
-            loaded.tokenizer,
+            engine,
             sampling,
             config.n,
             directory,

@@ -6,7 +6,7 @@ which problems are full. Everything that was drawn stays in the stores, kept or 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +27,10 @@ from topr.stages.generate import sampling_params
 from topr.stages.grade import grade_shards
 from topr.store import Manifest, begin, shard_paths, write_manifest
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 def draw_in_rounds(
     problems: Sequence[Problem],
     engine: Engine,
-    tokenizer: "PreTrainedTokenizerBase",
     config: GenerateConfig,
     curations: Sequence[CurateConfig],
     rollouts: Path,
@@ -58,7 +54,6 @@ def draw_in_rounds(
     Args:
         problems: of the training split.
         engine: on the behaviour model.
-        tokenizer: that model's.
         config: the section `generate`; its `n` is the size of a round.
         curations: sections `curate`, each with a rule that knows when a problem is full. A problem
             is drawn for until it is full by all of them.
@@ -93,7 +88,6 @@ def draw_in_rounds(
             draw_shards(
                 chosen,
                 engine,
-                tokenizer,
                 sampling_params(config, stop, seed),
                 n,
                 rollouts,

@@ -3,16 +3,17 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from topr.config import GenerateConfig, GradeConfig, ModelConfig, Recipe
+from topr.engines import Engine, open_engine
 from topr.errors import DataError
 from topr.evaluation.verdicts import CHECK_COLUMNS, Score, scores, verdict_metrics
 from topr.evaluation.voting import SCORE, VOTE_COLUMNS, vote
-from topr.models import LoadedModel, load
 from topr.progress import Progress
 from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts
@@ -42,7 +43,7 @@ number of checks."""
 def verify_rollouts(
     source: Path,
     task: VerifierTask,
-    loaded: LoadedModel,
+    engine: Engine,
     config: GenerateConfig,
     directory: Path,
     *,
@@ -62,7 +63,7 @@ def verify_rollouts(
     Args:
         source: graded or ungraded rollouts, or a file with a question and a solution in each row.
         task: how a check is asked for.
-        loaded: the verifier.
+        engine: on the verifier.
         config: the section `generate`: `n` checks of each solution.
         directory: where everything goes.
         columns: of a file; none given: the usual names.
@@ -87,7 +88,7 @@ def verify_rollouts(
     problems = {candidate.id: task.problem(candidate) for candidate in candidates}
     generate_rollouts(
         list(problems.values()),
-        loaded,
+        engine,
         config,
         work,
         stop=task.stop,
@@ -100,7 +101,7 @@ def verify_rollouts(
     grade_rollouts(
         work, task.grader, GradeConfig(), directory / "checks", mark=mark, progress=progress
     )
-    found = scores(read_table(directory / "checks", CHECK_COLUMNS), loaded.tokenizer)
+    found = scores(read_table(directory / "checks", CHECK_COLUMNS), engine.tokenizer)
     scored = _with_scores(table, [found[candidate.id] for candidate in candidates])
     _write(scored, source, directory)
     metrics = _metrics(table, candidates, found, by, resamples, seed)
@@ -110,7 +111,7 @@ def verify_rollouts(
         fingerprint=mark,
         rows=len(scored),
         files=tuple(path.name for path in shard_paths(directory)),
-        details={"model": loaded.name, "revision": loaded.revision, "checked": len(problems)}
+        details={"model": engine.model_name, "revision": engine.revision, "checked": len(problems)}
         | {"checks": config.n, "metrics": metrics},
     )
     write_manifest(directory, manifest)
@@ -203,18 +204,19 @@ def vote_with(
     task = load_task(recipe.task)
     assert isinstance(task, VerifierTask) and task.test_rollouts is not None  # noqa: S101, PT018
     scored = home / "scored"
-    verify_rollouts(
-        task.test_rollouts,
-        task,
-        load(verifier),
-        recipe.generate,
-        scored,
-        columns=None,
-        resamples=recipe.evaluate.bootstrap,
-        seed=recipe.seed,
-        mark=mark,
-        progress=progress,
-    )
+    with closing(open_engine(verifier, recipe.generate)) as engine:
+        verify_rollouts(
+            task.test_rollouts,
+            task,
+            engine,
+            recipe.generate,
+            scored,
+            columns=None,
+            resamples=recipe.evaluate.bootstrap,
+            seed=recipe.seed,
+            mark=mark,
+            progress=progress,
+        )
     table = read_table(scored, [*VOTE_COLUMNS, SCORE])
     votes = vote(table, resamples=recipe.evaluate.bootstrap, seed=recipe.seed).as_json()
     write_json_atomic(home / VOTES_FILE, votes)
