@@ -489,3 +489,34 @@ def test_a_users_reward_function_is_given_the_problems_columns(tmp_path, tokeniz
     )
     assert result.metrics["pass@1"] == pytest.approx(6 / 11)
     assert result.metrics["unscored"] == 1
+
+
+def test_checks_of_one_question_are_resampled_together():
+    """All checks of a question agree here, so four of each tell no more than one."""
+    outcomes = [Outcome.CORRECT if i % 3 else Outcome.WRONG for i in range(30)]
+
+    def scored(copies, flip=False, **options):
+        rows = [
+            rollout(f"q{i}/check-{copy}", 0, (Outcome.WRONG if flip and i % 5 == 0 else outcome))
+            for i, outcome in enumerate(outcomes)
+            for copy in range(copies)
+        ]
+        table = rollouts_to_table(rows)
+        return score(table, name="v", iteration=0, model="m", split="test", **options)
+
+    def question(name):
+        return name.partition("/")[0]
+
+    once, apart = scored(1), scored(4)
+    together, other = (scored(4, flip, group_of=question) for flip in (False, True))
+    assert together.metrics["pass@1"] == once.metrics["pass@1"] == apart.metrics["pass@1"]
+    width = {
+        name: np.diff(each.metrics["pass@1_ci"])[0]
+        for name, each in (("once", once), ("apart", apart), ("together", together))
+    }
+    assert width["together"] == pytest.approx(width["once"], rel=0.1)
+    assert width["apart"] < 0.6 * width["once"]
+    alone = compare(scored(1), scored(1, flip=True))[0]
+    paired = compare(together, other)[0]
+    assert paired.difference == pytest.approx(alone.difference)
+    assert np.diff(paired.ci) == pytest.approx(np.diff(alone.ci), rel=0.25)

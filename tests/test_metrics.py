@@ -142,6 +142,32 @@ def test_bootstrap_interval_of_a_constant_is_that_constant():
     assert bootstrap_interval(np.full(50, 0.25), resamples=500, rng=rng()) == (0.25, 0.25)
 
 
+def test_problems_that_depend_on_each_other_are_resampled_together():
+    values = rng(3).random(40)
+    alone = bootstrap_interval(values, resamples=300, rng=rng(7))
+    each = np.arange(40)
+    assert bootstrap_interval(values, resamples=300, rng=rng(7), groups_P=each) == alone
+    # Four copies of each problem say no more than one does.
+    fourfold = bootstrap_interval(
+        np.repeat(values, 4), resamples=300, rng=rng(7), groups_P=np.repeat(each, 4)
+    )
+    assert fourfold == pytest.approx(alone)
+    as_if_apart = bootstrap_interval(np.repeat(values, 4), resamples=300, rng=rng(7))
+    assert as_if_apart[1] - as_if_apart[0] < 0.7 * (alone[1] - alone[0])
+
+
+def test_a_group_weighs_as_many_problems_as_it_has():
+    # One group of three ones, one of a single zero: means are 0, 3/4 (weights 3 to 1) and 1.
+    low, high = bootstrap_interval(
+        [1, 1, 1, 0], resamples=400, rng=rng(0), groups_P=["a", "a", "a", "b"]
+    )
+    assert (low, high) == (0.0, 1.0)
+    middle = bootstrap_interval(
+        [1, 1, 1, 0], resamples=400, rng=rng(0), level=0.01, groups_P=["a", "a", "a", "b"]
+    )
+    assert middle == (0.75, 0.75)
+
+
 def test_bootstrap_interval_is_fixed_by_its_generator():
     values = rng(3).random(40)
     first = bootstrap_interval(values, resamples=300, rng=rng(7))

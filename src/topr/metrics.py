@@ -161,7 +161,12 @@ def majority_at_k(
 
 
 def bootstrap_interval(
-    values_P: ArrayLike, *, resamples: int, rng: np.random.Generator, level: float = 0.95
+    values_P: ArrayLike,
+    *,
+    resamples: int,
+    rng: np.random.Generator,
+    level: float = 0.95,
+    groups_P: ArrayLike | None = None,
 ) -> Interval:
     """Return the percentile bootstrap interval of the mean over problems.
 
@@ -177,12 +182,15 @@ def bootstrap_interval(
         resamples: resamples of the problems.
         rng: the only source of randomness.
         level: coverage aimed at.
+        groups_P: what each problem belongs to, [P]: problems that depend on each other, such as
+            checks of one question's solutions. Groups are then resampled, and the mean is over the
+            problems of those drawn. None given: each problem by itself.
 
     Raises:
         ValueError: no problems, or a value that is not finite.
 
     """
-    means = _resampled_means(_checked(values_P), resamples, rng)
+    means = _resampled_means(_checked(values_P), resamples, rng, groups_P)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -194,6 +202,7 @@ def paired_difference(
     resamples: int,
     rng: np.random.Generator,
     level: float = 0.95,
+    groups_P: ArrayLike | None = None,
 ) -> tuple[float, Interval]:
     """Return mean(a) - mean(b) over the same problems, and its percentile bootstrap interval.
 
@@ -207,6 +216,7 @@ def paired_difference(
         resamples: resamples of the problems.
         rng: the only source of randomness.
         level: coverage aimed at.
+        groups_P: as for `bootstrap_interval`.
 
     Raises:
         ValueError: the two have unequal numbers of problems, none, or a value that is not finite.
@@ -215,7 +225,9 @@ def paired_difference(
     a, b = _checked(a_P), _checked(b_P)
     if a.shape != b.shape:
         raise ValueError(f"paired values need the same problems; found {len(a)} and {len(b)}")
-    interval = bootstrap_interval(a - b, resamples=resamples, rng=rng, level=level)
+    interval = bootstrap_interval(
+        a - b, resamples=resamples, rng=rng, level=level, groups_P=groups_P
+    )
     return float((a - b).mean()), interval
 
 
@@ -226,11 +238,20 @@ def _checked(values_P: ArrayLike) -> Floats:
     return values
 
 
-def _resampled_means(values_P: Floats, resamples: int, rng: np.random.Generator) -> Floats:
-    problems = len(values_P)
+def _resampled_means(
+    values_P: Floats, resamples: int, rng: np.random.Generator, groups_P: ArrayLike | None
+) -> Floats:
+    members: Floats = np.ones_like(values_P)
+    sums, counts = values_P, members
+    if groups_P is not None:
+        _, group_P = np.unique(np.asarray(groups_P), return_inverse=True)
+        sums = np.bincount(group_P, values_P).astype(np.float64)
+        counts = np.bincount(group_P, members).astype(np.float64)
     # All resamples at once would be 100 MB for 5,000 problems, so go in blocks.
-    block = max(1, 2_000_000 // problems)
-    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
-    return np.concatenate(
-        [values_P[rng.integers(problems, size=(size, problems))].mean(axis=1) for size in sizes]
-    )
+    block = max(1, 2_000_000 // len(sums))
+    means = []
+    for start in range(0, resamples, block):
+        size = (min(block, resamples - start), len(sums))
+        drawn = rng.integers(len(sums), size=size)
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    return np.concatenate(means)

@@ -49,13 +49,19 @@ def compare(
 
     """
     rows_a, rows_b = _paired_rows(a, b)
+    groups = np.array([row["group"] for row in rows_a]) if "group" in rows_a[0] else None
     differences = []
     for prefix, value in _COMPARED.items():
-        pairs = [(value(x), value(y)) for x, y in zip(rows_a, rows_b, strict=True)]
-        known = np.array([pair for pair in pairs if None not in pair], dtype=np.float64)
-        for key in _shared_keys(prefix, a, b) if len(known) else ():
+        pairs = np.array(
+            [(value(x), value(y)) for x, y in zip(rows_a, rows_b, strict=True)], dtype=np.float64
+        )  # None becomes NaN
+        known = ~np.isnan(pairs).any(axis=1)
+        for key in _shared_keys(prefix, a, b) if known.any() else ():
             difference, ci = paired_difference(
-                known[:, 0], known[:, 1], resamples=resamples, rng=np.random.default_rng(seed)
+                *pairs[known].T,
+                resamples=resamples,
+                rng=np.random.default_rng(seed),
+                groups_P=None if groups is None else groups[known],
             )
             differences.append(
                 Difference(a=a.name, b=b.name, metric=key, difference=difference, ci=ci)

@@ -1,6 +1,6 @@
 """Graded rollouts to metrics: a pure function of a table. No model, no grader, no files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -43,6 +43,7 @@ def score(
     pass_at: Sequence[int] = (1, 4, 16),
     resamples: int = 2000,
     seed: int = 0,
+    group_of: Callable[[str], str] | None = None,
 ) -> EvalResult:
     """Turn graded rollouts into metrics. The same table and seed give the same result.
 
@@ -66,6 +67,8 @@ def score(
         pass_at: the k of pass@k; pass@1 is always there, a k above n is left out.
         resamples: of the problems, for the intervals.
         seed: of the intervals (and of maj@n where problems differ in their number of samples).
+        group_of: from a problem's id to the name of what depends on it too, such as the question
+            whose solutions are checked: intervals are then over groups. None: over problems.
 
     Raises:
         DataError: a column is missing, rows are not graded, or no problem can be scored.
@@ -73,14 +76,19 @@ def score(
     """
     rows = _read(table)
     values = _values(rows, pass_at, np.random.default_rng(seed))
+    groups = None if group_of is None else np.array([group_of(id_) for id_ in rows.ids])
     metrics: dict[str, Any] = {}
     for key, values_P in values.items():
-        known_P = values_P[rows.scored_P & ~np.isnan(values_P)]
+        has_P = rows.scored_P & ~np.isnan(values_P)
+        known_P = values_P[has_P]
         if len(known_P):
             metrics[key] = float(known_P.mean())
             # A generator for each: an interval does not depend on which other metrics there are.
             metrics[f"{key}_ci"] = bootstrap_interval(
-                known_P, resamples=resamples, rng=np.random.default_rng(seed)
+                known_P,
+                resamples=resamples,
+                rng=np.random.default_rng(seed),
+                groups_P=None if groups is None else groups[has_P],
             )
     metrics["unscored"] = int((~rows.scored_P).sum())
     return EvalResult(
@@ -89,7 +97,7 @@ def score(
         model=model,
         split=split,
         metrics=metrics,
-        per_problem=_per_problem(rows, values),
+        per_problem=_per_problem(rows, values, groups),
     )
 
 
@@ -228,11 +236,14 @@ def answer_class(outcome: str, answer: str | None) -> AnswerClass | None:
     return (False, " ".join(answer.split()) if number is None else str(number))
 
 
-def _per_problem(rows: _Rows, values: dict[str, Floats]) -> tuple[dict[str, Any], ...]:
+def _per_problem(
+    rows: _Rows, values: dict[str, Floats], groups: NDArray[np.str_] | None
+) -> tuple[dict[str, Any], ...]:
     majority_P, greedy_P = values[f"maj@{rows.n}"], values["greedy"]
     return tuple(
         {
             "problem_id": id_,
+            **({} if groups is None else {"group": str(groups[p])}),
             "samples": int(rows.samples_P[p]),
             "correct": int(rows.correct_P[p]) if rows.scored_P[p] else None,
             "majority": float(majority_P[p]) if rows.scored_P[p] else None,

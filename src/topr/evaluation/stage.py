@@ -27,6 +27,7 @@ from topr.store import (
     write_shard,
 )
 from topr.tasks.base import Split, Task
+from topr.tasks.verifier import check_question
 
 if TYPE_CHECKING:  # it takes seconds to import, and scoring alone does not need it
     from transformers import PreTrainedTokenizerBase
@@ -115,6 +116,7 @@ def evaluate(
         pass_at=config.pass_at,
         resamples=config.bootstrap,
         seed=seed,
+        group_of=check_question if task.grader == "verdict" else None,
     )
     if task.grader == "verdict":
         metrics = _of_verdicts(shards, engine.tokenizer, config.bootstrap, seed)
@@ -135,7 +137,7 @@ def _of_verdicts(
     found = verdict_metrics(
         scores(checks, tokenizer),
         {name: gold == "Yes" for name, gold in right.items()},
-        {name: name.rpartition("/")[0] for name in right},
+        {name: check_question(name) for name in right},
         resamples=resamples,
         seed=seed,
     )

@@ -54,6 +54,11 @@ class Candidate:
         return str(question_key(self.question))
 
 
+def check_question(check: str) -> str:
+    """Return what names the question in the id of a check: see `Candidate.id`."""
+    return check.rpartition("/")[0]
+
+
 class VerifierTask:
     """Solutions of a generator, to be told right from wrong.
 
