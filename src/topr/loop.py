@@ -41,6 +41,7 @@ from topr.stages.verify import vote_with, votes_line
 from topr.store import begin, read_manifest
 from topr.summary import Evaluated, model_lines, write_metrics, write_summary
 from topr.tasks import Split, Task, load_task
+from topr.tasks.verifier import note_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -298,6 +299,8 @@ class _Run:
             progress=self.progress,
             writers=writers,
         )
+        if isinstance(self.recipe.task, VerifierConfig):
+            note_prompt(self.recipe.task, folder / "model")
         found = trained.details
         self._say(
             iteration,

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from topr.config import load_recipe
-from topr.errors import ToprError
+from topr.errors import DataError, ToprError
 from topr.preparation import check_recipe
 from topr.store import read_manifest, read_table
 from topr.studies import cells
 from topr.studies.cells import Job, Kind
+from topr.tasks.verifier import PROMPT_FILE, noted_prompt
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +69,23 @@ def test_the_verifier_learns_from_what_the_trained_generator_wrote(done):
         assert rest.removesuffix(" . Check :") in solutions
     tested = read_table(run / "verifier/iteration-01/evaluation")
     assert not questions & {p.partition(" Solution : ")[0] for p in tested["prompt"].to_pylist()}
+
+
+def test_a_trained_verifier_is_asked_as_it_was_in_training(done, environment, tmp_path):
+    run, _ = done
+    model, rollouts = run / "verifier/iteration-01/model", run / "candidates/graded"
+    subprocess.run(
+        [
+            sys.executable, "-m", "topr", "verify", str(rollouts), "-m", str(model),
+            "-o", str(tmp_path / "scored"), "generate.n=1", "generate.max_tokens=4",
+        ],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    asked = read_table(tmp_path / "scored/checks")["prompt"].to_pylist()
+    assert all(" Solution : " in prompt and prompt.endswith(" . Check :") for prompt in asked)
+    (tmp_path / PROMPT_FILE).write_text("{}")
+    with pytest.raises(DataError, match=r"verifier.json cannot be read \(KeyError"):
+        noted_prompt(tmp_path)
 
 
 def test_test_candidates_vote(done):

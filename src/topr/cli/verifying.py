@@ -41,7 +41,7 @@ def verify(
     from topr.config import ModelConfig
     from topr.config.recipe import validate
 
-    asked, config = _asked(recipe, overrides or [])
+    asked, config = _asked(recipe, overrides or [], Path(model))
     asked = asked.model_copy(update={"rollouts": str(rollouts)})
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
@@ -120,8 +120,12 @@ def vote(
         write_text_atomic(output, json.dumps(votes.as_json(), indent=2) + "\n")
 
 
-def _asked(recipe: str | None, overrides: list[str]) -> tuple[Any, Any]:
-    """Return how checks are asked for and drawn: of a verifier's recipe, or of a run's verifier."""
+def _asked(recipe: str | None, overrides: list[str], model: Path) -> tuple[Any, Any]:
+    """Return how checks are asked for and drawn.
+
+    As a recipe says, a verifier's own or a run's; without one, the prompt is the one that the
+    verifier was trained with, where it was noted beside it.
+    """
     from topr.config import (
         GenerateConfig,
         VerifierConfig,
@@ -129,12 +133,14 @@ def _asked(recipe: str | None, overrides: list[str]) -> tuple[Any, Any]:
         load_section,
         verifier_recipe,
     )
-    from topr.config.recipe import override_section
+    from topr.config.recipe import override_section, validate
     from topr.errors import ConfigError
+    from topr.tasks.verifier import PROMPT_FILE, noted_prompt
 
     if recipe is None:
         config = load_section(GenerateConfig, "generate", None, overrides)
-        return VerifierConfig(name="verifier"), config
+        values = {"name": "verifier", **noted_prompt(model)}
+        return validate(VerifierConfig, values, where=str(model / PROMPT_FILE)), config
     loaded = load_recipe(recipe)
     if loaded.verifier is not None:
         loaded = verifier_recipe(loaded, candidates="", test_candidates="", generator="")

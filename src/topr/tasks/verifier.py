@@ -6,6 +6,7 @@ question is checked in two of them.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from topr.config.tasks import VerifierConfig
 from topr.errors import ConfigError, DataError
 from topr.records import Message, Outcome, Problem, Split
-from topr.store import ColumnMap, read_rows, read_table
+from topr.store import ColumnMap, read_rows, read_table, write_json_atomic
 from topr.store.columns import USUAL_NAMES
 from topr.store.values import read_grades
 from topr.tasks.splits import Splits, divide, pick, question_key
@@ -30,6 +31,9 @@ TEMPLATE = (
     '(Yes/No)? X", X being Yes or No.\n\nCheck:'
 )
 """The prompt where the recipe gives none. It ends where the check begins."""
+PROMPT_FILE = "verifier.json"
+"""Beside a verifier's weights: how it was asked for a check."""
+PROMPT_KEYS = ("prompt", "template")
 COLUMNS = ("problem_id", "prompt", "question", "completion", "sampling", "grade", "reward")
 
 
@@ -52,6 +56,32 @@ class Candidate:
     def key(self) -> str:
         """What two spellings of one question share."""
         return str(question_key(self.question))
+
+
+def note_prompt(config: VerifierConfig, model: Path) -> None:
+    """Write beside a trained verifier how it was asked for a check."""
+    values = {key: getattr(config, key) for key in PROMPT_KEYS}
+    write_json_atomic(model / PROMPT_FILE, values)
+
+
+def noted_prompt(model: Path) -> dict[str, str | None]:
+    """Return what `note_prompt` wrote beside a model; nothing where it wrote nothing.
+
+    Raises:
+        DataError: the file is there and says something else.
+
+    """
+    path = model / PROMPT_FILE
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {key: values[key] for key in PROMPT_KEYS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); expected the keys "
+            f"{', '.join(PROMPT_KEYS)}. Say with --recipe how the verifier is asked, or remove it"
+        ) from error
 
 
 def check_question(check: str) -> str:
