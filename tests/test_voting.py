@@ -27,6 +27,14 @@ def test_votes_of_all_candidates_by_hand() -> None:
     assert found == {"majority": 0.25, "weighted": 0.5, "best": 0.5, "oracle": 1.0}
     assert votes.differences["weighted"][3][0] == 0.25
     assert votes.as_json()["weighted@3 - majority"] == 0.25
+    assert votes.as_json()["auc_within"] == 0.5  # a: above both wrong ones; b: below both
+
+
+def test_scores_of_candidates_that_are_all_right_order_nothing() -> None:
+    all_right = [("a", "correct", "4", 0.9), ("a", "correct", "4", 0.2)]
+    found = vote(table(all_right), resamples=100)
+    assert found.auc_within is None
+    assert "auc_within" not in found.as_json()
 
 
 def test_a_problem_with_fewer_candidates_is_left_out_and_said() -> None:

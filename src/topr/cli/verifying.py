@@ -109,6 +109,12 @@ def vote(
         points = [_percent(*votes.differences[method][k], sign="+") for method in votes.differences]
         table.add_row(str(k), *shares, *points)
     out.print(table)
+    if votes.auc_within is not None:
+        value, (low, high) = votes.auc_within
+        out.print(
+            f"a right candidate has a higher score than a wrong one of its problem with a chance "
+            f"of {value:.3f} [{low:.3f}, {high:.3f}]"
+        )
     if votes.left_out:
         out.print(
             f"{votes.left_out} problems left out: nothing can be said of a candidate, or they have "

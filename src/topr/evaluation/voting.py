@@ -16,7 +16,7 @@ from topr.evaluation.scoring import GOLD, AnswerClass, answer_class
 from topr.metrics import Interval, bootstrap_interval, paired_difference
 from topr.records import Outcome
 from topr.store import ColumnMap
-from topr.votes import METHODS, Ballot, votes_at_k
+from topr.votes import METHODS, Ballot, roc_auc, votes_at_k
 
 SCORE = "verifier_score"
 """Column that `topr verify` writes: the share of checks that say Yes."""
@@ -42,6 +42,9 @@ class Votes:
     """By method and number of candidates: chance to be right, and its interval over problems."""
     differences: dict[str, dict[int, tuple[float, Interval]]]
     """The same less plain majority, paired by problem, of `weighted` and `best`."""
+    auc_within: tuple[float, Interval] | None
+    """Chance that a right candidate has a higher score than a wrong one of the same problem, ties
+    half: the mean over problems that have both, and its interval; None where none has."""
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values under documented keys: `weighted@8`, `weighted@8_ci`, ..."""
@@ -51,6 +54,9 @@ class Votes:
                 for k, (value, interval) in by_k.items():
                     values[f"{method}@{k}{suffix}"] = value
                     values[f"{method}@{k}{suffix}_ci"] = list(interval)
+        if self.auc_within is not None:
+            values["auc_within"], interval = self.auc_within
+            values["auc_within_ci"] = list(interval)
         return {
             "score": self.score, "problems": self.problems, "left_out": self.left_out,
             "unscored": self.unscored, "at": list(self.at), **values,
@@ -132,7 +138,18 @@ def vote(
             }
             for method in ("weighted", "best")
         },
+        auc_within=_auc_within(ballots, resamples, fresh()),
     )
+
+
+def _auc_within(
+    ballots: Sequence[Ballot[AnswerClass]], resamples: int, rng: np.random.Generator
+) -> tuple[float, Interval] | None:
+    found = np.array([roc_auc(ballot.scores, ballot.right) for ballot in ballots])
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return None
+    return float(found.mean()), bootstrap_interval(found, resamples=resamples, rng=rng)
 
 
 def _ballots(

@@ -20,6 +20,8 @@ COLOURS = (
 MUTED = "#5a6470"
 SMOOTHED = 3
 """Points of the log on either side that a curve's running mean takes in."""
+LONG_WAY = -20.0
+"""A log-ratio below this, in nats, has the axis in powers of ten beyond 1."""
 CURVES = {
     "log_ratio/positive": "log-ratio of positives, nats",
     "log_ratio/negative": "log-ratio of negatives, nats",
@@ -60,7 +62,7 @@ def _figures(results: Results) -> dict[str, Callable[[Results], "Figure"]]:
         found["training"] = training_figure
     if any(arm.series is not None for arm in study.arms.values()):
         found["axis"] = axis_figure
-    if any(point.iteration > 1 for cell in results.cells for point in cell.points):
+    if any(len({point.iteration for point in cell.points}) > 1 for cell in results.cells):
         found["iterations"] = iterations_figure
     return found
 
@@ -96,12 +98,17 @@ def training_figure(results: Results) -> "Figure":
         for arm in results.arms:
             _draw_curve(results, axes, arm, key)
         axes.set_title(CURVES.get(key, key), fontsize=10, loc="left")
-        if key.startswith("log_ratio/"):
+        if key.startswith("log_ratio/") and _lowest(results, key) < LONG_WAY:
             axes.set_yscale("symlog", linthresh=1.0)
+            axes.yaxis.set_major_formatter("{x:g}")
     for axes in panels:
         axes.set_xlabel("optimizer steps")
     _legend(figure, panels[0])
     return figure
+
+
+def _lowest(results: Results, key: str) -> float:
+    return min(value for cell in results.cells for value in cell.log.get(key, ()))
 
 
 def _draw_curve(results: Results, axes: "Axes", arm: str, key: str) -> None:

@@ -96,8 +96,14 @@ class Results:
 
     @property
     def arms(self) -> list[str]:
-        """The starting model, then the arms in the study's order, as far as there are cells."""
-        there = {cell.arm for cell in self.cells}
+        """The starting model, then the arms in the study's order, as far as there are cells.
+
+        Without the starting model where what the study is about is not measured of it.
+        """
+        metric = self.study.metric
+        there = {
+            cell.arm for cell in self.cells if cell.arm != BASE or metric in cell.final.metrics
+        }
         return [name for name in (BASE, *self.study.arms) if name in there]
 
     def label(self, arm: str) -> str:
