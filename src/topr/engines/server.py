@@ -221,8 +221,7 @@ class ServerEngine:
             async with Session(self._endpoint) as session:
                 name = self._config.model
                 if name is None:
-                    listed = await session.ask("models", _models, longest=1.0)
-                    name = self._own(listed)
+                    name = self._find(await session.ask("models", _models, longest=1.0))
                 abilities = await probe(
                     session,
                     self.tokenizer,
@@ -235,7 +234,7 @@ class ServerEngine:
         (met,) = in_background(meet)
         return met
 
-    def _own(self, listed: dict[str, set[str]]) -> str:
+    def _find(self, listed: dict[str, set[str]]) -> str:
         """Return the name of the model among those that a server lists."""
         own = [name for name, names in listed.items() if self.model_name in names]
         if own:
@@ -247,11 +246,12 @@ class ServerEngine:
                 "the model of this recipe"
             )
         (name,) = listed
-        logger.warning(
-            "the server at %s calls its model %r: that it is %r, whose tokenizer is used and which "
-            "the rollouts will name, cannot be seen from here",
-            self._endpoint.url, name, self.model_name,
-        )  # fmt: skip
+        if self._served is None:
+            logger.warning(
+                "the server at %s calls its model %r: that it is %r, whose tokenizer is used and "
+                "which the rollouts will name, cannot be seen from here",
+                self._endpoint.url, name, self.model_name,
+            )  # fmt: skip
         return name
 
     def _prompt(self, request: Request) -> Prompt:
