@@ -41,6 +41,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the logs of servers that topr starts go."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Rollout]:
     log = tmp_path_factory.mktemp("log") / "log"
@@ -171,6 +178,15 @@ def test_text_alone_is_tokenised_once_and_said(
     assert any("~" in rollout.completion for rollout in drawn.values())
 
 
+def test_a_server_that_does_not_sample_is_suspected(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for traits, said in (((), False), (("set",), True)):
+        with serving(tmp_path / "log", *traits) as url:
+            open_server(model, url=url)
+        assert ("wrote the same text with two seeds" in caplog.text) == said
+
+
 def test_an_end_that_is_left_out_is_added_without_log_probabilities(
     undisturbed: dict[Any, Rollout], model: Path, tmp_path: Path
 ) -> None:
@@ -272,9 +288,12 @@ def test_an_own_server_that_dies_is_not_waited_for(model: Path, tmp_path: Path) 
         drawn = engine.generate(REQUESTS, SAMPLING)
         next(drawn)
         os.kill(processes[1], signal.SIGKILL)
-        with pytest.raises(EngineError, match="the server that topr started has ended"):
+        with pytest.raises(EngineError, match="the server that topr started has ended") as caught:
             list(drawn)
     assert all(map(gone, processes))
+    kept = list(tmp_path.glob("topr-server-*.log"))
+    assert len(kept) == 2
+    assert any(str(log) in str(caught.value) for log in kept)
 
 
 def test_an_own_server_that_is_no_use_is_ended(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Run by `make test-vllm`, in an environment that has vllm; skipped elsewhere.
 """
 
+import json
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from command_line import topr
 from tiny import PAD, TURN_END, save_tiny, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
 from topr.engines import Request, check_engine, open_engine
@@ -30,6 +32,7 @@ from topr.engines.server import ServerEngine
 from topr.engines.serving import VLLM
 from topr.models import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
+from topr.store import read_table
 from topr.training.behavior import recompute
 
 SPEC = find_spec("vllm")  # this folder has the name of the package, but no origin
@@ -215,6 +218,27 @@ def test_a_kill_in_the_middle_loses_and_doubles_nothing(
     assert same_tokens({(r.problem_id, r.sample): r for r in drawn}, undisturbed)
 
 
+def test_gsm8k_questions_are_drawn_and_graded(
+    engine: ServerEngine, server: Process, model_path: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """The command line against the server, on real questions; the model knows no answer."""
+    topr(
+        tmp_path, "eval", "gsm8k", "-m", model_path, "-o", "evaluated",
+        f"task.test_file={(shared_data / 'gsm8k_test.jsonl.gz').resolve()}",
+        "task.few_shot=0", "task.prompt=plain", "evaluate.problems=20", "evaluate.n=2",
+        "evaluate.pass_at=[1,2]", "generate.max_tokens=16", "generate.engine=server",
+        f"generate.server.url=http://127.0.0.1:{server.port}", "grade.workers=1",
+    )  # fmt: skip
+    evaluated = json.loads((tmp_path / "evaluated/evaluation.json").read_text())
+    assert evaluated["problems"] == 20
+    rows = read_table(tmp_path / "evaluated/evaluation").to_pylist()
+    assert len(rows) == 60
+    for row in rows:
+        assert (row["engine"], row["model"]) == ("server", str(model_path))
+        assert len(row["logprobs"]) == len(row["completion_ids"]) <= 16
+        assert row["grade"] is not None
+
+
 def same_tokens(one: Drawn, other: Drawn) -> bool:
     return {k: r.completion_ids for k, r in one.items()} == {
         k: r.completion_ids for k, r in other.items()
@@ -232,9 +256,10 @@ def test_topr_starts_and_ends_one(model_path: Path) -> None:
         assert len(draw(opened)) == sum(request.n for request in REQUESTS)
         assert opened._served is not None
         url = f"{opened._served.url}/models"
-        children = psutil.Process().children(recursive=True)
-        assert len(children) >= 3  # what watches it, the server, its engine
+        guard = psutil.Process(opened._served._process.pid)
+        started = [guard, *guard.children(recursive=True)]
+        assert len(started) >= 3  # what watches it, the server, its engine
     with pytest.raises(httpx2.ConnectError), httpx2.Client(trust_env=False) as client:
         client.get(url)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
