@@ -126,6 +126,8 @@ def test_what_the_server_refuses_is_not_asked_again(model: Path, tmp_path: Path)
         with pytest.raises(EngineError, match=r"status 404.*no model tiny"):
             open_server(model, url=url)
         assert time.monotonic() - began < 10
+        with pytest.raises(EngineError, match=f"no model {model}/x"):
+            open_server(model, url=url, model="{model}/x")
 
 
 def test_stop_strings_stay_in_the_ids(undisturbed: dict[Any, Rollout], model: Path,

@@ -20,7 +20,7 @@ from topr.engines.background import in_background
 from topr.engines.base import Request, refuse_unfit
 from topr.engines.client import Endpoint, Session
 from topr.engines.completions import Abilities, Answer, Prompt, body, probe, read_answer, whole
-from topr.engines.serving import Served, check_command
+from topr.engines.serving import Served, check_command, model_word
 from topr.engines.stops import StopStrings
 from topr.engines.streams import request_seed
 from topr.errors import ConfigError, EngineError
@@ -227,7 +227,9 @@ class ServerEngine:
         async def meet(put: Callable[[tuple[str, Abilities]], None]) -> None:
             async with Session(self._endpoint) as session:
                 name = self._config.model
-                if name is None:
+                if name is not None:
+                    name = name.replace("{model}", model_word(self.model_name))
+                else:
                     name = self._find(await session.ask("models", _models, longest=1.0))
                 abilities = await probe(
                     session,

@@ -113,15 +113,20 @@ class Served:
             self.log.unlink(missing_ok=True)
 
 
+def model_word(path: str) -> str:
+    """Return what `{model}` stands for: no shell is there to read `~`."""
+    directory = Path(path).expanduser()
+    return str(directory) if directory.is_dir() else path
+
+
 def _vllm(model: ModelConfig, config: ServerConfig) -> tuple[str, ...]:
     trusted = ("--trust-remote-code",) if model.trust_remote_code else ()
     return (*VLLM, *trusted, *config.arguments)
 
 
 def _filled(words: tuple[str, ...], model: ModelConfig, port: int) -> list[str]:
-    directory = Path(model.path).expanduser()
     values = {
-        "{model}": str(directory) if directory.is_dir() else model.path,
+        "{model}": model_word(model.path),
         "{revision}": model.revision or "main",
         "{dtype}": model.dtype,
         "{host}": HOST,
