@@ -10,7 +10,7 @@ Faults befall every fifth request, each kind in turn: `busy` (429 with Retry-Aft
 `cut` (half an answer), `garbled` (no JSON), `slow`, `aborted`. Other traits: `textual` (text in and
 out, OpenAI's fields alone), `endless` (the token that ends a text is left out), `trimmed` (stop
 strings are), `strict` (404 for every model), `paced` (20 ms an answer), `parent` (starts another),
-`set` (one text for all seeds).
+`set` (one text for all seeds), `of=PATH` (notes that it serves that model).
 """
 
 import json
@@ -133,4 +133,7 @@ if __name__ == "__main__":
     if "parent" in traits:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         server.note(child=child.pid)
+    for trait in traits:
+        if trait.startswith("of="):
+            server.note(model=trait.removeprefix("of="))
     server.serve_forever()

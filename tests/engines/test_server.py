@@ -327,7 +327,8 @@ def test_a_killed_driver_takes_its_server_along_and_goes_on(
     log, output = tmp_path / "log", tmp_path / "rollouts"
     words = [str(model), str(output), *own(log, "paced", "parent")["command"]]
     paths = os.pathsep.join(sys.path)
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    added = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, **added}
     command = [sys.executable, "-c", DRIVER, *words]
     driver = subprocess.Popen(command, env=environment)
     journal = journal_path(output, 0)

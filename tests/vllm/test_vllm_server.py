@@ -105,6 +105,10 @@ class Process:
                 self.command, stdout=log, stderr=log, start_new_session=True
             )
 
+    def answered(self) -> int:
+        """Return how many completions it has given, by its log."""
+        return self.log.read_text().count('"POST /v1/completions HTTP/1.1" 200')
+
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -119,7 +123,7 @@ def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def engine(server: Process, model_path: Path) -> Iterator[ServerEngine]:
-    values = {"url": f"http://127.0.0.1:{server.port}/v1", "patience": 300.0}
+    values = {"url": f"http://127.0.0.1:{server.port}/v1", "patience": 300.0, "concurrency": 4}
     config = GenerateConfig(engine="server", server=values)  # type: ignore[arg-type]
     with closing(open_engine(ModelConfig(path=str(model_path)), config)) as opened:
         assert isinstance(opened, ServerEngine)
@@ -222,8 +226,10 @@ def test_a_kill_in_the_middle_loses_and_doubles_nothing(
         if len(drawn) == 3:
             server.kill()
             time.sleep(1)
+            before = server.answered()
             server.start()
-    assert len(drawn) == len(undisturbed)
+    assert len(drawn) == len(undisturbed) == 32
+    assert server.answered() - before >= 32 - 3 - 4 - 4  # those after the kill, most of them
     assert same_tokens({(r.problem_id, r.sample): r for r in drawn}, undisturbed)
 
 
@@ -233,6 +239,7 @@ def test_gsm8k_questions_are_drawn_and_graded(
     """The command line against the server, on real questions; the model knows no answer."""
     topr(
         tmp_path, "eval", "gsm8k", "-m", model_path, "-o", "evaluated",
+        f"task.train_file={(shared_data / 'gsm8k_train.jsonl.gz').resolve()}",
         f"task.test_file={(shared_data / 'gsm8k_test.jsonl.gz').resolve()}",
         "task.few_shot=0", "task.prompt=plain", "evaluate.problems=20", "evaluate.n=2",
         "evaluate.pass_at=[1,2]", "generate.max_tokens=16", "generate.engine=server",
