@@ -321,6 +321,7 @@ print(drawn)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_server_along_and_goes_on(
     undisturbed: dict[Any, Rollout], model: Path, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def left(log: Path) -> list[psutil.Process]:
     return [process for process in found if str(log) in (process.info["cmdline"] or ())]
 
 
+@pytest.mark.slow
 def test_each_model_has_its_server(recipe: Path, tmp_path: Path) -> None:
     log, output = tmp_path / "log", tmp_path / "run"
     run(load_recipe(recipe, [command(log)]), output)
