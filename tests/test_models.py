@@ -6,12 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 import topr.models
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
-from topr.models import eos_ids, fingerprint, identity, load, load_tokenizer, resolve_device
+from topr.models import (
+    eos_ids,
+    fingerprint,
+    identity,
+    load,
+    load_tokenizer,
+    model_facts,
+    resolve_device,
+)
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +171,16 @@ def test_a_hub_model_is_known_by_its_commit(monkeypatch):
     config = ModelConfig(path="meta-llama/Meta-Llama-3-8B-Instruct", revision="v1")
     assert identity(config) == "5f0b02c7"
     assert asked == [("meta-llama/Meta-Llama-3-8B-Instruct", "v1")]
+
+
+def test_facts_are_read_without_weights(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    config = ModelConfig(path=str(copy))
+    GenerationConfig(eos_token_id=[TURN_END, 9]).save_pretrained(copy)
+    facts = model_facts(config, tiny_tokenizer())
+    assert facts.eos_ids == {EOS, TURN_END, 9}
+    assert (facts.vocabulary, facts.positions) == (len(tiny_tokenizer()), 256)
+    (copy / "generation_config.json").unlink()  # a model need not have one
+    assert model_facts(config, tiny_tokenizer()).eos_ids == {EOS}
+    with pytest.raises(ModelError, match="there is no directory"):
+        model_facts(ModelConfig(path=str(copy / "none")), tiny_tokenizer())

@@ -28,6 +28,7 @@ from topr.config.sections import (
     GradeConfig,
     ModelConfig,
     Section,
+    ServerConfig,
     TaperConfig,
     TrainConfig,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "Recipe",
     "Rule",
     "Section",
+    "ServerConfig",
     "TaperConfig",
     "TaskConfig",
     "TrainConfig",

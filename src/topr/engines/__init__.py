@@ -12,6 +12,7 @@ from topr.engines.base import Engine, Request
 __all__ = ["ENGINES", "Engine", "Request", "check_engine", "open_engine"]
 
 ENGINES: dict[str, str] = {
+    "server": "topr.engines.server:ServerEngine",
     "transformers": "topr.engines.transformers:TransformersEngine",
 }
 """Name in recipes to `module:class`. A class has `check(model, config)` and `open(model, config)`.
