@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -44,6 +45,18 @@ class LoadedModel:
     """The path or hub name it was loaded from."""
     revision: str | None
     """Commit of a hub model; fingerprint of a local one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """What an engine must know of a model whose weights lie elsewhere."""
+
+    eos_ids: frozenset[int]
+    """See `eos_ids`."""
+    vocabulary: int
+    """Token ids are below it."""
+    positions: int | None
+    """Tokens of prompt and completion at most; None: no limit is named."""
 
 
 def load(config: ModelConfig) -> LoadedModel:
@@ -110,13 +123,37 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froze
     The generation config, the model config and the tokenizer may each name others (Llama 3's
     `<|eot_id|>` is in the first only): all of them count.
     """
-    named = (
-        getattr(model.generation_config, "eos_token_id", None),
-        getattr(model.config.get_text_config(), "eos_token_id", None),
-        tokenizer.eos_token_id,
+    return _all_ids(model.generation_config, model.config.get_text_config(), tokenizer)
+
+
+def model_facts(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> ModelFacts:
+    """Read from a model's configs what its weights are not needed for.
+
+    Raises:
+        ModelError: there is no such model.
+
+    """
+    path, revision = _checked_path(config.path), config.revision or "main"
+    try:
+        found = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=config.trust_remote_code
+        ).get_text_config()
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_cannot_load("model", config, error)) from error
+    try:
+        generation = GenerationConfig.from_pretrained(path, revision=revision)
+    except OSError:  # a model need not have one
+        generation = None
+    return ModelFacts(
+        eos_ids=_all_ids(generation, found, tokenizer),
+        vocabulary=int(found.vocab_size),
+        positions=getattr(found, "max_position_embeddings", None),
     )
+
+
+def _all_ids(*owners: Any) -> frozenset[int]:
     ids: set[int] = set()
-    for value in named:
+    for value in (getattr(owner, "eos_token_id", None) for owner in owners):
         ids.update(value if isinstance(value, Iterable) else () if value is None else (value,))
     return frozenset(ids)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from topr.errors import EngineError
 from topr.records import Rollout, SamplingParams
 
 if TYPE_CHECKING:  # it takes seconds to import, and an engine may live elsewhere
@@ -54,3 +55,37 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of the model: memory, processes, servers. Nothing can be drawn after it."""
         ...
+
+
+def refuse_unfit(
+    request: Request, sampling: SamplingParams, *, vocabulary: int, positions: int | None
+) -> None:
+    """Refuse a prompt that the model cannot complete.
+
+    Args:
+        request: the prompt.
+        sampling: its `max_tokens` must fit behind the prompt.
+        vocabulary: the model knows the ids below it.
+        positions: tokens of prompt and completion at most; None: any number.
+
+    Raises:
+        EngineError: the prompt is empty, holds an unknown id, or leaves no room for `max_tokens`.
+
+    """
+    where, length = f"problem {request.problem_id!r}", len(request.prompt_ids)
+    if not length:
+        raise EngineError(
+            f"{where} has an empty prompt; a model needs one token at least, such as its "
+            "beginning-of-sequence token"
+        )
+    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
+        raise EngineError(
+            f"{where} has token id {max(request.prompt_ids)}, but the model knows ids 0 to "
+            f"{vocabulary - 1}; tokenise prompts with the model's own tokenizer"
+        )
+    if positions is not None and length + sampling.max_tokens > positions:
+        raise EngineError(
+            f"{where} has a prompt of {length} tokens; with max_tokens={sampling.max_tokens} "
+            f"that is {length + sampling.max_tokens}, and the model ends at {positions}; lower "
+            "max_tokens, or shorten or drop the problem"
+        )

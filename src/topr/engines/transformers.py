@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Request
+from topr.engines.base import Request, refuse_unfit
 from topr.engines.decoding import Decoded, Decoding
 from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
@@ -178,26 +178,13 @@ class TransformersEngine:
         )
 
     def _refuse_unfit(self, request: Request, sampling: SamplingParams) -> None:
-        where, length = f"problem {request.problem_id!r}", len(request.prompt_ids)
-        if not length:
-            raise EngineError(
-                f"{where} has an empty prompt; a model needs one token at least, such as its "
-                "beginning-of-sequence token"
-            )
         embedding: Any = self.model.get_input_embeddings()
-        known = int(embedding.weight.shape[0])
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < known:
-            raise EngineError(
-                f"{where} has token id {max(request.prompt_ids)}, but the model knows ids 0 to "
-                f"{known - 1}; tokenise prompts with the model's own tokenizer"
-            )
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and length + sampling.max_tokens > limit:
-            raise EngineError(
-                f"{where} has a prompt of {length} tokens; with max_tokens={sampling.max_tokens} "
-                f"that is {length + sampling.max_tokens}, and the model ends at {limit}; lower "
-                "max_tokens, or shorten or drop the problem"
-            )
+        refuse_unfit(
+            request,
+            sampling,
+            vocabulary=int(embedding.weight.shape[0]),
+            positions=getattr(self.model.config.get_text_config(), "max_position_embeddings", None),
+        )
 
 
 @contextmanager
