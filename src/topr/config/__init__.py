@@ -30,6 +30,7 @@ from topr.config.sections import (
     Section,
     TaperConfig,
     TrainConfig,
+    VllmConfig,
 )
 from topr.config.tasks import (
     ArithmeticConfig,
@@ -69,6 +70,7 @@ __all__ = [
     "TaskConfig",
     "TrainConfig",
     "VerifierConfig",
+    "VllmConfig",
     "WarmupConfig",
     "dump_recipe",
     "load_recipe",

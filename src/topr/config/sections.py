@@ -45,10 +45,54 @@ class ModelConfig(Section):
     """Run code that comes with a hub model. Off unless you have read that code."""
 
 
+VLLM_ARGS_OF_TOPR: dict[str, str] = {
+    "model": "model.path",
+    "tokenizer": "model.path",
+    "revision": "model.revision",
+    "tokenizer_revision": "model.revision",
+    "dtype": "model.dtype",
+    "trust_remote_code": "model.trust_remote_code",
+    "tensor_parallel_size": "generate.vllm.tensor_parallel_size",
+    "gpu_memory_utilization": "generate.vllm.gpu_memory_utilization",
+    "max_model_len": "generate.vllm.max_model_len",
+    "enforce_eager": "generate.vllm.enforce_eager",
+    "data_parallel_size": "generate.engine=ray with generate.ray.engine=vllm",
+    "load_format": "nothing else: weights are read from safetensors only",
+    "logprobs_mode": "nothing else: rollouts hold those of the sampled distribution",
+    "skip_tokenizer_init": "nothing else: stop strings need the tokenizer",
+}
+"""Arguments of `vllm.LLM` that topr sets, to what sets them instead of `generate.vllm.args`."""
+
+
+class VllmConfig(Section):
+    """vLLM inside topr, for engine `vllm`. It draws as many completions side by side as its memory
+    holds: `generate.batch_size` is not for it."""
+
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """GPUs that one copy of the model is spread over."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory (on a CPU, of the machine's) for weights and cache."""
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of prompt and completion at most; none given: as many as the model allows."""
+    enforce_eager: bool = False
+    """No CUDA graphs and no compilation: quicker to start, slower to draw."""
+    args: dict[str, Any] = {}
+    """Any further argument of `vllm.LLM`, passed as it is."""
+
+    @model_validator(mode="after")
+    def _args_are_further_ones(self) -> "VllmConfig":
+        for name in self.args:
+            if name in VLLM_ARGS_OF_TOPR:
+                raise ValueError(
+                    f"args.{name} is set by topr: leave it out, and use {VLLM_ARGS_OF_TOPR[name]}"
+                )
+        return self
+
+
 class GenerateConfig(Section):
     """How completions are drawn for training."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
     """What draws completions."""
     n: Annotated[int, Field(ge=1)] = 16
     """Completions per problem; per problem and round where `curate` has a rule that knows when a
@@ -67,6 +111,8 @@ class GenerateConfig(Section):
     """Completions that are decoded side by side."""
     shard_problems: Annotated[int, Field(ge=1)] = 64
     """Problems per parquet shard: what an interruption may cost at most."""
+    vllm: VllmConfig = VllmConfig()
+    """For engine `vllm`."""
 
 
 class GradeConfig(Section):

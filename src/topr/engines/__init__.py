@@ -13,6 +13,7 @@ __all__ = ["ENGINES", "Engine", "Request", "check_engine", "open_engine"]
 
 ENGINES: dict[str, str] = {
     "transformers": "topr.engines.transformers:TransformersEngine",
+    "vllm": "topr.engines.vllm:VllmEngine",
 }
 """Name in recipes to `module:class`. A class has `check(model, config)` and `open(model, config)`.
 """
