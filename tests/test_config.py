@@ -117,7 +117,9 @@ def test_every_rule_and_option_is_in_the_documentation():
                 assert " ".join(option["description"].split())[:60] in row, (kind, key)
 
 
-@pytest.mark.parametrize("section", ["loop", "generate", "grade", "curate", "train", "evaluate"])
+@pytest.mark.parametrize(
+    "section", ["loop", "generate", "server", "grade", "curate", "train", "evaluate"]
+)
 def test_every_key_is_in_the_documentation(section):
     page = (DOCS / "recipes.md").read_text().split(f"\n### {section}\n")[1].split("\n### ")[0]
     fields = recipe_schema()["$defs"][f"{section.title()}Config"]["properties"]

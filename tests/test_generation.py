@@ -8,7 +8,7 @@ from tiny import tiny_tokenizer
 from topr.errors import DataError, EngineError, RunDirectoryError
 from topr.generation import draw
 from topr.records import FinishReason, Problem, Rollout, SamplingParams
-from topr.store import read_table, shard_paths, table_to_rollouts
+from topr.store import Journal, journal_path, read_table, shard_paths, table_to_rollouts
 
 SAMPLING = SamplingParams(temperature=0.7, stop=("\n",), seed=3)
 PROBLEMS = [Problem(id=f"p{i}", prompt=f"What is {i} ?", answer=str(i)) for i in range(7)]
@@ -133,6 +133,115 @@ def test_shards_of_further_problems_are_refused(tmp_path, draw_into):
     draw_into(tmp_path)
     with pytest.raises(RunDirectoryError, match=r"part-00001.parquet, part-00002.parquet beyond"):
         draw_into(tmp_path, problems=PROBLEMS[:3])
+
+
+class Noting(Backwards):
+    """Asks to be noted; interrupted after some completions, which come in its own order."""
+
+    journal = True
+
+    def __init__(self, after=None):
+        super().__init__()
+        self.after = after
+
+    def generate(self, requests, sampling, *, iteration=0):
+        drawn = super().generate(requests, sampling, iteration=iteration)
+        for number, rollout in enumerate(drawn):
+            if number == self.after:
+                raise KeyboardInterrupt
+            first = next(r.first_sample for r in requests if r.problem_id == rollout.problem_id)
+            sample = rollout.sample + first
+            yield dataclasses.replace(rollout, sample=sample, completion=f"é {sample}")
+
+
+def test_what_an_interrupted_engine_answered_is_not_asked_again(tmp_path, draw_into):
+    draw_into(tmp_path / "straight", Noting(), n=4)
+    with pytest.raises(KeyboardInterrupt):
+        draw_into(tmp_path / "other", Noting(after=5), n=4)
+    journal = journal_path(tmp_path / "other", 0)
+    assert len(Journal(journal).rollouts) == 5
+    with journal.open("ab") as file:
+        file.write('{"problem_id": "é'.encode()[:-1])  # cut off within a character
+    engine, steps = Noting(), []
+    drawn = draw_into(tmp_path / "other", engine, n=4, progress=lambda *step: steps.append(step))
+    assert drawn == 28 - 5
+    asked = [(r.problem_id, r.first_sample, r.n) for r in engine.requests[:2]]
+    assert asked == [("p0", 0, 4), ("p1", 0, 3)]  # p2's four and the last of p1 were there
+    assert steps[0] == (5, 0)
+    for one, other in zip(
+        shard_paths(tmp_path / "straight"), shard_paths(tmp_path / "other"), strict=True
+    ):
+        assert one.read_bytes() == other.read_bytes()
+    assert not list((tmp_path / "other").glob(".*"))
+
+
+def test_gaps_are_asked_for_as_runs_of_samples(tmp_path, draw_into):
+    whole = draw_whole(tmp_path / "whole", draw_into)
+    with Journal(journal_path(tmp_path / "gaps", 0)) as journal:
+        for place in (0, 2, 3, 7, 11):
+            journal.add(whole[place])
+    asked = []
+
+    class Asked(Noting):
+        def generate(self, requests, sampling, *, iteration=0):
+            asked.extend((r.problem_id, r.first_sample, r.n) for r in requests)
+            wanted = {(p, first + i) for p, first, n in asked for i in range(n)}
+            return (r for r in whole if (r.problem_id, r.sample) in wanted)
+
+    assert draw_into(tmp_path / "gaps", Asked(), problems=PROBLEMS[:2], n=6) == 7
+    assert asked == [("p0", 1, 1), ("p0", 4, 2), ("p1", 0, 1), ("p1", 2, 3)]
+    assert list(table_to_rollouts(read_table(tmp_path / "gaps"))) == whole
+
+
+def draw_whole(directory, draw_into):
+    draw_into(directory, Noting(), problems=PROBLEMS[:2], n=6)
+    return list(table_to_rollouts(read_table(directory)))
+
+
+def test_a_journal_that_is_complete_needs_no_engine(tmp_path, draw_into):
+    """Killed between the last completion and the shard."""
+    with Journal(journal_path(tmp_path / "again", 0)) as journal:
+        for rollout in draw_whole(tmp_path / "whole", draw_into):
+            journal.add(rollout)
+    engine = Noting()
+    assert draw_into(tmp_path / "again", engine, problems=PROBLEMS[:2], n=6) == 0
+    assert engine.requests == []
+    assert read_table(tmp_path / "again").equals(read_table(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"sampling": dataclasses.replace(SAMPLING, seed=4)}, {"iteration": 1}, {"n": 1}]
+)
+def test_a_journal_of_another_draw_is_refused(tmp_path, draw_into, changed):
+    with pytest.raises(KeyboardInterrupt):
+        draw_into(tmp_path, Noting(after=5))
+    engine = Noting()
+    with pytest.raises(RunDirectoryError, match="notes 5 completions of an interrupted draw"):
+        draw_into(tmp_path, engine, **changed)
+    assert engine.requests == []
+
+
+def test_a_journal_that_is_none_is_refused(tmp_path, draw_into):
+    journal_path(tmp_path, 0).write_text('{"problem_id": 3}\n[]\n')
+    with pytest.raises(RunDirectoryError, match="cannot be read as rollouts"):
+        draw_into(tmp_path, Noting())
+
+
+def test_a_full_disk_costs_the_completion_that_it_cut(tmp_path, draw_into, monkeypatch):
+    add = Journal.add
+
+    def full(journal, rollout):
+        if rollout.problem_id == "p1":
+            journal._file.write(b'{"problem_id": "p1", "sam')
+            raise OSError(28, "No space left on device")
+        add(journal, rollout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", full)
+        with pytest.raises(OSError, match="No space left"):
+            draw_into(tmp_path, Noting())
+    assert draw_into(tmp_path, Noting()) == 14 - 2  # p2 was noted
+    assert read_table(tmp_path).num_rows == 14
 
 
 @pytest.mark.parametrize("fault", ["lost", "twice", "stranger"])

@@ -5,7 +5,9 @@ manifest: whether a stage is done is the caller's to say.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -14,12 +16,17 @@ from topr.errors import DataError, EngineError, RunDirectoryError
 from topr.records import Problem, Rollout, SamplingParams
 from topr.store import (
     ROLLOUT_SCHEMA,
+    Journal,
+    journal_path,
     read_table,
     rollouts_to_table,
     shard_paths,
     write_shard,
 )
 from topr.tasks.prompts import render
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]
 """Told of every step forward: (completions, tokens) since the last call."""
@@ -42,7 +49,8 @@ def draw(
     Shard `part-00000.parquet` holds the first chunk of problems in the order given, and so on; its
     rows are in the order of (problem, sample), whatever order the engine finished them in. A shard
     that is there is left alone, so that an interrupted call costs one shard at most when it is
-    made again.
+    made again. With an engine that says so (`journal`), it costs nothing that was answered: each
+    completion is noted in a hidden file beside the shards, and only the missing ones are drawn.
 
     Args:
         problems: with ids of their own.
@@ -116,25 +124,26 @@ def draw_shards(
     samples = range(first_sample, first_sample + n)
     drawn = 0
     for index in range(shard_count(len(problems), shard_problems)):
-        first = index * shard_problems
+        first, number = index * shard_problems, first_shard + index
         chunk = problems[first : first + shard_problems]
         asked = [(problem.id, sample) for problem in chunk for sample in samples]
-        shard = there.get(f"part-{first_shard + index:05d}.parquet")
+        shard = there.get(f"part-{number:05d}.parquet")
+        noted = journal_path(directory, number)
         if shard is not None:
             _check_shard(shard, asked, sampling, iteration)
+            noted.unlink(missing_ok=True)
             if progress is not None:
                 progress(len(asked), 0)
             continue
-        rollouts = _draw_chunk(chunk, engine, sampling, samples, iteration, progress)
-        _check_complete(rollouts, asked, engine)
-        place = {key: position for position, key in enumerate(asked)}
-        rollouts.sort(key=lambda rollout: place[rollout.problem_id, rollout.sample])
+        journal = Journal(noted) if getattr(engine, "journal", False) else None
+        rollouts = _draw_chunk(chunk, asked, engine, sampling, iteration, journal, progress)
         table = rollouts_to_table(rollouts)
         for name, values in further.items():
             owners = [first + position // n for position in range(len(asked))]
             table = table.append_column(name, values.take(pa.array(owners)))
-        write_shard(directory, first_shard + index, table)
-        drawn += len(asked)
+        write_shard(directory, number, table)
+        noted.unlink(missing_ok=True)
+        drawn += len(asked) - (len(journal.rollouts) if journal else 0)
     return drawn
 
 
@@ -145,32 +154,68 @@ def shard_count(problems: int, shard_problems: int) -> int:
 
 def _draw_chunk(
     chunk: Sequence[Problem],
+    asked: list[tuple[str, int]],
     engine: Engine,
     sampling: SamplingParams,
-    samples: range,
     iteration: int,
+    journal: Journal | None,
     progress: Progress | None,
 ) -> list[Rollout]:
-    tokenizer = engine.tokenizer
-    prompts = [render(problem.prompt, tokenizer, literal=problem.literal) for problem in chunk]
-    requests = [
-        Request(
-            problem_id=problem.id,
-            prompt=prompt.text,
-            prompt_ids=tuple(prompt.ids),
-            n=len(samples),
-            first_sample=samples.start,
-            gold=problem.answer,
-            question=problem.asks,
-        )
-        for problem, prompt in zip(chunk, prompts, strict=True)
-    ]
-    rollouts = []
-    for rollout in engine.generate(requests, sampling, iteration=iteration):
-        rollouts.append(rollout)
-        if progress is not None:
-            progress(1, len(rollout.completion_ids))
-    return rollouts
+    """Return the completions asked for, in that order: those that the journal has, and new ones."""
+    rollouts: list[Rollout] = []
+    with journal or nullcontext():
+        if journal is not None and journal.rollouts:
+            rollouts += journal.rollouts
+            _check_journal(journal, asked, sampling, iteration)
+            if progress is not None:
+                progress(len(rollouts), 0)
+        requests = _requests(chunk, asked, rollouts, engine.tokenizer)
+        for rollout in engine.generate(requests, sampling, iteration=iteration) if requests else ():
+            if journal is not None:
+                journal.add(rollout)
+            rollouts.append(rollout)
+            if progress is not None:
+                progress(1, len(rollout.completion_ids))
+    _check_complete(rollouts, asked, engine)
+    place = {key: position for position, key in enumerate(asked)}
+    return sorted(rollouts, key=lambda rollout: place[rollout.problem_id, rollout.sample])
+
+
+def _requests(
+    chunk: Sequence[Problem],
+    asked: Sequence[tuple[str, int]],
+    known: Sequence[Rollout],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> list[Request]:
+    """Return requests for what is asked and not known: one for each run of sample numbers."""
+    there = {(rollout.problem_id, rollout.sample) for rollout in known}
+    runs: dict[str, list[list[int]]] = {}
+    for problem_id, sample in asked:
+        if (problem_id, sample) in there:
+            continue
+        own = runs.setdefault(problem_id, [])
+        if own and own[-1][-1] == sample - 1:
+            own[-1].append(sample)
+        else:
+            own.append([sample])
+    requests = []
+    for problem in chunk:
+        if problem.id not in runs:
+            continue
+        prompt = render(problem.prompt, tokenizer, literal=problem.literal)
+        requests += [
+            Request(
+                problem_id=problem.id,
+                prompt=prompt.text,
+                prompt_ids=tuple(prompt.ids),
+                n=len(run),
+                first_sample=run[0],
+                gold=problem.answer,
+                question=problem.asks,
+            )
+            for run in runs[problem.id]
+        ]
+    return requests
 
 
 def further_columns(problems: Sequence[Problem]) -> dict[str, pa.Array]:
@@ -246,4 +291,20 @@ def _check_shard(
         f"{shard} holds {len(rows)} completions that are not those asked for now "
         f"({len(asked)} with {sampling}, iteration {iteration}; there: {settings}): the problems "
         "or the settings have changed since it was drawn. Write elsewhere, or remove it"
+    )
+
+
+def _check_journal(
+    journal: Journal, asked: Sequence[tuple[str, int]], sampling: SamplingParams, iteration: int
+) -> None:
+    """Refuse to continue what was begun with other problems or other settings."""
+    found = [(rollout.problem_id, rollout.sample) for rollout in journal.rollouts]
+    settings = {(rollout.sampling, rollout.iteration) for rollout in journal.rollouts}
+    strange = set(found) - set(asked)
+    if len(set(found)) == len(found) and not strange and settings <= {(sampling, iteration)}:
+        return
+    raise RunDirectoryError(
+        f"{journal.path} notes {len(found)} completions of an interrupted draw, {len(strange)} of "
+        f"them not asked for now (with {sampling}, iteration {iteration}; there: {settings}): the "
+        "problems or the settings have changed since. Write elsewhere, or remove it"
     )

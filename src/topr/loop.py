@@ -24,7 +24,7 @@ from topr.engines import Engine, open_engine
 from topr.evaluation import RESULT_FILE, headline, read_evaluation
 from topr.grading import GRADERS
 from topr.models import identity
-from topr.preparation import BASE, check_recipe, check_task, starting_model
+from topr.preparation import BASE, check_logprobs, check_recipe, check_task, starting_model
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
 from topr.report import write_report
@@ -352,6 +352,7 @@ class _Run:
         if self._engine is None or self._engine.model_name != model.path:
             self.close()
             self._engine = open_engine(model, self.recipe.generate)
+            check_logprobs(self._engine, self.recipe)
         return self._engine
 
     def close(self) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from topr.config import ArithmeticConfig, ModelConfig, Recipe, VerifierConfig
+from topr.config import ArithmeticConfig, ModelConfig, Recipe, TrainConfig, VerifierConfig
 from topr.config.recipe import derived_sections, verifier_recipe
 from topr.curation import max_candidates, most_per_problem, whole_draw_rule
-from topr.engines import check_engine
+from topr.engines import Engine, check_engine
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.grading.user import load_function
@@ -103,6 +103,33 @@ def _check_verifier(recipe: Recipe) -> None:
             f"verifier.model.path is {BUILTIN!r}, which checks solutions of the arithmetic task, "
             f"but the task is {recipe.task.name!r}: set it to a directory or a hub name"
         )
+
+
+def check_logprobs(engine: Engine, recipe: Recipe) -> None:
+    """Refuse an open engine whose rollouts the recipe's training would refuse, hours later.
+
+    Raises:
+        ConfigError: it records no log-probabilities, and training takes log mu from the sampler.
+
+    """
+    if getattr(engine, "records_logprobs", True):
+        return
+    for where, train in _trainings(recipe).items():
+        if train.behavior_logprobs == "sampler":
+            raise ConfigError(
+                f"{where}.behavior_logprobs=sampler, but engine {engine.name!r} gives no "
+                "log-probabilities of what it draws (its warning says why): set "
+                f"{where}.behavior_logprobs=recompute, or draw with an engine that does"
+            )
+
+
+def _trainings(recipe: Recipe) -> dict[str, TrainConfig]:
+    """Return the sections `train` that a run trains with, by their names in the recipe."""
+    found = {"train": recipe.train}
+    for name, comparison in recipe.compare.items():
+        where = f"compare.{name}"
+        found[f"{where}.train"] = derived_sections(recipe, comparison, where=where)[1]
+    return found
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from topr.config.curation import CurateConfig
 from topr.config.sections import (
+    SERVER_SHOWN,
     EvaluateConfig,
     GenerateConfig,
     GradeConfig,
@@ -47,8 +48,12 @@ class Comparison(Section):
 class Recipe(Section):
     """Everything that fixes a run."""
 
-    # Where a verifier's candidates lie: what they hold is what counts.
-    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *(f"task.{key}" for key in PLACES))
+    # Where a verifier's candidates lie: what they hold is what counts. And how a server is reached.
+    SHOWN: ClassVar[tuple[str, ...]] = (
+        *Section.SHOWN,
+        *(f"task.{key}" for key in PLACES),
+        *(f"generate.{key}" for key in SERVER_SHOWN),
+    )
 
     name: str
     """Name of the recipe: that of its file where none is given."""

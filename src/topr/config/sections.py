@@ -89,10 +89,62 @@ class VllmConfig(Section):
         return self
 
 
+SERVER_SHOWN = tuple(
+    f"server.{key}" for key in ("url", "concurrency", "timeout", "patience", "api_key_env")
+)
+"""Keys of `generate` that say how a server is reached, not what it draws: a run goes on when its
+server has moved."""
+
+
+class ServerConfig(Section):
+    """An OpenAI-compatible completions server, for engine `server`: one that is there, or one that
+    topr starts for each model and ends."""
+
+    url: str | None = None
+    """Of a server that is there, such as `http://10.0.0.7:8000/v1`; none given: topr starts one."""
+    command: tuple[str, ...] | None = None
+    """Words that start a server; in each, `{model}`, `{revision}`, `{dtype}`, `{host}` and `{port}`
+    stand for what they say. None given: vLLM's own server, where vllm can be imported."""
+    arguments: tuple[str, ...] = ()
+    """Further words for vLLM's own server, such as `--tensor-parallel-size` and `4`."""
+    model: str | None = None
+    """What the server calls the model; none given: it is asked."""
+    concurrency: Annotated[int, Field(ge=1)] = 64
+    """Requests under way at a time, one completion each."""
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that one request may take before it is made again."""
+    patience: Annotated[float, Field(gt=0)] = 900.0
+    """Seconds without any answer (a server that starts, restarts or is gone) before giving up."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the server's key. The key itself is read there
+    and written nowhere."""
+    extra_body: dict[str, Any] = {}
+    """Further fields of each request, laid over those that topr sends."""
+
+    @model_validator(mode="after")
+    def _one_server(self) -> "ServerConfig":
+        if self.url is not None and (self.command is not None or self.arguments):
+            raise ValueError(
+                f"url={self.url} names a server that is there, and command or arguments say how to "
+                "start one: set one of them"
+            )
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url={self.url} must begin with http:// or https://")
+        if self.command is not None and self.arguments:
+            raise ValueError("arguments are for vLLM's own server: write them into command")
+        if self.command is not None and not any("{port}" in word for word in self.command):
+            raise ValueError(
+                "command has no word with {port}: the server must listen where it is asked"
+            )
+        return self
+
+
 class GenerateConfig(Section):
     """How completions are drawn for training."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *SERVER_SHOWN)
+
+    engine: Literal["transformers", "server", "vllm"] = "transformers"
     """What draws completions."""
     n: Annotated[int, Field(ge=1)] = 16
     """Completions per problem; per problem and round where `curate` has a rule that knows when a
@@ -111,6 +163,8 @@ class GenerateConfig(Section):
     """Completions that are decoded side by side."""
     shard_problems: Annotated[int, Field(ge=1)] = 64
     """Problems per parquet shard: what an interruption may cost at most."""
+    server: ServerConfig = ServerConfig()
+    """For engine `server`."""
     vllm: VllmConfig = VllmConfig()
     """For engine `vllm`."""
 

@@ -31,6 +31,10 @@ class Engine(Protocol):
     The same requests, sampling parameters and seed give the same rollouts. A sample depends on
     (seed, problem_id, sample number), not on which other requests travel with it, up to the
     rounding of the model's own arithmetic.
+
+    An engine may further have `journal = True`: its samples cost too much for a shard to be drawn
+    again, so each is noted as it comes (see `topr.generation`). And `records_logprobs = False`: its
+    rollouts have no log-probabilities, which a run must know before it draws for hours.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """Finds the token that completes a stop string. Cutting text is not done here: it stays."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,25 @@ class StopStrings:
 
     def __bool__(self) -> bool:
         return bool(self._stop)
+
+    def end(self, ids: Sequence[int]) -> int | None:
+        """Return how many tokens a completion has that ends with its first stop string.
+
+        Args:
+            ids: a whole completion, written by an engine that may have gone on after the string.
+
+        Returns:
+            The number of its first tokens that hold a stop string; None: it holds none.
+
+        """
+        if not self._stop or not self._holds(ids):
+            return None
+        # A text that holds a string still does when it goes on: the first end is found by halves.
+        return bisect_left(range(len(ids)), True, key=lambda end: self._holds(ids[:end]))
+
+    def _holds(self, ids: Sequence[int]) -> bool:
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        return any(stop in text for stop in self._stop)
 
     def completed(self, tails: list[list[int]]) -> list[bool]:
         """Say for each sequence whether it holds a stop string.

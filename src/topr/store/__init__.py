@@ -4,6 +4,7 @@ from topr.store.atomic import atomic_path, write_json_atomic, write_text_atomic
 from topr.store.columns import ColumnMap
 from topr.store.files import check_output, read_rows, write_rows
 from topr.store.importers import import_rollouts
+from topr.store.journal import Journal, journal_path
 from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
 from topr.store.schema import (
     ROLLOUT_SCHEMA,
@@ -24,12 +25,14 @@ __all__ = [
     "ROLLOUT_SCHEMA",
     "SCHEMA_VERSION",
     "ColumnMap",
+    "Journal",
     "Manifest",
     "atomic_path",
     "begin",
     "check_output",
     "gather_tables",
     "import_rollouts",
+    "journal_path",
     "read_manifest",
     "read_rows",
     "read_table",

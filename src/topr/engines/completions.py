@@ -1,0 +1,254 @@
+"""The wire format of OpenAI-compatible `/v1/completions`: a sample to a request, an answer to
+tokens. Not here: HTTP (`topr.engines.client`), records (`topr.engines.server`).
+
+Sampling parameters are translated here and nowhere else. What servers give beyond OpenAI's own
+fields differs; `Abilities` says what one of them does, as `probe` has seen it do.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from topr.engines.client import PassingError, RefusedError, Session
+from topr.engines.stops import StopStrings
+from topr.errors import EngineError
+from topr.records import FinishReason, SamplingParams
+
+REASONS = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "eos_token": FinishReason.STOP,  # TGI's own words
+    "stop_sequence": FinishReason.STOP,
+}
+PROBE = "1 + 1 ="
+"""What a server is asked to go on with, once, to see what it gives."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abilities:
+    """What a server takes and gives."""
+
+    takes_further: bool
+    """Fields beyond OpenAI's: top_k, stop_token_ids, return_token_ids and others."""
+    takes_ids: bool
+    """A prompt as token ids; else it is sent as text."""
+    gives_ids: bool = False
+    """The token ids of a completion; else its text is tokenised."""
+    gives_logprobs: bool = False
+    """A log-probability of each of them."""
+    keeps_stops: bool = False
+    """A stop string stays in the ids; else none is sent, and completions are cut here."""
+
+
+KINDS = (
+    Abilities(takes_further=True, takes_ids=True),
+    Abilities(takes_further=False, takes_ids=True),
+    Abilities(takes_further=False, takes_ids=False),
+)
+"""Tried in turn until a server takes a request."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """What a model is to go on with, both ways."""
+
+    ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One completion as a server gave it."""
+
+    text: str
+    reason: FinishReason
+    ids: tuple[int, ...] | None
+    logprobs: tuple[float, ...] | None
+
+
+def body(
+    prompt: Prompt,
+    sampling: SamplingParams,
+    seed: int,
+    abilities: Abilities,
+    *,
+    model: str,
+    end_ids: Sequence[int],
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the request for one sample.
+
+    Args:
+        prompt: what the model goes on with.
+        sampling: how; its own seed does not count here.
+        seed: of this sample.
+        abilities: what the server takes.
+        model: what the server calls the model.
+        end_ids: tokens that end a text.
+        extra: laid over all that.
+
+    Raises:
+        EngineError: the server has no top-k.
+
+    """
+    fields: dict[str, Any] = {
+        "model": model,
+        "prompt": list(prompt.ids) if abilities.takes_ids else prompt.text,
+        "n": 1,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": seed,
+        "logprobs": 1,  # llama.cpp gives none for 0; all give the token's own for 1
+    }
+    if sampling.stop and abilities.keeps_stops:
+        fields |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+    if abilities.takes_further:
+        # A server's defaults, or those that the model brings along, must not cut the distribution.
+        fields |= {
+            "top_k": sampling.top_k or -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "stop_token_ids": sorted(end_ids),
+            "return_token_ids": True,
+            "skip_special_tokens": False,
+        }
+    elif sampling.top_k:
+        raise EngineError(
+            f"the server takes OpenAI's own fields alone, and generate.top_k={sampling.top_k} is "
+            "none of them: set it to 0, or use a server that knows it"
+        )
+    return fields | dict(extra)
+
+
+def read_answer(answer: Any) -> Answer:
+    """Read one completion.
+
+    Raises:
+        PassingError: the server broke the completion off.
+        EngineError: this is not what a completions endpoint answers.
+
+    """
+    try:
+        choice = answer["choices"][0]
+        text, reason = choice.get("text") or "", choice["finish_reason"]
+        ids, logprobs = _tokens(choice)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise EngineError(
+            f"the server answered {str(answer)[:500]}, which is no completion (expected "
+            "choices[0] with text and finish_reason): generate.server.url must be that of an "
+            "OpenAI-compatible server, up to /v1"
+        ) from error
+    if reason not in REASONS:
+        raise PassingError(f"a completion broken off, with finish_reason {reason!r}")
+    return Answer(text=str(text), reason=REASONS[reason], ids=ids, logprobs=logprobs)
+
+
+def _tokens(choice: Any) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
+    """Return a choice's token ids and log-probabilities, wherever the server puts them."""
+    given = choice.get("logprobs") or {}
+    ids: Any = choice.get("token_ids")
+    logprobs: Any = given.get("token_logprobs")
+    if "content" in given:  # llama.cpp's, and that of chat completions
+        ids = [token.get("id") for token in given["content"]]
+        logprobs = [token.get("logprob") for token in given["content"]]
+    if ids is None or None in ids:
+        return None, None
+    found = tuple(int(token) for token in ids)
+    if logprobs is None or len(logprobs) != len(found) or None in logprobs:
+        return found, None
+    values = tuple(float(value) for value in logprobs)
+    return found, None if any(map(math.isnan, values)) else values
+
+
+def whole(
+    answer: Answer,
+    tokenizer: PreTrainedTokenizerBase,
+    stops: StopStrings,
+    *,
+    greedy: bool,
+    end_ids: frozenset[int],
+) -> Answer:
+    """Return an answer with the token ids that the model must have written, its end included.
+
+    Text alone is tokenised, once. What was written after a stop string is cut off. An end that the
+    server left out is added: an end-of-sequence token, of unknown log-probability, so there are
+    none then.
+
+    Args:
+        answer: as the server gave it.
+        tokenizer: the model's.
+        stops: the stop strings.
+        greedy: drawn at temperature 0, where a token's log-probability is 0.
+        end_ids: tokens that end a text.
+
+    """
+    ids, logprobs, reason = answer.ids, answer.logprobs, answer.reason
+    if ids is None:
+        ids = tuple(tokenizer(answer.text, add_special_tokens=False)["input_ids"])
+    elif greedy:
+        logprobs = (0.0,) * len(ids)
+    end = stops.end(ids)
+    if end is not None:
+        ids, logprobs, reason = ids[:end], logprobs and logprobs[:end], FinishReason.STOP
+    elif reason is FinishReason.STOP and not (ids and ids[-1] in end_ids):
+        ids, logprobs = (*ids, _end_token(tokenizer)), None
+    return Answer(text=answer.text, reason=reason, ids=ids, logprobs=logprobs)
+
+
+def _end_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.eos_token_id is None:
+        raise EngineError(
+            "the server does not say which token ended a completion, and the tokenizer has no "
+            "eos_token: use a server that gives token ids"
+        )
+    return int(tokenizer.eos_token_id)
+
+
+async def probe(
+    session: Session,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    model: str,
+    end_ids: frozenset[int],
+    extra: Mapping[str, Any],
+) -> Abilities:
+    """Ask a server for a few tokens, to see what it takes and gives.
+
+    Raises:
+        RefusedError: it takes no request that topr knows.
+        EngineError: it is no completions server, or does not answer.
+
+    """
+    prompt = Prompt(ids=tuple(tokenizer(PROBE)["input_ids"]), text=PROBE)
+    greedy = SamplingParams(temperature=0.0, max_tokens=4)
+
+    async def ask(kind: Abilities, sampling: SamplingParams, ends: Sequence[int]) -> Answer:
+        fields = body(prompt, sampling, 0, kind, model=model, end_ids=ends, extra=extra)
+        return await session.ask("completions", read_answer, fields, longest=1.0)
+
+    for number, kind in enumerate(KINDS, start=1):
+        try:
+            answer = await ask(kind, greedy, sorted(end_ids))
+            break
+        except RefusedError as error:
+            if error.status not in (400, 422) or number == len(KINDS):
+                raise
+    if not answer.ids:
+        return kind
+    kind = replace(kind, gives_ids=True, gives_logprobs=answer.logprobs is not None)
+    if not kind.takes_further:
+        return kind
+    first = answer.ids[0]
+    ended = await ask(kind, greedy, [first])
+    if ended.ids == ():  # the token that ends a text is left out, and so is its log-probability
+        kind = replace(kind, gives_logprobs=False)
+    text = str(tokenizer.decode([first], skip_special_tokens=False))
+    stopped = await ask(
+        replace(kind, keeps_stops=True), replace(greedy, stop=(text,) if text else ()), []
+    )
+    kept = bool(text) and text in str(tokenizer.decode(list(stopped.ids or ())))
+    return replace(kind, keeps_stops=kept and stopped.reason is FinishReason.STOP)

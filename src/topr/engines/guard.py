@@ -1,0 +1,46 @@
+"""A server that ends with the process that asked for it, however that one ends.
+
+A program of its own, which imports nothing of topr:
+
+    python guard.py PID COMMAND ...
+
+It runs the command in a session of its own and ends that session, children and all, when process
+PID is no longer its parent (killed, even by SIGKILL), when it is told to end (SIGTERM), and when
+the command ends. Its exit status is the command's.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 10.0
+"""Between asking and killing."""
+
+
+def main(parent: int, command: list[str]) -> int:
+    """Run a command until it ends or has to; return its exit status."""
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    while server.poll() is None and not told and os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    if server.poll() is None:
+        _signal(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(GRACE_SECONDS)
+    _signal(server.pid, signal.SIGKILL)  # what it has left behind
+    return server.wait()
+
+
+def _signal(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,332 @@
+"""The engine that asks a server: any OpenAI-compatible completions endpoint.
+
+Not here: the wire format (`topr.engines.completions`), retries (`topr.engines.client`), and the
+process of a server that topr starts (`topr.engines.serving`).
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from transformers import PreTrainedTokenizerBase
+
+from topr.config.sections import GenerateConfig, ModelConfig, ServerConfig
+from topr.engines.background import in_background
+from topr.engines.base import Request, refuse_unfit
+from topr.engines.client import Endpoint, Session
+from topr.engines.completions import Abilities, Answer, Prompt, body, probe, read_answer, whole
+from topr.engines.serving import Served, check_command
+from topr.engines.stops import StopStrings
+from topr.engines.streams import request_seed
+from topr.errors import ConfigError, EngineError
+from topr.models import ModelFacts, identity, load_tokenizer, model_facts
+from topr.records import Rollout, SamplingParams
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """One completion to ask for."""
+
+    request: Request
+    prompt: Prompt
+    sample: int
+    seed: int
+
+
+class ServerEngine:
+    """Draws completions from a server, one request for each, many under way at a time."""
+
+    name = "server"
+    journal = True
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        tokenizer: PreTrainedTokenizerBase,
+        facts: ModelFacts,
+        config: ServerConfig,
+        *,
+        model_name: str,
+        revision: str | None = None,
+        served: Served | None = None,
+    ) -> None:
+        """Wait until the server answers, and see what it takes and gives.
+
+        Args:
+            endpoint: where the server is.
+            tokenizer: the model's.
+            facts: of the model.
+            config: the section `generate.server`.
+            model_name: what records say drew them.
+            revision: likewise; see `topr.models.fingerprint`.
+            served: the server's process, where it is the engine's own: closed with it.
+
+        Raises:
+            EngineError: there is no such server, or it does not serve the model.
+
+        """
+        self.tokenizer = tokenizer
+        self.model_name = model_name
+        self.revision = revision
+        self._endpoint = endpoint
+        self._facts = facts
+        self._config = config
+        self._served = served
+        self._served_name, self._abilities = self._meet()
+        self.records_logprobs = self._abilities.gives_logprobs
+        self._warned = False
+        if not self.records_logprobs:
+            self._warn("gives no log-probabilities of the token ids that it draws")
+
+    @staticmethod
+    def check(model: ModelConfig, config: GenerateConfig) -> None:
+        """Refuse a server that a run cannot use, or that cannot be started."""
+        if config.server.url is not None:
+            raise ConfigError(
+                f"generate.server.url={config.server.url}: that server has one model, and a run "
+                "draws from each model that it trains. Leave url out, and topr starts a server for "
+                "each (generate.server.command); or draw from that server with `topr generate`, "
+                "and train on what it wrote with `topr grade`, `topr curate` and `topr train`"
+            )
+        _key(config.server)
+        check_command(config.server)
+
+    @classmethod
+    def open(cls, model: ModelConfig, config: GenerateConfig) -> "ServerEngine":
+        """Find the server, or start one, and wait until it answers."""
+        server, key = config.server, _key(config.server)
+        tokenizer, revision = load_tokenizer(model), identity(model)
+        facts = model_facts(model, tokenizer)
+        served, url = None, server.url
+        if url is None:
+            check_command(server)
+            served = Served(model, server)
+            url = served.url
+        endpoint = Endpoint(
+            url=_up_to_version(url),
+            timeout=server.timeout,
+            patience=server.patience,
+            key=key,
+            check=served.check_alive if served else lambda: None,
+        )
+        try:
+            return cls(
+                endpoint, tokenizer, facts, server,
+                model_name=model.path, revision=revision, served=served,
+            )  # fmt: skip
+        except BaseException:
+            if served is not None:
+                served.close(keep_log=True)
+            raise
+
+    def close(self) -> None:
+        """End the server, where it is the engine's own."""
+        if self._served is not None:
+            self._served.close()
+            self._served = None
+
+    def generate(
+        self, requests: Sequence[Request], sampling: SamplingParams, *, iteration: int = 0
+    ) -> Iterator[Rollout]:
+        """Yield the completions as they are answered.
+
+        Every request is checked before anything is drawn. A request that fails in passing is made
+        again with the same seed, so that a server that honours seeds draws the same sample.
+
+        Raises:
+            EngineError: a prompt cannot be completed, the server refuses a request, or it has not
+                answered for `patience` seconds.
+
+        """
+        for request in requests:
+            refuse_unfit(
+                request,
+                sampling,
+                vocabulary=self._facts.vocabulary,
+                positions=self._facts.positions,
+            )
+        rows = [
+            _Row(
+                request=request,
+                prompt=prompt,
+                sample=sample,
+                seed=request_seed(sampling.seed, request.problem_id, sample),
+            )
+            for request, prompt in [(request, self._prompt(request)) for request in requests]
+            for sample in range(request.first_sample, request.first_sample + request.n)
+        ]
+        return self._rollouts(rows, sampling, iteration)
+
+    def _rollouts(
+        self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int
+    ) -> Iterator[Rollout]:
+        stops = StopStrings(self.tokenizer, sampling.stop)
+
+        def ask(put: Callable[[tuple[_Row, Answer]], None]) -> Awaitable[None]:
+            return self._ask_all(rows, sampling, put)
+
+        for row, answer in in_background(ask):
+            complete = whole(
+                answer,
+                self.tokenizer,
+                stops,
+                greedy=sampling.temperature == 0.0,
+                end_ids=self._facts.eos_ids,
+            )
+            if self.records_logprobs and complete.logprobs is None:
+                self._warn("leaves the token that ended a completion out of its token ids")
+            yield self._rollout(row, complete, sampling, iteration)
+
+    async def _ask_all(
+        self,
+        rows: Sequence[_Row],
+        sampling: SamplingParams,
+        put: Callable[[tuple[_Row, Answer]], None],
+    ) -> None:
+        """Ask for all rows, `concurrency` of them at a time."""
+        left = iter(rows)
+        workers = min(self._config.concurrency, len(rows))
+
+        async def work(session: Session) -> None:
+            for row in left:
+                fields = body(
+                    row.prompt,
+                    sampling,
+                    row.seed,
+                    self._abilities,
+                    model=self._served_name,
+                    end_ids=sorted(self._facts.eos_ids),
+                    extra=self._config.extra_body,
+                )
+                spread = row.seed / 2**31
+                put((row, await session.ask("completions", read_answer, fields, spread=spread)))
+
+        try:
+            async with Session(self._endpoint, workers) as session, asyncio.TaskGroup() as group:
+                for _ in range(workers):
+                    group.create_task(work(session))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    def _meet(self) -> tuple[str, Abilities]:
+        """Return what the server calls the model, and what it takes and gives."""
+
+        async def meet(put: Callable[[tuple[str, Abilities]], None]) -> None:
+            async with Session(self._endpoint) as session:
+                name = self._config.model
+                if name is None:
+                    name = self._find(await session.ask("models", _models, longest=1.0))
+                abilities = await probe(
+                    session,
+                    self.tokenizer,
+                    model=name,
+                    end_ids=self._facts.eos_ids,
+                    extra=self._config.extra_body,
+                )
+                put((name, abilities))
+
+        (met,) = in_background(meet)
+        return met
+
+    def _find(self, listed: dict[str, set[str]]) -> str:
+        """Return the name of the model among those that a server lists."""
+        own = [name for name, names in listed.items() if self.model_name in names]
+        if own:
+            return own[0]
+        if len(listed) != 1:
+            raise EngineError(
+                f"{self._endpoint.url} lists the models {', '.join(listed) or '(none)'}, of which "
+                f"none is called {self.model_name!r}: set generate.server.model to the one that is "
+                "the model of this recipe"
+            )
+        (name,) = listed
+        if self._served is None:
+            logger.warning(
+                "the server at %s calls its model %r: that it is %r, whose tokenizer is used and "
+                "which the rollouts will name, cannot be seen from here",
+                self._endpoint.url, name, self.model_name,
+            )  # fmt: skip
+        return name
+
+    def _prompt(self, request: Request) -> Prompt:
+        """Return a request's prompt; as text, where the server will tokenise it likewise."""
+        text, bos = request.prompt, self.tokenizer.bos_token
+        if self._abilities.takes_ids:
+            return Prompt(ids=request.prompt_ids, text=text)
+        for form in (text, text.removeprefix(bos or "")):
+            if tuple(self.tokenizer(form)["input_ids"]) == request.prompt_ids:
+                return Prompt(ids=request.prompt_ids, text=form)
+        raise EngineError(
+            f"{self._endpoint.url} takes prompts as text alone, and that of problem "
+            f"{request.problem_id!r} would be tokenised otherwise there than here: use a server "
+            "that takes token ids, such as vLLM's"
+        )
+
+    def _warn(self, what: str) -> None:
+        """Say once that log-probabilities are missing."""
+        if self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "the server at %s %s: its rollouts have no log-probabilities, and training on them "
+            "needs train.behavior_logprobs=recompute",
+            self._endpoint.url, what,
+        )  # fmt: skip
+
+    def _rollout(
+        self, row: _Row, answer: Answer, sampling: SamplingParams, iteration: int
+    ) -> Rollout:
+        assert answer.ids is not None  # noqa: S101 - `whole` tokenises a text
+        return Rollout(
+            problem_id=row.request.problem_id,
+            sample=row.sample,
+            prompt=row.request.prompt,
+            prompt_ids=row.request.prompt_ids,
+            completion=str(self.tokenizer.decode(list(answer.ids), skip_special_tokens=True)),
+            completion_ids=answer.ids,
+            logprobs=answer.logprobs,
+            finish_reason=answer.reason,
+            sampling=sampling,
+            model=self.model_name,
+            revision=self.revision,
+            engine=self.name,
+            iteration=iteration,
+            gold=row.request.gold,
+            question=row.request.question,
+        )
+
+
+def _models(answer: Any) -> dict[str, set[str]]:
+    """Return all that a server calls its models, by the name that requests give."""
+    try:
+        return {str(x["id"]): {str(x["id"]), str(x.get("root"))} for x in answer["data"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EngineError(
+            f"the server answered {str(answer)[:500]}, which is no list of models: "
+            "generate.server.url must be that of an OpenAI-compatible server, up to /v1; where it "
+            "lists none, set generate.server.model"
+        ) from error
+
+
+def _up_to_version(url: str) -> str:
+    """Return the url with the `/v1` that may be left out."""
+    url = url.rstrip("/")
+    return url if urlsplit(url).path else f"{url}/v1"
+
+
+def _key(config: ServerConfig) -> str | None:
+    if config.api_key_env is None:
+        return None
+    key = os.environ.get(config.api_key_env)
+    if not key:
+        raise ConfigError(
+            f"generate.server.api_key_env={config.api_key_env}, and there is no such environment "
+            "variable: set it to the server's key, or leave api_key_env out"
+        )
+    return key

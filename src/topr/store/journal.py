@@ -1,0 +1,81 @@
+"""Rollouts noted one by one while their shard is drawn, so that a killed draw loses none of them.
+
+A hidden file of JSON lines beside the shards, gone once its shard is there. It belongs to one
+writer at a time. Which rollouts are still to be drawn is not decided here.
+"""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from topr.errors import RunDirectoryError
+from topr.records import Rollout
+from topr.store.schema import ROLLOUT_SCHEMA, rollouts_to_table, table_to_rollouts
+
+
+def journal_path(directory: Path, index: int) -> Path:
+    """Return where the rollouts of a shard that is not there yet are noted."""
+    return directory / f".part-{index:05d}.partial.jsonl"
+
+
+class Journal:
+    """The rollouts of one shard, as they come.
+
+    with Journal(path) as journal:
+        known = journal.rollouts
+        journal.add(rollout)
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read what an earlier writer noted. A last line that it did not finish is dropped.
+
+        Raises:
+            RunDirectoryError: the file holds something else.
+
+        """
+        self.path = path
+        content = path.read_bytes() if path.exists() else b""
+        self._whole = content.rfind(b"\n") + 1
+        self.rollouts: list[Rollout] = _read(path, content[: self._whole])
+        """What was noted earlier; `add` leaves it alone."""
+
+    def __enter__(self) -> Self:
+        """Open for `add`."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab", buffering=0)
+        self._file.truncate(self._whole)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file; it stays."""
+        self._file.close()
+
+    def add(self, rollout: Rollout) -> None:
+        """Note a rollout. It is there when this returns, also if the process is killed then.
+
+        Not synced: after a power cut the last ones may be missing, and are drawn again.
+        """
+        (row,) = rollouts_to_table([rollout]).to_pylist()
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        written = self._file.write(line)
+        if written != len(line):
+            raise OSError(f"{self.path}: {written} of {len(line)} bytes written: the disk is full")
+
+
+def _read(path: Path, content: bytes) -> list[Rollout]:
+    try:
+        rows = [json.loads(line) for line in content.splitlines()]
+        return list(table_to_rollouts(pa.Table.from_pylist(rows, schema=ROLLOUT_SCHEMA)))
+    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise RunDirectoryError(
+            f"{path} cannot be read as rollouts ({error}): expected what an interrupted draw noted "
+            "there. Remove it, and they are drawn again"
+        ) from error
