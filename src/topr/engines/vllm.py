@@ -5,6 +5,7 @@ others; vLLM's prefix cache computes their common prompt once. Not here: several
 `ray`), and vLLM behind its own server (engine `server`).
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -27,6 +28,9 @@ ENVIRONMENT = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # results go to standard output
 }
 """Set before vLLM is imported, where the user has not."""
+
+QUEUE = 4096
+"""Samples that vLLM is given ahead: more than it draws side by side."""
 
 TEMPERATURES = (0.01, 2.0)
 """vLLM refuses what is above, and silently raises what is below, except for 0."""
@@ -71,7 +75,7 @@ class VllmEngine:
         if spec is None or spec.origin is None:  # a folder of that name has no origin
             raise ConfigError(
                 "generate.engine is vllm, and the package vllm is not installed here: install it "
-                "(pip install 'topr[vllm]'; on a CPU, see docs/engines-vllm.md), or set "
+                "(pip install 'topr[vllm]'; on a CPU, see docs/engines/vllm.md), or set "
                 "generate.engine=transformers"
             )
 
@@ -144,16 +148,22 @@ class VllmEngine:
 
         core = self.llm.llm_engine
         shared = sampling_arguments(sampling, self.facts.eos_ids)
+        samples = (
+            (request, sample)
+            for request in requests
+            for sample in range(request.first_sample, request.first_sample + request.n)
+        )
+        names = itertools.count()
         waiting: dict[str, tuple[Request, int]] = {}
         try:
-            for request in requests:
-                for sample in range(request.first_sample, request.first_sample + request.n):
-                    name = str(len(waiting))
+            while True:
+                for request, sample in itertools.islice(samples, QUEUE - len(waiting)):
                     seed = request_seed(sampling.seed, request.problem_id, sample)
-                    prompt = tokens_input(list(request.prompt_ids))
+                    prompt, name = tokens_input(list(request.prompt_ids)), str(next(names))
                     core.add_request(name, prompt, _params({**shared, "seed": seed}))
                     waiting[name] = request, sample
-            while waiting:
+                if not waiting:
+                    return
                 for output in core.step():
                     if output.finished:
                         request, sample = waiting.pop(output.request_id)
