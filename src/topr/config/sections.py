@@ -139,12 +139,35 @@ class ServerConfig(Section):
         return self
 
 
+RAY_SHOWN = tuple(
+    f"ray.{key}" for key in ("workers", "address", "gpus_per_worker", "cpus_per_worker")
+)
+"""Keys of `generate` that say where it is drawn, not what: a run goes on on another cluster."""
+
+
+class RayConfig(Section):
+    """Ray Data over another engine, for engine `ray`."""
+
+    engine: Literal["transformers", "server", "vllm"] = "transformers"
+    """What draws completions in each worker, with the settings that it has without Ray."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Copies of the model; none given: as many as the cluster's GPUs allow, or 1 without a GPU."""
+    address: str | None = None
+    """Of a cluster: `auto` (the one on this machine), or host and port; none given: that of
+    RAY_ADDRESS, else one that is started here and ends with the run."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of each worker; none given: 1 (with vllm, its tensor_parallel_size) where the cluster
+    has any."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores of each worker."""
+
+
 class GenerateConfig(Section):
     """How completions are drawn for training."""
 
-    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *SERVER_SHOWN)
+    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *SERVER_SHOWN, *RAY_SHOWN)
 
-    engine: Literal["transformers", "server", "vllm"] = "transformers"
+    engine: Literal["transformers", "ray", "server", "vllm"] = "transformers"
     """What draws completions."""
     n: Annotated[int, Field(ge=1)] = 16
     """Completions per problem; per problem and round where `curate` has a rule that knows when a
@@ -167,6 +190,8 @@ class GenerateConfig(Section):
     """For engine `server`."""
     vllm: VllmConfig = VllmConfig()
     """For engine `vllm`."""
+    ray: RayConfig = RayConfig()
+    """For engine `ray`."""
 
 
 class GradeConfig(Section):
