@@ -244,11 +244,19 @@ def blocks_of(requests: Sequence[Request], shard_problems: int, workers: int) ->
     ]
 
 
-def _connect(address: str) -> None:
-    """Connect to a cluster, or (`local`) start one on this machine for this process alone."""
-    import ray
+def _connect(address: str, **resources: int) -> None:
+    """Connect to a cluster, or (`local`) start one on this machine for this process alone.
 
-    own = {"include_dashboard": False, "_node_ip_address": LOOPBACK} if address == "local" else {}
+    Args:
+        address: of the cluster.
+        resources: of one that is started, such as `num_cpus`; none given: the machine's.
+
+    """
+    import ray.data
+
+    own: dict[str, Any] = dict(resources)
+    if address == "local":
+        own |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}
     with _quiet():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
