@@ -9,7 +9,8 @@ each. Nothing of topr is imported, so that it is up at once.
 Faults befall every fifth request, each kind in turn: `busy` (429 with Retry-After), `broken` (500),
 `cut` (half an answer), `garbled` (no JSON), `slow`, `aborted`. Other traits: `textual` (text in and
 out, OpenAI's fields alone), `endless` (the token that ends a text is left out), `trimmed` (stop
-strings are), `strict` (404 for every model), `paced` (20 ms an answer), `parent` (starts another).
+strings are), `strict` (404 for every model), `paced` (20 ms an answer), `parent` (starts another),
+`set` (one text for all seeds), `of=PATH` (notes that it serves that model).
 """
 
 import json
@@ -33,7 +34,7 @@ def text_of(ids: list[int]) -> str:
 
 def complete(asked: dict[str, Any], traits: set[str]) -> dict[str, Any]:
     """Return the one answer to a request."""
-    seed = asked["seed"] if asked["temperature"] else "greedy"
+    seed = asked["seed"] if asked["temperature"] and "set" not in traits else "greedy"
     numbers = random.Random(f"{seed} {asked['prompt']}")
     ends = {EOS, *asked.get("stop_token_ids", ())}
     ids: list[int] = []
@@ -107,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(5)
         if fault == "aborted":
             answer["choices"][0]["finish_reason"] = "abort"
-        if fault is None and asked["temperature"]:
+        if fault is None and asked["temperature"] == 1:  # the probes are at others
             self.server.note(seed=asked["seed"], auth=self.headers["Authorization"])
         self.reply(200, answer, fault=fault)
 
@@ -132,4 +133,7 @@ if __name__ == "__main__":
     if "parent" in traits:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         server.note(child=child.pid)
+    for trait in traits:
+        if trait.startswith("of="):
+            server.note(model=trait.removeprefix("of="))
     server.serve_forever()

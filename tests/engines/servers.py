@@ -56,7 +56,7 @@ def serving(log: Path, *traits: str) -> Iterator[str]:
         end(process)
 
 
-def open_server(model: Path, **server: Any) -> Engine:
+def open_server(model: Path, /, **server: Any) -> Engine:
     values = {"timeout": 1.0, "patience": 20.0, "concurrency": 8} | server
     config = GenerateConfig(engine="server", server=values)  # type: ignore[arg-type]
     return open_engine(ModelConfig(path=str(model)), config)

@@ -41,6 +41,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the logs of servers that topr starts go."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Rollout]:
     log = tmp_path_factory.mktemp("log") / "log"
@@ -119,6 +126,8 @@ def test_what_the_server_refuses_is_not_asked_again(model: Path, tmp_path: Path)
         with pytest.raises(EngineError, match=r"status 404.*no model tiny"):
             open_server(model, url=url)
         assert time.monotonic() - began < 10
+        with pytest.raises(EngineError, match=f"no model {model}/x"):
+            open_server(model, url=url, model="{model}/x")
 
 
 def test_stop_strings_stay_in_the_ids(undisturbed: dict[Any, Rollout], model: Path,
@@ -169,6 +178,15 @@ def test_text_alone_is_tokenised_once_and_said(
         else:
             assert rollout.completion_ids == (*text_ids, EOS)
     assert any("~" in rollout.completion for rollout in drawn.values())
+
+
+def test_a_server_that_does_not_sample_is_suspected(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for traits, said in (((), False), (("set",), True)):
+        with serving(tmp_path / "log", *traits) as url:
+            open_server(model, url=url)
+        assert ("wrote the same text with two seeds" in caplog.text) == said
 
 
 def test_an_end_that_is_left_out_is_added_without_log_probabilities(
@@ -272,9 +290,12 @@ def test_an_own_server_that_dies_is_not_waited_for(model: Path, tmp_path: Path) 
         drawn = engine.generate(REQUESTS, SAMPLING)
         next(drawn)
         os.kill(processes[1], signal.SIGKILL)
-        with pytest.raises(EngineError, match="the server that topr started has ended"):
+        with pytest.raises(EngineError, match="the server that topr started has ended") as caught:
             list(drawn)
     assert all(map(gone, processes))
+    kept = list(tmp_path.glob("topr-server-*.log"))
+    assert len(kept) == 2
+    assert any(str(log) in str(caught.value) for log in kept)
 
 
 def test_an_own_server_that_is_no_use_is_ended(model: Path, tmp_path: Path) -> None:
@@ -306,7 +327,8 @@ def test_a_killed_driver_takes_its_server_along_and_goes_on(
     log, output = tmp_path / "log", tmp_path / "rollouts"
     words = [str(model), str(output), *own(log, "paced", "parent")["command"]]
     paths = os.pathsep.join(sys.path)
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    added = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    environment = {**os.environ, **added}
     command = [sys.executable, "-c", DRIVER, *words]
     driver = subprocess.Popen(command, env=environment)
     journal = journal_path(output, 0)

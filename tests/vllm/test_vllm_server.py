@@ -3,6 +3,7 @@
 Run by `make test-vllm`, in an environment that has vllm; skipped elsewhere.
 """
 
+import json
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from command_line import topr
 from tiny import PAD, TURN_END, save_tiny, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
 from topr.engines import Request, check_engine, open_engine
@@ -30,6 +32,7 @@ from topr.engines.server import ServerEngine
 from topr.engines.serving import VLLM
 from topr.models import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
+from topr.store import read_table
 from topr.training.behavior import recompute
 
 SPEC = find_spec("vllm")  # this folder has the name of the package, but no origin
@@ -40,7 +43,11 @@ pytestmark = [
     ),
     pytest.mark.timeout(900),
 ]
-ARGUMENTS = ["--gpu-memory-utilization", "0.1", "--enforce-eager"]  # of memory; what a CPU needs
+ARGUMENTS = [
+    "--gpu-memory-utilization", "0.1", "--enforce-eager",
+    # On a CPU, vLLM 0.32 ends when a prompt with a seed is prefilled in parts.
+    "--no-enable-chunked-prefill",
+]  # fmt: skip
 TOKENIZER = tiny_tokenizer()
 PROMPTS = ("Hi", "The answer is", "Ann has 12 pens, and buys a few more.", "2 + 2 =")
 FURTHER_EOS = (TURN_END, *range(200, 215))
@@ -69,7 +76,12 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = save_tiny(tmp_path_factory.mktemp("model"), hidden_size=128, initializer_range=0.2)
+    path = save_tiny(
+        tmp_path_factory.mktemp("model"),
+        hidden_size=128,
+        initializer_range=0.2,
+        max_position_embeddings=1024,
+    )
     GenerationConfig(eos_token_id=list(FURTHER_EOS), pad_token_id=PAD).save_pretrained(path)
     return path
 
@@ -93,6 +105,10 @@ class Process:
                 self.command, stdout=log, stderr=log, start_new_session=True
             )
 
+    def answered(self) -> int:
+        """Return how many completions it has given, by its log."""
+        return self.log.read_text().count('"POST /v1/completions HTTP/1.1" 200')
+
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -107,7 +123,7 @@ def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def engine(server: Process, model_path: Path) -> Iterator[ServerEngine]:
-    values = {"url": f"http://127.0.0.1:{server.port}/v1", "patience": 300.0}
+    values = {"url": f"http://127.0.0.1:{server.port}/v1", "patience": 300.0, "concurrency": 4}
     config = GenerateConfig(engine="server", server=values)  # type: ignore[arg-type]
     with closing(open_engine(ModelConfig(path=str(model_path)), config)) as opened:
         assert isinstance(opened, ServerEngine)
@@ -210,9 +226,33 @@ def test_a_kill_in_the_middle_loses_and_doubles_nothing(
         if len(drawn) == 3:
             server.kill()
             time.sleep(1)
+            before = server.answered()
             server.start()
-    assert len(drawn) == len(undisturbed)
+    assert len(drawn) == len(undisturbed) == 32
+    assert server.answered() - before >= 32 - 3 - 4 - 4  # those after the kill, most of them
     assert same_tokens({(r.problem_id, r.sample): r for r in drawn}, undisturbed)
+
+
+def test_gsm8k_questions_are_drawn_and_graded(
+    engine: ServerEngine, server: Process, model_path: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """The command line against the server, on real questions; the model knows no answer."""
+    topr(
+        tmp_path, "eval", "gsm8k", "-m", model_path, "-o", "evaluated",
+        f"task.train_file={(shared_data / 'gsm8k_train.jsonl.gz').resolve()}",
+        f"task.test_file={(shared_data / 'gsm8k_test.jsonl.gz').resolve()}",
+        "task.few_shot=0", "task.prompt=plain", "evaluate.problems=20", "evaluate.n=2",
+        "evaluate.pass_at=[1,2]", "generate.max_tokens=16", "generate.engine=server",
+        f"generate.server.url=http://127.0.0.1:{server.port}", "grade.workers=1",
+    )  # fmt: skip
+    evaluated = json.loads((tmp_path / "evaluated/evaluation.json").read_text())
+    assert evaluated["problems"] == 20
+    rows = read_table(tmp_path / "evaluated/evaluation").to_pylist()
+    assert len(rows) == 60
+    for row in rows:
+        assert (row["engine"], row["model"]) == ("server", str(model_path))
+        assert len(row["logprobs"]) == len(row["completion_ids"]) <= 16
+        assert row["grade"] is not None
 
 
 def same_tokens(one: Drawn, other: Drawn) -> bool:
@@ -232,9 +272,10 @@ def test_topr_starts_and_ends_one(model_path: Path) -> None:
         assert len(draw(opened)) == sum(request.n for request in REQUESTS)
         assert opened._served is not None
         url = f"{opened._served.url}/models"
-        children = psutil.Process().children(recursive=True)
-        assert len(children) >= 3  # what watches it, the server, its engine
+        guard = psutil.Process(opened._served._process.pid)
+        started = [guard, *guard.children(recursive=True)]
+        assert len(started) >= 3  # what watches it, the server, its engine
     with pytest.raises(httpx2.ConnectError), httpx2.Client(trust_env=False) as client:
         client.get(url)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []

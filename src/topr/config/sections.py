@@ -108,7 +108,7 @@ class ServerConfig(Section):
     arguments: tuple[str, ...] = ()
     """Further words for vLLM's own server, such as `--tensor-parallel-size` and `4`."""
     model: str | None = None
-    """What the server calls the model; none given: it is asked."""
+    """What the server calls the model, `{model}` for its path; none given: it is asked."""
     concurrency: Annotated[int, Field(ge=1)] = 64
     """Requests under way at a time, one completion each."""
     timeout: Annotated[float, Field(gt=0)] = 600.0

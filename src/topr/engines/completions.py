@@ -6,7 +6,7 @@ fields differs; `Abilities` says what one of them does, as `probe` has seen it d
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,8 @@ class Abilities:
     """A log-probability of each of them."""
     keeps_stops: bool = False
     """A stop string stays in the ids; else none is sent, and completions are cut here."""
+    draws: bool = True
+    """Two seeds at a high temperature gave two texts; else it may not sample at all."""
 
 
 KINDS = (
@@ -76,7 +78,7 @@ def body(
     abilities: Abilities,
     *,
     model: str,
-    end_ids: Sequence[int],
+    end_ids: Collection[int],
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the request for one sample.
@@ -224,31 +226,36 @@ async def probe(
 
     """
     prompt = Prompt(ids=tuple(tokenizer(PROBE)["input_ids"]), text=PROBE)
-    greedy = SamplingParams(temperature=0.0, max_tokens=4)
 
-    async def ask(kind: Abilities, sampling: SamplingParams, ends: Sequence[int]) -> Answer:
-        fields = body(prompt, sampling, 0, kind, model=model, end_ids=ends, extra=extra)
+    async def ask(
+        kind: Abilities, ends: Collection[int], *, stop: str = "", wild: bool = False, seed: int = 0
+    ) -> Answer:
+        sampling = SamplingParams(
+            temperature=2.0 if wild else 0.0,
+            max_tokens=16 if wild else 4,
+            stop=(stop,) if stop else (),
+        )
+        fields = body(prompt, sampling, seed, kind, model=model, end_ids=ends, extra=extra)
         return await session.ask("completions", read_answer, fields, longest=1.0)
 
     for number, kind in enumerate(KINDS, start=1):
         try:
-            answer = await ask(kind, greedy, sorted(end_ids))
+            answer = await ask(kind, end_ids)
             break
         except RefusedError as error:
             if error.status not in (400, 422) or number == len(KINDS):
                 raise
+    texts = {(await ask(kind, end_ids, wild=True, seed=seed)).text for seed in (1, 2)}
+    kind = replace(kind, draws=len(texts) > 1)
     if not answer.ids:
         return kind
     kind = replace(kind, gives_ids=True, gives_logprobs=answer.logprobs is not None)
     if not kind.takes_further:
         return kind
     first = answer.ids[0]
-    ended = await ask(kind, greedy, [first])
-    if ended.ids == ():  # the token that ends a text is left out, and so is its log-probability
+    if (await ask(kind, [first])).ids == ():  # the end is left out, and so is its log-probability
         kind = replace(kind, gives_logprobs=False)
     text = str(tokenizer.decode([first], skip_special_tokens=False))
-    stopped = await ask(
-        replace(kind, keeps_stops=True), replace(greedy, stop=(text,) if text else ()), []
-    )
-    kept = bool(text) and text in str(tokenizer.decode(list(stopped.ids or ())))
-    return replace(kind, keeps_stops=kept and stopped.reason is FinishReason.STOP)
+    kept = await ask(replace(kind, keeps_stops=True), [], stop=text)
+    ends = kept.reason is FinishReason.STOP and text in str(tokenizer.decode(list(kept.ids or ())))
+    return replace(kind, keeps_stops=bool(text) and ends)

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from topr.engines.background import in_background
 from topr.engines.base import Request, refuse_unfit
 from topr.engines.client import Endpoint, Session
 from topr.engines.completions import Abilities, Answer, Prompt, body, probe, read_answer, whole
-from topr.engines.serving import Served, check_command
+from topr.engines.serving import Served, check_command, model_word
 from topr.engines.stops import StopStrings
 from topr.engines.streams import request_seed
 from topr.errors import ConfigError, EngineError
@@ -81,6 +82,12 @@ class ServerEngine:
         self._served_name, self._abilities = self._meet()
         self.records_logprobs = self._abilities.gives_logprobs
         self._warned = False
+        if not self._abilities.draws:
+            logger.warning(
+                "the server at %s wrote the same text with two seeds at temperature 2: see that it "
+                "samples at all. transformers serve needs do_sample (docs/engines/server.md)",
+                endpoint.url,
+            )
         if not self.records_logprobs:
             self._warn("gives no log-probabilities of the token ids that it draws")
 
@@ -201,7 +208,7 @@ class ServerEngine:
                     row.seed,
                     self._abilities,
                     model=self._served_name,
-                    end_ids=sorted(self._facts.eos_ids),
+                    end_ids=self._facts.eos_ids,
                     extra=self._config.extra_body,
                 )
                 spread = row.seed / 2**31
@@ -220,7 +227,9 @@ class ServerEngine:
         async def meet(put: Callable[[tuple[str, Abilities]], None]) -> None:
             async with Session(self._endpoint) as session:
                 name = self._config.model
-                if name is None:
+                if name is not None:
+                    name = name.replace("{model}", model_word(self.model_name))
+                else:
                     name = self._find(await session.ask("models", _models, longest=1.0))
                 abilities = await probe(
                     session,
@@ -236,7 +245,8 @@ class ServerEngine:
 
     def _find(self, listed: dict[str, set[str]]) -> str:
         """Return the name of the model among those that a server lists."""
-        own = [name for name, names in listed.items() if self.model_name in names]
+        called = {self.model_name, str(Path(self.model_name).expanduser().resolve())}
+        own = [name for name, names in listed.items() if called & names]
         if own:
             return own[0]
         if len(listed) != 1:

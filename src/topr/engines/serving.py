@@ -72,7 +72,7 @@ class Served:
         command = _filled(config.command or _vllm(model, config), model, port)
         descriptor, name = tempfile.mkstemp(prefix="topr-server-", suffix=".log")
         self.log = Path(name)
-        """What it writes; removed when it is closed in good order."""
+        """What it writes; removed when it is closed while it runs."""
         with os.fdopen(descriptor, "wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the user's own command
                 [sys.executable, "-I", guard.__file__, str(os.getpid()), *command],
@@ -93,8 +93,15 @@ class Served:
         )
 
     def close(self, *, keep_log: bool = False) -> None:
-        """End it and what it has started, and wait until that is done."""
-        if self._process.poll() is None:
+        """End it and what it has started, and wait until that is done.
+
+        Args:
+            keep_log: leave its log, which an error has named; so it is where it has ended itself.
+
+        """
+        if self._process.poll() is not None:
+            keep_log = True
+        else:
             self._process.terminate()
             try:
                 self._process.wait(guard.GRACE_SECONDS + 5)
@@ -106,15 +113,20 @@ class Served:
             self.log.unlink(missing_ok=True)
 
 
+def model_word(path: str) -> str:
+    """Return what `{model}` stands for: no shell is there to read `~`."""
+    directory = Path(path).expanduser()
+    return str(directory) if directory.is_dir() else path
+
+
 def _vllm(model: ModelConfig, config: ServerConfig) -> tuple[str, ...]:
     trusted = ("--trust-remote-code",) if model.trust_remote_code else ()
     return (*VLLM, *trusted, *config.arguments)
 
 
 def _filled(words: tuple[str, ...], model: ModelConfig, port: int) -> list[str]:
-    directory = Path(model.path).expanduser()
     values = {
-        "{model}": str(directory) if directory.is_dir() else model.path,
+        "{model}": model_word(model.path),
         "{revision}": model.revision or "main",
         "{dtype}": model.dtype,
         "{host}": HOST,
