@@ -219,7 +219,8 @@ def test_an_interrupted_drawing_leaves_nothing_behind(engine: VllmEngine) -> Non
 
 
 def test_close_ends_its_processes(model_path: Path) -> None:
-    """And the limit that the recipe sets is the one that a prompt must fit into."""
+    """Also after a kill, which is told. And the limit that the recipe sets is the one that a prompt
+    must fit into."""
     me = psutil.Process()
     before = {child.pid for child in me.children(recursive=True)}
     config = GenerateConfig(engine="vllm", vllm={**SETTINGS, "max_model_len": 32})
@@ -228,7 +229,13 @@ def test_close_ends_its_processes(model_path: Path) -> None:
         assert started
         with pytest.raises(EngineError, match="the model ends at 32"):
             opened.generate([request("a" * 20)], SamplingParams(max_tokens=20))
-        assert len(draw(opened, [request("Hi", n=2)])) == 2  # type: ignore[arg-type]
+        rollouts = opened.generate([request("Hi", n=200)], SamplingParams(max_tokens=LIMIT))
+        next(rollouts)
+        for process in started:
+            if "resource_tracker" not in str(process.cmdline()):
+                process.kill()
+        with pytest.raises(EngineError, match="vLLM's process ended with .* completions to draw"):
+            list(rollouts)
     alive = psutil.wait_procs(started, timeout=20)[1]
     # Python's own tracker of shared memory stays for as long as the process that started it.
     assert [process for process in alive if "resource_tracker" not in str(process.cmdline())] == []

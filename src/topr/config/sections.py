@@ -183,7 +183,7 @@ class GenerateConfig(Section):
     stop: tuple[str, ...] | None = None
     """Strings that end a completion; none given: the task's own."""
     batch_size: Annotated[int, Field(ge=1)] = 64
-    """Completions that are decoded side by side."""
+    """Completions that are decoded side by side (engine `transformers`)."""
     shard_problems: Annotated[int, Field(ge=1)] = 64
     """Problems per parquet shard: what an interruption may cost at most."""
     server: ServerConfig = ServerConfig()
