@@ -234,7 +234,7 @@ def test_close_ends_its_processes(model_path: Path) -> None:
         for process in started:
             if "resource_tracker" not in str(process.cmdline()):
                 process.kill()
-        with pytest.raises(EngineError, match="vLLM's process ended with .* completions to draw"):
+        with pytest.raises(EngineError, match=r"vLLM's process ended with \d+ completions to draw"):
             list(rollouts)
     alive = psutil.wait_procs(started, timeout=20)[1]
     # Python's own tracker of shared memory stays for as long as the process that started it.

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from topr.config.sections import GenerateConfig, ModelConfig
@@ -155,6 +156,8 @@ class VllmEngine:
         )
         names = itertools.count()
         waiting: dict[str, tuple[Request, int]] = {}
+        ended = Event()
+        Thread(target=_watch, args=(core.engine_core, ended), daemon=True).start()
         try:
             while True:
                 for request, sample in itertools.islice(samples, QUEUE - len(waiting)):
@@ -176,8 +179,8 @@ class VllmEngine:
                 "not complete"
             ) from error
         finally:
-            if waiting and not core.engine_core.resources.engine_dead:
-                core.abort_request(list(waiting))
+            ended.set()
+            core.abort_request(list(waiting))
 
     def _rollout(
         self, request: Request, sample: int, written: Any, sampling: SamplingParams, iteration: int
@@ -211,6 +214,16 @@ class VllmEngine:
             gold=request.gold,
             question=request.question,
         )
+
+
+def _watch(client: Any, ended: Event) -> None:
+    """Wake vLLM's client when its process is gone: it would wait for a killed one for ever."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    while hasattr(client, "outputs_queue") and not ended.wait(timeout=1.0):
+        if client.resources.engine_dead:
+            client.outputs_queue.put_nowait(EngineDeadError())
+            return
 
 
 def llm_arguments(model: ModelConfig, config: GenerateConfig) -> dict[str, Any]:
