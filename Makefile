@@ -5,13 +5,24 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test check docs bench format clean
+.PHONY: quickstart test test-vllm check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
 
 test: $(READY)  ## set up, then run the tests (offline, on the CPU)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# All versions are pinned, and nothing else is installed: vLLM's CPU build names torchvision,
+# torchaudio and torchcodec, whose CUDA builds keep it from being imported.
+test-vllm: .venv-vllm/.ready  ## the tests of vLLM's engine and server on a real vLLM (CPU, 4 GB, minutes)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -n 0 tests/vllm
+
+.venv-vllm/.ready: tests/vllm/requirements.txt
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -q --no-deps -r tests/vllm/requirements.txt
+	.venv-vllm/bin/python -m pip install -q --no-deps -e .
+	touch $@
 
 check: $(READY)  ## lint, format, types, import layers
 	$(BIN)/ruff check .
@@ -41,4 +52,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl .venv-vllm site .mypy_cache .pytest_cache .ruff_cache

@@ -118,7 +118,8 @@ def test_every_rule_and_option_is_in_the_documentation():
 
 
 @pytest.mark.parametrize(
-    "section", ["loop", "generate", "server", "grade", "curate", "train", "evaluate"]
+    "section",
+    ["loop", "generate", "server", "vllm", "ray", "grade", "curate", "train", "evaluate"],
 )
 def test_every_key_is_in_the_documentation(section):
     page = (DOCS / "recipes.md").read_text().split(f"\n### {section}\n")[1].split("\n### ")[0]

@@ -92,7 +92,7 @@ def test_shards_that_are_there_are_not_drawn_again(tmp_path, draw_into):
     assert {request.problem_id for request in engine.requests} == {"p3", "p4", "p5"}
     assert {path.name: path.read_bytes() for path in shard_paths(tmp_path)} == before
     # The shards that were there count, without tokens: nothing was drawn for them.
-    assert steps == [(6, 0), *[(1, 3)] * 6, (2, 0)]
+    assert steps == [(6, 0), (2, 0), *[(1, 3)] * 6]
 
 
 def test_nothing_of_an_interrupted_shard_is_left(tmp_path, draw_into):
@@ -242,6 +242,66 @@ def test_a_full_disk_costs_the_completion_that_it_cut(tmp_path, draw_into, monke
             draw_into(tmp_path, Noting())
     assert draw_into(tmp_path, Noting()) == 14 - 2  # p2 was noted
     assert read_table(tmp_path).num_rows == 14
+
+
+class Spanning(Backwards):
+    """Is given all shards at once, and finishes the last problem first."""
+
+    spans_shards = True
+
+
+def test_an_engine_may_be_asked_for_all_shards_at_once(tmp_path, draw_into):
+    draw_into(tmp_path / "shard by shard")
+    calls = []
+
+    class Counting(Spanning):
+        def generate(self, requests, sampling, *, iteration=0):
+            calls.append([request.problem_id for request in requests])
+            for rollout in super().generate(requests, sampling, iteration=iteration):
+                yield dataclasses.replace(rollout, engine="backwards")
+
+    together = tmp_path / "together"
+    assert draw_into(together, Counting()) == 14
+    (together / "part-00001.parquet").unlink()
+    assert draw_into(together, Counting()) == 6
+    assert draw_into(together, Counting()) == 0
+    assert calls == [[f"p{i}" for i in range(7)], ["p3", "p4", "p5"]]
+    assert [path.read_bytes() for path in shard_paths(together)] == [
+        path.read_bytes() for path in shard_paths(tmp_path / "shard by shard")
+    ]
+
+
+def test_shards_that_are_complete_are_kept_when_such_an_engine_fails(tmp_path, draw_into):
+    class Failing(Spanning):
+        def generate(self, requests, sampling, *, iteration=0):
+            for rollout in super().generate(requests, sampling, iteration=iteration):
+                if rollout.problem_id == "p1":
+                    raise EngineError("out of memory")
+                yield rollout
+
+    with pytest.raises(EngineError, match="out of memory"):
+        draw_into(tmp_path, Failing())
+    assert [path.name for path in shard_paths(tmp_path)] == [
+        "part-00001.parquet", "part-00002.parquet"
+    ]  # fmt: skip
+    assert draw_into(tmp_path, Spanning()) == 6
+
+
+@pytest.mark.parametrize("fault", ["lost", "twice", "stranger"])
+def test_such_an_engine_that_returns_something_else_is_refused(tmp_path, draw_into, fault):
+    class Faulty(Spanning):
+        def generate(self, requests, sampling, *, iteration=0):
+            first, *others = super().generate(requests, sampling, iteration=iteration)
+            yield from others
+            if fault != "lost":
+                yield first
+            if fault == "twice":
+                yield first
+            if fault == "stranger":
+                yield dataclasses.replace(first, problem_id="x")
+
+    with pytest.raises(EngineError, match="nothing of this shard is kept"):
+        draw_into(tmp_path, Faulty())
 
 
 @pytest.mark.parametrize("fault", ["lost", "twice", "stranger"])

@@ -4,8 +4,9 @@ The one place that draws rollouts, for training and evaluation alike. No grading
 manifest: whether a stage is done is the caller's to say.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,9 @@ def draw(
     rows are in the order of (problem, sample), whatever order the engine finished them in. A shard
     that is there is left alone, so that an interrupted call costs one shard at most when it is
     made again. With an engine that says so (`journal`), it costs nothing that was answered: each
-    completion is noted in a hidden file beside the shards, and only the missing ones are drawn.
+    completion is noted in a hidden file beside the shards, and only the missing ones are drawn. An
+    engine that says so (`spans_shards`) is asked for all missing shards at once, and those that it
+    has begun are what an interruption costs.
 
     Args:
         problems: with ids of their own.
@@ -122,28 +125,28 @@ def draw_shards(
     """
     there = {path.name: path for path in shard_paths(directory)}
     samples = range(first_sample, first_sample + n)
-    drawn = 0
+    missing: list[_Shard] = []
     for index in range(shard_count(len(problems), shard_problems)):
         first, number = index * shard_problems, first_shard + index
         chunk = problems[first : first + shard_problems]
         asked = [(problem.id, sample) for problem in chunk for sample in samples]
         shard = there.get(f"part-{number:05d}.parquet")
-        noted = journal_path(directory, number)
-        if shard is not None:
-            _check_shard(shard, asked, sampling, iteration)
-            noted.unlink(missing_ok=True)
-            if progress is not None:
-                progress(len(asked), 0)
+        if shard is None:
+            missing.append(_Shard(number=number, first=first, problems=chunk, asked=asked))
             continue
-        journal = Journal(noted) if getattr(engine, "journal", False) else None
-        rollouts = _draw_chunk(chunk, asked, engine, sampling, iteration, journal, progress)
+        _check_shard(shard, asked, sampling, iteration)
+        journal_path(directory, number).unlink(missing_ok=True)
+        if progress is not None:
+            progress(len(asked), 0)
+    drawn = 0
+    for made, rollouts, new in _drawn(missing, engine, sampling, iteration, directory, progress):
         table = rollouts_to_table(rollouts)
         for name, values in further.items():
-            owners = [first + position // n for position in range(len(asked))]
+            owners = [made.first + position // n for position in range(len(made.asked))]
             table = table.append_column(name, values.take(pa.array(owners)))
-        write_shard(directory, number, table)
-        noted.unlink(missing_ok=True)
-        drawn += len(asked) - (len(journal.rollouts) if journal else 0)
+        write_shard(directory, made.number, table)
+        journal_path(directory, made.number).unlink(missing_ok=True)
+        drawn += new
     return drawn
 
 
@@ -152,30 +155,99 @@ def shard_count(problems: int, shard_problems: int) -> int:
     return -(-problems // shard_problems)
 
 
-def _draw_chunk(
-    chunk: Sequence[Problem],
-    asked: list[tuple[str, int]],
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shard:
+    """A shard that is not there yet."""
+
+    number: int
+    first: int
+    """Place of its first problem among those of the call."""
+    problems: Sequence[Problem]
+    asked: list[tuple[str, int]]
+    """Its rows: (problem, sample)."""
+
+
+def _drawn(
+    shards: Sequence[_Shard],
+    engine: Engine,
+    sampling: SamplingParams,
+    iteration: int,
+    directory: Path,
+    progress: Progress | None,
+) -> Iterator[tuple[_Shard, list[Rollout], int]]:
+    """Yield shards as they are complete, with their rows in order, and how many of them are new."""
+    if getattr(engine, "spans_shards", False):
+        yield from _draw_together(shards, engine, sampling, iteration, progress)
+        return
+    for shard in shards:
+        noted = journal_path(directory, shard.number)
+        journal = Journal(noted) if getattr(engine, "journal", False) else None
+        rollouts = _draw_alone(shard, engine, sampling, iteration, journal, progress)
+        yield shard, rollouts, len(rollouts) - (len(journal.rollouts) if journal else 0)
+
+
+def _draw_alone(
+    shard: _Shard,
     engine: Engine,
     sampling: SamplingParams,
     iteration: int,
     journal: Journal | None,
     progress: Progress | None,
 ) -> list[Rollout]:
-    """Return the completions asked for, in that order: those that the journal has, and new ones."""
+    """Return the completions of a shard: those that the journal has, and new ones."""
     rollouts: list[Rollout] = []
     with journal or nullcontext():
         if journal is not None and journal.rollouts:
             rollouts += journal.rollouts
-            _check_journal(journal, asked, sampling, iteration)
+            _check_journal(journal, shard.asked, sampling, iteration)
             if progress is not None:
                 progress(len(rollouts), 0)
-        requests = _requests(chunk, asked, rollouts, engine.tokenizer)
+        requests = _requests(shard.problems, shard.asked, rollouts, engine.tokenizer)
         for rollout in engine.generate(requests, sampling, iteration=iteration) if requests else ():
             if journal is not None:
                 journal.add(rollout)
             rollouts.append(rollout)
             if progress is not None:
                 progress(1, len(rollout.completion_ids))
+    return _in_order(rollouts, shard.asked, engine)
+
+
+def _draw_together(
+    shards: Sequence[_Shard],
+    engine: Engine,
+    sampling: SamplingParams,
+    iteration: int,
+    progress: Progress | None,
+) -> Iterator[tuple[_Shard, list[Rollout], int]]:
+    """Ask the engine for all shards at once, and yield each when its last completion has come."""
+    requests = [
+        request
+        for shard in shards
+        for request in _requests(shard.problems, shard.asked, (), engine.tokenizer)
+    ]
+    owner = {problem.id: shard for shard in shards for problem in shard.problems}
+    open_ = {shard.number: shard for shard in shards}
+    found: dict[int | None, list[Rollout]] = {number: [] for number in open_}
+    for rollout in engine.generate(requests, sampling, iteration=iteration) if requests else ():
+        shard = owner.get(rollout.problem_id)
+        number = shard.number if shard and shard.number in open_ else None
+        found.setdefault(number, []).append(rollout)
+        if progress is not None:
+            progress(1, len(rollout.completion_ids))
+        if shard and number is not None and len(found[number]) == len(shard.asked):
+            yield (
+                open_.pop(number),
+                _in_order(found.pop(number), shard.asked, engine),
+                len(shard.asked),
+            )
+    left = [rollout for rollouts in found.values() for rollout in rollouts]
+    _check_complete(left, [key for shard in open_.values() for key in shard.asked], engine)
+
+
+def _in_order(
+    rollouts: list[Rollout], asked: list[tuple[str, int]], engine: Engine
+) -> list[Rollout]:
+    """Return what was asked for in the order of asking; refuse anything else."""
     _check_complete(rollouts, asked, engine)
     place = {key: position for position, key in enumerate(asked)}
     return sorted(rollouts, key=lambda rollout: place[rollout.problem_id, rollout.sample])

@@ -27,10 +27,12 @@ from topr.config.sections import (
     GenerateConfig,
     GradeConfig,
     ModelConfig,
+    RayConfig,
     Section,
     ServerConfig,
     TaperConfig,
     TrainConfig,
+    VllmConfig,
 )
 from topr.config.tasks import (
     ArithmeticConfig,
@@ -63,6 +65,7 @@ __all__ = [
     "PassRateRule",
     "PositiveShareRule",
     "PositivesRule",
+    "RayConfig",
     "Recipe",
     "Rule",
     "Section",
@@ -71,6 +74,7 @@ __all__ = [
     "TaskConfig",
     "TrainConfig",
     "VerifierConfig",
+    "VllmConfig",
     "WarmupConfig",
     "dump_recipe",
     "load_recipe",

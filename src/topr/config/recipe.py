@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from topr.config.curation import CurateConfig
 from topr.config.sections import (
+    RAY_SHOWN,
     SERVER_SHOWN,
     EvaluateConfig,
     GenerateConfig,
@@ -48,11 +49,12 @@ class Comparison(Section):
 class Recipe(Section):
     """Everything that fixes a run."""
 
-    # Where a verifier's candidates lie: what they hold is what counts. And how a server is reached.
+    # Where a verifier's candidates lie: what they hold is what counts. And how a
+    # server or a cluster is reached.
     SHOWN: ClassVar[tuple[str, ...]] = (
         *Section.SHOWN,
         *(f"task.{key}" for key in PLACES),
-        *(f"generate.{key}" for key in SERVER_SHOWN),
+        *(f"generate.{key}" for key in (*SERVER_SHOWN, *RAY_SHOWN)),
     )
 
     name: str

@@ -45,6 +45,50 @@ class ModelConfig(Section):
     """Run code that comes with a hub model. Off unless you have read that code."""
 
 
+VLLM_ARGS_OF_TOPR: dict[str, str] = {
+    "model": "model.path",
+    "tokenizer": "model.path",
+    "revision": "model.revision",
+    "tokenizer_revision": "model.revision",
+    "dtype": "model.dtype",
+    "trust_remote_code": "model.trust_remote_code",
+    "tensor_parallel_size": "generate.vllm.tensor_parallel_size",
+    "gpu_memory_utilization": "generate.vllm.gpu_memory_utilization",
+    "max_model_len": "generate.vllm.max_model_len",
+    "enforce_eager": "generate.vllm.enforce_eager",
+    "data_parallel_size": "generate.engine=ray with generate.ray.engine=vllm",
+    "load_format": "nothing else: weights are read from safetensors only",
+    "logprobs_mode": "nothing else: rollouts hold those of the sampled distribution",
+    "skip_tokenizer_init": "nothing else: stop strings need the tokenizer",
+}
+"""Arguments of `vllm.LLM` that topr sets, to what sets them instead of `generate.vllm.args`."""
+
+
+class VllmConfig(Section):
+    """vLLM inside topr, for engine `vllm`. It draws as many completions side by side as its memory
+    holds: `generate.batch_size` is not for it."""
+
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
+    """GPUs that one copy of the model is spread over."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory (on a CPU, of the machine's) for weights and cache."""
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
+    """Tokens of prompt and completion at most; none given: as many as the model allows."""
+    enforce_eager: bool = False
+    """No CUDA graphs and no compilation: quicker to start, slower to draw."""
+    args: dict[str, Any] = {}
+    """Any further argument of `vllm.LLM`, passed as it is."""
+
+    @model_validator(mode="after")
+    def _args_are_further_ones(self) -> "VllmConfig":
+        for name in self.args:
+            if name in VLLM_ARGS_OF_TOPR:
+                raise ValueError(
+                    f"args.{name} is set by topr: leave it out, and use {VLLM_ARGS_OF_TOPR[name]}"
+                )
+        return self
+
+
 SERVER_SHOWN = tuple(
     f"server.{key}" for key in ("url", "concurrency", "timeout", "patience", "api_key_env")
 )
@@ -95,12 +139,35 @@ class ServerConfig(Section):
         return self
 
 
+RAY_SHOWN = tuple(
+    f"ray.{key}" for key in ("workers", "address", "gpus_per_worker", "cpus_per_worker")
+)
+"""Keys of `generate` that say where it is drawn, not what: a run goes on on another cluster."""
+
+
+class RayConfig(Section):
+    """Ray Data over another engine, for engine `ray`."""
+
+    engine: Literal["transformers", "server", "vllm"] = "transformers"
+    """What draws completions in each worker, with the settings that it has without Ray."""
+    workers: Annotated[int, Field(ge=1)] | None = None
+    """Copies of the model; none given: as many as the cluster's GPUs allow, or 1 without a GPU."""
+    address: str | None = None
+    """Of a cluster: `auto` (the one on this machine), or host and port; none given: that of
+    RAY_ADDRESS, else one that is started here and ends with the run."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of each worker; none given: 1 (with vllm, its tensor_parallel_size) where the cluster
+    has any."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores of each worker."""
+
+
 class GenerateConfig(Section):
     """How completions are drawn for training."""
 
-    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *SERVER_SHOWN)
+    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *SERVER_SHOWN, *RAY_SHOWN)
 
-    engine: Literal["transformers", "server"] = "transformers"
+    engine: Literal["transformers", "ray", "server", "vllm"] = "transformers"
     """What draws completions."""
     n: Annotated[int, Field(ge=1)] = 16
     """Completions per problem; per problem and round where `curate` has a rule that knows when a
@@ -116,11 +183,15 @@ class GenerateConfig(Section):
     stop: tuple[str, ...] | None = None
     """Strings that end a completion; none given: the task's own."""
     batch_size: Annotated[int, Field(ge=1)] = 64
-    """Completions that are decoded side by side."""
+    """Completions that are decoded side by side (engine `transformers`)."""
     shard_problems: Annotated[int, Field(ge=1)] = 64
     """Problems per parquet shard: what an interruption may cost at most."""
     server: ServerConfig = ServerConfig()
     """For engine `server`."""
+    vllm: VllmConfig = VllmConfig()
+    """For engine `vllm`."""
+    ray: RayConfig = RayConfig()
+    """For engine `ray`."""
 
 
 class GradeConfig(Section):

@@ -12,8 +12,10 @@ from topr.engines.base import Engine, Request
 __all__ = ["ENGINES", "Engine", "Request", "check_engine", "open_engine"]
 
 ENGINES: dict[str, str] = {
+    "ray": "topr.engines.ray:RayEngine",
     "server": "topr.engines.server:ServerEngine",
     "transformers": "topr.engines.transformers:TransformersEngine",
+    "vllm": "topr.engines.vllm:VllmEngine",
 }
 """Name in recipes to `module:class`. A class has `check(model, config)` and `open(model, config)`.
 """

@@ -34,7 +34,9 @@ class Engine(Protocol):
 
     An engine may further have `journal = True`: its samples cost too much for a shard to be drawn
     again, so each is noted as it comes (see `topr.generation`). And `records_logprobs = False`: its
-    rollouts have no log-probabilities, which a run must know before it draws for hours.
+    rollouts have no log-probabilities, which a run must know before it draws for hours. And
+    `spans_shards = True`: it is given the requests of many shards at once, and draws them in about
+    the order given.
     """
 
     name: str

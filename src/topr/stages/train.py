@@ -40,6 +40,12 @@ from topr.training.examples import examples_table
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTING = next(
+    field.name
+    for field in fields(TOPRConfig)
+    if field.name in ("activation_checkpointing", "gradient_checkpointing")
+)
+"""What the argument is called: transformers had it as `gradient_checkpointing` before 5.23."""
 SNAPSHOTS = "snapshots"
 """Where the models on the way lie, beside `model/` and `training/`."""
 
@@ -217,7 +223,7 @@ def training_arguments(
         "max_grad_norm": config.max_grad_norm,
         "num_train_epochs": config.num_train_epochs,
         "max_steps": -1 if config.max_steps is None else config.max_steps,
-        "activation_checkpointing": config.gradient_checkpointing,
+        CHECKPOINTING: config.gradient_checkpointing,
         "bf16": config.bf16,
         "save_strategy": "steps",
         "save_steps": config.save_steps,

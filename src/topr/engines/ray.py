@@ -1,0 +1,318 @@
+"""Ray Data over another engine: one actor per device, on one node or many.
+
+What is drawn is the other engine's; here is only who draws what. The problems of one shard are one
+block, so a worker is asked for exactly what the engine would be asked for without Ray. Not here:
+progress on disk (`topr.generation` writes every shard that is complete), and servers that Ray knows
+nothing of (engine `server`).
+"""
+
+import logging
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from topr.config.sections import GenerateConfig, ModelConfig
+from topr.engines.base import Request, refuse_unfit
+from topr.errors import ConfigError, EngineError
+from topr.models import ModelFacts, identity, load_tokenizer, model_facts
+from topr.records import Rollout, SamplingParams
+from topr.store import rollouts_to_table, table_to_rollouts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+RESTARTS = 16
+"""Times that a worker which died is started again, and its block drawn again. More than a machine
+that is taken back now and then needs, and an end where every start fails."""
+
+LOOPBACK = "127.0.0.2"
+"""Where a cluster of this process's own listens. Ray replaces 127.0.0.1 by the address at which
+other machines reach this one."""
+
+REQUEST_SCHEMA = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("prompt", pa.string()),
+        ("prompt_ids", pa.list_(pa.int64())),
+        ("n", pa.int64()),
+        ("first_sample", pa.int64()),
+        ("gold", pa.string()),
+        ("question", pa.string()),
+    ]
+)
+
+
+class RayEngine:
+    """Draws completions in the workers of a Ray cluster."""
+
+    name = "ray"
+    spans_shards = True
+    """Workers load the model once for all that it is given: see `topr.generation`."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: GenerateConfig,
+        tokenizer: "PreTrainedTokenizerBase",
+        facts: ModelFacts,
+        *,
+        workers: int,
+        gpus: float,
+        owns_cluster: bool,
+    ) -> None:
+        """Draw in the cluster that this process is connected to.
+
+        Args:
+            model: the section `model`; every worker loads it.
+            config: the section `generate`.
+            tokenizer: the model's.
+            facts: of the model, to refuse prompts before they are sent.
+            workers: actors.
+            gpus: of each.
+            owns_cluster: `close` disconnects, which ends a cluster of this process's own.
+
+        """
+        self.model = model
+        self.config = config
+        self.tokenizer = tokenizer
+        self.facts = facts
+        self.model_name = model.path
+        self.revision = identity(model)
+        self.workers = workers
+        self.gpus = gpus
+        self._owns_cluster = owns_cluster
+
+    @staticmethod
+    def check(model: ModelConfig, config: GenerateConfig) -> None:
+        """Refuse to go on without Ray, or without what the engine in the workers needs."""
+        if find_spec("ray") is None or find_spec("ray.data") is None:
+            raise ConfigError(
+                "generate.engine is ray, and the package ray is not installed here: install it "
+                f"(pip install 'topr[ray]'), or set generate.engine={config.ray.engine}"
+            )
+        from topr.engines import check_engine
+
+        check_engine(model, inner_config(config))
+
+    @classmethod
+    def open(cls, model: ModelConfig, config: GenerateConfig) -> "RayEngine":
+        """Connect to the cluster, or start one on this machine. No worker loads the model yet.
+
+        Raises:
+            ModelError: there is no such model.
+            EngineError: the cluster cannot be reached, or is too small for one worker.
+
+        """
+        cls.check(model, config)
+        tokenizer = load_tokenizer(model)
+        facts = model_facts(model, tokenizer)
+        import ray
+
+        owns = not ray.is_initialized()
+        if owns:
+            _connect(config.ray.address or os.environ.get("RAY_ADDRESS") or "local")
+        try:
+            workers, gpus = _size(config, ray.cluster_resources())
+            return cls(
+                model, config, tokenizer, facts, workers=workers, gpus=gpus, owns_cluster=owns
+            )
+        except BaseException:
+            if owns:
+                ray.shutdown()
+            raise
+
+    def close(self) -> None:
+        """Let go of the cluster; end it where it is this process's own."""
+        if self._owns_cluster:
+            import ray
+
+            ray.shutdown()
+
+    def generate(
+        self, requests: Sequence[Request], sampling: SamplingParams, *, iteration: int = 0
+    ) -> Iterator[Rollout]:
+        """Yield the completions block by block, as workers finish them.
+
+        A worker that dies is started again, and its block is drawn again from the beginning: the
+        same seeds give the same completions, and none of them was seen before.
+
+        Raises:
+            EngineError: a prompt cannot be completed (before anything is drawn); a worker's engine
+                refuses or fails; workers die again and again.
+
+        """
+        for request in requests:
+            refuse_unfit(
+                request,
+                sampling,
+                vocabulary=self.facts.vocabulary,
+                positions=self.facts.positions,
+            )
+        return self._rollouts(requests, sampling, iteration) if requests else iter(())
+
+    def _rollouts(
+        self, requests: Sequence[Request], sampling: SamplingParams, iteration: int
+    ) -> Iterator[Rollout]:
+        import ray
+        from ray.data import ActorPoolStrategy
+
+        blocks = blocks_of(requests, self.config.shard_problems, self.workers)
+        with _quiet():
+            dataset = ray.data.from_arrow(blocks).map_batches(
+                _Worker,
+                fn_constructor_args=self._of_worker(),
+                fn_kwargs={"sampling": asdict(sampling), "iteration": iteration},
+                batch_size=None,  # a whole block
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(
+                    size=min(self.workers, len(blocks)), max_tasks_in_flight_per_actor=1
+                ),
+                num_cpus=self.config.ray.cpus_per_worker,
+                num_gpus=self.gpus,
+                max_restarts=RESTARTS,
+                max_task_retries=RESTARTS,
+            )
+        try:
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield from table_to_rollouts(table)
+        except ray.exceptions.RayError as error:
+            raise EngineError(_told(str(error))) from error
+
+    def _of_worker(self) -> tuple[dict[str, Any], str, dict[str, Any]]:
+        """Return what a worker is made of: a model that it finds, its name, and the settings."""
+        directory = Path(self.model.path).expanduser()
+        path = str(directory.resolve()) if directory.is_dir() else self.model.path
+        model = self.model.model_copy(update={"path": path})
+        return model.model_dump(), self.model.path, inner_config(self.config).model_dump()
+
+
+class _Worker:
+    """An actor of Ray Data: an engine, opened once, that draws block after block."""
+
+    def __init__(self, model: dict[str, Any], name: str, config: dict[str, Any]) -> None:
+        from topr.engines import open_engine
+
+        self._engine = open_engine(ModelConfig(**model), GenerateConfig(**config))
+        self._engine.model_name = name  # as the recipe has it, and not where this worker found it
+
+    def __call__(self, table: pa.Table, sampling: dict[str, Any], iteration: int) -> pa.Table:
+        requests = [
+            Request(**{**row, "prompt_ids": tuple(row["prompt_ids"])}) for row in table.to_pylist()
+        ]
+        params = SamplingParams(**{**sampling, "stop": tuple(sampling["stop"])})
+        return rollouts_to_table(self._engine.generate(requests, params, iteration=iteration))
+
+
+def inner_config(config: GenerateConfig) -> GenerateConfig:
+    """Return the section `generate` for the engine in the workers."""
+    return config.model_copy(update={"engine": config.ray.engine})
+
+
+def blocks_of(requests: Sequence[Request], shard_problems: int, workers: int) -> list[pa.Table]:
+    """Cut requests into what workers are given at a time.
+
+    Consecutive ones, as many as a shard has problems, so that an engine is given what it would be
+    given without Ray; fewer only where some of the workers would have nothing to do.
+    """
+    size = min(shard_problems, math.ceil(len(requests) / workers))
+    rows = [
+        {
+            "problem_id": request.problem_id,
+            "prompt": request.prompt,
+            "prompt_ids": request.prompt_ids,
+            "n": request.n,
+            "first_sample": request.first_sample,
+            "gold": request.gold,
+            "question": request.question,
+        }
+        for request in requests
+    ]
+    return [
+        pa.Table.from_pylist(rows[start : start + size], schema=REQUEST_SCHEMA)
+        for start in range(0, len(rows), size)
+    ]
+
+
+def _connect(address: str, **resources: int) -> None:
+    """Connect to a cluster, or (`local`) start one on this machine for this process alone.
+
+    Args:
+        address: of the cluster.
+        resources: of one that is started, such as `num_cpus`; none given: the machine's.
+
+    """
+    import ray.data
+
+    own: dict[str, Any] = dict(resources)
+    if address == "local":
+        own |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}
+    with _quiet():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise EngineError(
+                f"the Ray cluster at {address!r} cannot be reached: {error}\nStart one with `ray "
+                "start --head`, give its address in generate.ray.address (`auto` is the one on "
+                "this machine) or RAY_ADDRESS, or give neither to have one started"
+            ) from error
+        context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    # Its tracebacks are of its own inside; what went wrong is in the error that is raised.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _size(config: GenerateConfig, there: dict[str, float]) -> tuple[int, float]:
+    """Return how many workers, and the GPUs of each, for a cluster's resources.
+
+    Raises:
+        EngineError: there is no room for a single worker.
+
+    """
+    settings = config.ray
+    gpus = settings.gpus_per_worker
+    if gpus is None:
+        spread = config.vllm.tensor_parallel_size if settings.engine == "vllm" else 1
+        gpus = float(spread if there.get("GPU", 0) else 0)
+    needs = {"GPU": gpus, "CPU": settings.cpus_per_worker}
+    room = min(int(there.get(name, 0) // need) for name, need in needs.items() if need)
+    if not room:
+        raise EngineError(
+            f"a worker takes {needs}, and the Ray cluster has {there.get('GPU', 0):g} GPUs and "
+            f"{there.get('CPU', 0):g} CPUs: set generate.ray.gpus_per_worker and cpus_per_worker, "
+            "or connect to a larger cluster"
+        )
+    workers = settings.workers or (room if gpus else 1)
+    if workers > room:
+        logger.warning(
+            "%d workers are asked for, and the Ray cluster has room for %d now: the others start "
+            "when it grows", workers, room,
+        )  # fmt: skip
+    return workers, gpus
+
+
+def _told(message: str) -> str:
+    """Return what a worker's own error says, or else the end of what Ray says."""
+    own = re.findall(r"topr\.errors\.\w+: (.*?)(?=\n\n|\nThe above|\Z)", message, re.DOTALL)
+    said = own[-1].strip() if own else message.strip()[-2000:]
+    return f"a worker of the ray engine failed: {said}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Ray warns of in its own defaults, and that it will rename how restarts are
+    limited.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

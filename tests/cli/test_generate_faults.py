@@ -1,0 +1,123 @@
+"""`topr generate` killed, or out of disk, while it draws: the same command again ends the same."""
+
+import importlib.util
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from command_line import topr, write_jsonl
+from tiny import save_tiny
+from topr.store import read_table, shard_paths
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+task:
+  name: jsonl
+  train_file: sums.jsonl
+  test_problems: 4
+  grader: numeric
+model: {path: model, device: cpu}
+generate: {n: 16, max_tokens: 150, batch_size: 8, shard_problems: 2}
+"""
+ENGINES = [
+    "transformers",
+    pytest.param(
+        "ray",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("ray") is None, reason="ray is not installed"
+        ),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that never ends a text, so that a shard takes a while."""
+    folder = tmp_path_factory.mktemp("faults")
+    save_tiny(folder / "model", eos_token_id=None, max_position_embeddings=512)
+    rows = [{"prompt": f"What is {i} + {i} ?", "answer": str(2 * i)} for i in range(16)]
+    write_jsonl(folder / "sums.jsonl", rows)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> pa.Table:
+    topr(folder, "generate", "recipe.yaml", "-o", "undisturbed")
+    table = read_table(folder / "undisturbed")
+    assert table.num_rows == 12 * 16
+    return table
+
+
+def start(folder: Path, engine: str, output: str) -> subprocess.Popen[str]:
+    command = ["generate", "recipe.yaml", "-o", output, f"generate.engine={engine}"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "topr", *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_a_shard(process: subprocess.Popen[str], directory: Path) -> None:
+    until = time.monotonic() + 120
+    while not list(directory.glob("part-*.parquet")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, "no shard in two minutes"
+        time.sleep(0.01)
+
+
+def is_agent(process: psutil.Process) -> bool:
+    try:
+        return "agent" in " ".join(process.cmdline()).lower()
+    except psutil.Error:
+        return False
+
+
+def ended_the_same(folder: Path, engine: str, output: str, undisturbed: pa.Table) -> bool:
+    """Run the command again: shards that are there stay, and all rows are the undisturbed run's."""
+    kept = {path: path.stat().st_ino for path in shard_paths(folder / output)}
+    assert 1 <= len(kept) < 6
+    topr(folder, "generate", "recipe.yaml", "-o", output, f"generate.engine={engine}")
+    assert {path: path.stat().st_ino for path in kept} == kept
+    assert [path.name for path in (folder / output).iterdir() if path.name.startswith(".")] == []
+    return bool(read_table(folder / output).equals(undisturbed))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_killed_while_drawing_it_goes_on(
+    folder: Path, undisturbed: pa.Table, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    output = f"killed-{engine}"
+    process = start(folder, engine, output)
+    wait_for_a_shard(process, folder / output)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    # Workers end with it. Ray's agents, which hold no model, give up a minute or two later.
+    alive = psutil.wait_procs([c for c in children if not is_agent(c)], timeout=60)[1]
+    assert alive == []
+    assert ended_the_same(folder, engine, output, undisturbed)
+
+
+def test_out_of_disk_while_drawing_it_says_so_and_goes_on(
+    folder: Path, undisturbed: pa.Table
+) -> None:
+    """The kernel refuses what it writes beyond some bytes, from the second shard on."""
+    process = start(folder, "transformers", "full")
+    wait_for_a_shard(process, folder / "full")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (500, 500))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode not in (0, -signal.SIGXFSZ)
+    assert "File too large" in said
+    assert ended_the_same(folder, "transformers", "full", undisturbed)
