@@ -78,7 +78,8 @@ def final_figure(results: Results) -> "Figure":
         colour = MUTED if arm == BASE else _colour(results, arm)
         axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.35, markersize=4)
         if len(values) > 1:
-            axes.plot([found.low, found.high], [row, row], color=colour, linewidth=1.6)
+            ends = [max(0.0, found.low), min(100.0, found.high)]  # of a share
+            axes.plot(ends, [row, row], color=colour, linewidth=1.6)
         axes.plot([found.mean], [row], "o", color=colour, markersize=6.5)
     axes.set_yticks(range(len(arms)), [results.label(arm) for arm in arms])
     axes.set_ylim(len(arms) - 0.5, -0.5)
