@@ -245,3 +245,12 @@ def test_what_vllm_refuses_is_an_engine_error(model_path: Path) -> None:
     config = GenerateConfig(engine="vllm", vllm={**SETTINGS, "args": {"no_such_argument": 1}})
     with pytest.raises(EngineError, match=r"(?s)vLLM cannot start on.*no_such_argument"):
         open_engine(ModelConfig(path=str(model_path)), config)
+
+
+def test_prompts_beyond_a_steps_budget_are_drawn(engine: VllmEngine) -> None:
+    """A CPU's sampler fails on a seeded prompt that is prefilled in parts."""
+    many = [
+        Request(problem_id=f"p{i}", prompt="", prompt_ids=(*range(5, 195), i % 200), n=2)
+        for i in range(200)
+    ]
+    assert len(draw(engine, many, max_tokens=2)) == 400

@@ -94,9 +94,14 @@ class VllmEngine:
         facts, revision = model_facts(model, tokenizer), identity(model)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        from vllm.platforms import current_platform
+
         from vllm import LLM
 
         arguments = llm_arguments(model, config)
+        if current_platform.is_cpu():
+            # Its sampler cannot go back in a seeded prompt that is prefilled in parts (0.32).
+            arguments.setdefault("enable_chunked_prefill", False)
         try:
             llm = LLM(**arguments)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
