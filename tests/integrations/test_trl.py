@@ -1,10 +1,16 @@
 """`topr.integrations.trl` inside TRL's real `GRPOTrainer`, beside topr's own trainer."""
 
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
 from tiny import PAD, tiny_model, tiny_tokenizer
@@ -120,6 +126,31 @@ def test_steps_on_one_batch_move_the_weights_as_our_trainer_does(
     assert abs(ratios[2]) > 0.05  # else the ratio was not tried
     theirs = [line["log_ratio/negative"] for line in offline.state.log_history if "loss" in line]
     assert ratios == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_move_the_weights_as_our_trainer_does_on_all_completions(tmp_path):
+    here = Path(__file__).parent
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
+    launch += ["--rdzv-endpoint", "127.0.0.1:0"]
+    done = subprocess.run(
+        [sys.executable, *launch, here / "online_on_two.py", tmp_path],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(here.parent)])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [
+        row for rank in "01" for row in json.loads((tmp_path / f"rows-{rank}.json").read_text())
+    ]
+    assert len(rows) == 2 * GROUP
+    offline = make_offline(
+        tmp_path, rows, behavior_logprobs="recompute", num_train_epochs=3, baseline=-0.2
+    )
+    offline.train()
+    start = dict(tiny_model().named_parameters())
+    for rank in "01":
+        end = load_file(tmp_path / f"{rank}.safetensors")
+        assert_same({n: p - start[n].detach() for n, p in end.items()}, moved(offline.model))
 
 
 def made_inputs(online, rows, behavior):
