@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-vllm check docs bench format clean
+.PHONY: quickstart test test-vllm test-verl check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
@@ -23,6 +23,14 @@ test-vllm: .venv-vllm/.ready  ## the tests of vLLM's engine and server on a real
 	.venv-vllm/bin/python -m pip install -q --no-deps -r tests/vllm/requirements.txt
 	.venv-vllm/bin/python -m pip install -q --no-deps -e .
 	touch $@
+
+# verl asks for an older transformers and another antlr than topr: an environment of its own, with
+# topr in it as its users install it. The warnings of verl and ray are not ours to mend.
+test-verl:  ## the losses for verl, in verl's own registry and configuration
+	test -x .venv-verl/bin/python || $(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install -q -r tests/integrations/requirements-verl.txt
+	.venv-verl/bin/python -m pip install -q --no-deps -e .
+	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -n 0 -o filterwarnings= tests/integrations/test_verl.py
 
 check: $(READY)  ## lint, format, types, import layers
 	$(BIN)/ruff check .
@@ -52,4 +60,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl .venv-vllm site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl site .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,232 @@
+"""Objectives inside TRL's online `GRPOTrainer`: it generates, rewards and steps; the loss is ours.
+
+`TOPRGRPOTrainer` replaces two things: the advantage, which is the reward minus a baseline, and the
+loss, whose weights are those of `topr.objectives`. No generation, no mathematics of its own. For
+training on stored completions there is `topr.training`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from topr.errors import ConfigError
+from topr.objectives import Normalization, Objective, make_objective, sequence_scale
+
+NEGLIGIBLE = 0.01
+
+WITHOUT_EFFECT: dict[str, Any] = {
+    "beta": 0.0,
+    "entropy_coef": 0.0,
+    "use_adaptive_entropy": False,
+    "top_entropy_quantile": 1.0,
+    "off_policy_mask_threshold": None,
+}
+"""Terms and masks of GRPO's loss that ours does not have, by the value that turns them off."""
+
+FORWARD = (
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "num_tiles",
+    "image_sizes",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "image_position_ids",
+)
+"""What TRL hands on to the forward pass of models that see images."""
+
+
+@dataclass
+class TOPRGRPOConfig(GRPOConfig):  # type: ignore[misc]
+    """Arguments of `TOPRGRPOTrainer`: those of `trl.GRPOConfig`, and ours.
+
+    GRPO's `loss_type`, `epsilon`, `importance_sampling_level` and `scale_rewards` are replaced by
+    the objective.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "objective_args"]
+
+    objective: str = field(
+        default="topr",
+        metadata={"help": "Name in topr.objectives.OBJECTIVES, or `taper` for limits of one's own"},
+    )
+    objective_args: Any = field(
+        default=None, metadata={"help": "Numbers of the objective, such as {'beta': 0.1} for apo"}
+    )
+    baseline: float = field(default=0.0, metadata={"help": "c in A = R - c"})
+    loss_normalization: Literal["length", "none", "constant"] | None = field(
+        default=None,
+        metadata={
+            "help": "What a completion's loss is divided by; none given: the objective's own"
+        },
+    )
+    normalization_constant: float = field(
+        default=1.0, metadata={"help": "The constant of loss_normalization=constant"}
+    )
+    behavior_logprobs: Literal["sampler", "recompute"] = field(
+        default="recompute",
+        metadata={"help": "log mu by the trainer's own forward pass, or as it was recorded"},
+    )
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "On: ratios need the model as it samples"}
+    )
+
+
+class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+    """`trl.GRPOTrainer` with an objective of topr as its loss. Its arguments are GRPOTrainer's.
+
+    On a batch of N completions, with A_i = R_i - c and weights w without gradient,
+
+        loss = -1/N sum_i s_i sum_t w_it log pi(y_it | x_i, y_i<t):  arXiv 2503.14286.
+
+    Raises:
+        ConfigError: a setting would have no effect, or would make the ratio wrong.
+
+    """
+
+    _tag_names: ClassVar[list[str]] = ["trl", "topr"]
+    _name = "TOPR"
+    _paper: ClassVar[dict[str, str]] = {
+        "title": "Tapered Off-Policy REINFORCE: Stable and efficient reinforcement learning for "
+        "LLMs",
+        "id": "2503.14286",
+        "citation": "",
+    }
+
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: TOPRGRPOConfig | None = None, **kw: Any
+    ) -> None:
+        args = args if args is not None else TOPRGRPOConfig(output_dir="topr-output")
+        self.objective: Objective = make_objective(args.objective, **(args.objective_args or {}))
+        refuse_unfit(args, self.objective, recorded=args.use_vllm or bool(kw.get("rollout_func")))
+        self.normalization: Normalization = args.loss_normalization or self.objective.normalization
+        super().__init__(model, reward_funcs, args, **kw)
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return TRL's rewards, [N, functions], and keep what they are worth together."""
+        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+        weighted = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+        unscored = rewards.isnan().all(dim=1)
+        self._advantages_N = torch.where(unscored, 0.0, weighted - self.args.baseline)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return TRL's batch with A = R - c, and the number of each completion's prompt."""
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        everywhere, here = self._advantages_N, len(inputs)
+        numbers = torch.arange(len(everywhere), device=everywhere.device)
+        each = self.num_generations if self.model.training else self.num_generations_eval
+        start = self.accelerator.process_index * here
+        batch["advantages"] = everywhere[start : start + here]
+        batch["group"] = numbers[start : start + here] // each
+        logged = self._logs["advantages"]  # its table of completions should show ours
+        for _ in everywhere[: len(logged)]:
+            logged.pop()
+        logged.extend(everywhere.tolist())
+        return batch
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Return the loss of a micro-batch: the one place where weights become a gradient."""
+        completion_mask = inputs["completion_mask"]
+        logprobs, entropies, auxiliary = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], completion_mask], dim=1),
+            completion_mask.size(1),
+            compute_entropy=True,
+            compute_aux_loss=self.aux_loss_enabled,
+            **{name: inputs.get(name) for name in FORWARD},
+        )
+        mask = (completion_mask * inputs.get("tool_mask", 1)).bool()
+        log_ratio = self._log_ratio(logprobs, mask, inputs)
+        advantage = inputs["advantages"].float()
+        weights = self.objective.weights(log_ratio, advantage, mask, inputs["group"])
+        constant = self.args.normalization_constant
+        scale = sequence_scale(mask, self.normalization, constant)[:, None]
+        loss = torch.where(mask, -weights * scale * logprobs, 0.0).sum() / len(mask)
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * auxiliary
+        self._note(log_ratio, weights, advantage, mask, entropies)
+        steps = self.current_gradient_accumulation_steps if self.model.training else 1
+        return loss / steps
+
+    def _log_ratio(self, logprobs: Tensor, mask: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Return log pi - log mu of each token, [B, T] float32.
+
+        Where TRL has no old log-probabilities, the model did not change since it wrote the
+        completions. Tokens that vLLM could not score count as unchanged.
+        """
+        now = logprobs.detach().float()
+        if self.args.behavior_logprobs == "sampler":
+            behavior = inputs["sampling_per_token_logps"]
+        else:
+            behavior = inputs.get("old_per_token_logps", now)
+        log_ratio = now - behavior
+        return torch.where(mask & ~log_ratio.isnan(), log_ratio, 0.0)
+
+    def _note(
+        self, log_ratio: Tensor, weights: Tensor, advantage: Tensor, mask: Tensor, entropies: Tensor
+    ) -> None:
+        """Note a micro-batch for the log, under the names of the metrics page."""
+        real, length = mask.any(dim=-1), mask.sum(dim=-1).clamp(min=1)
+        positive, negative = real & (advantage >= 0), real & (advantage < 0)
+        taper = weights.sum(dim=-1).abs() / length / advantage.abs().clamp(min=1e-30)
+        rho = log_ratio.sum(dim=-1)
+        values = {
+            "log_ratio/positive": rho[positive],
+            "log_ratio/negative": rho[negative],
+            "weight/positive": taper[positive],
+            "weight/negative": taper[negative],
+            "weight/negative_below_0.01": (taper[negative] < NEGLIGIBLE).float(),
+            "entropy": entropies[mask].float(),
+        }
+        sums = torch.stack([x for v in values.values() for x in (v.sum(), v.new_tensor(v.numel()))])
+        totals = self.accelerator.reduce(sums, reduction="sum").view(-1, 2)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, mean in zip(values, (totals[:, 0] / totals[:, 1]).tolist(), strict=True):
+            metrics[name].append(mean)  # the mean of none is NaN, which TRL leaves out
+
+
+def refuse_unfit(args: TOPRGRPOConfig, objective: Objective, *, recorded: bool) -> None:
+    """Refuse settings that would do nothing, or would make the ratio wrong.
+
+    `recorded` says whether whoever generates records log-probabilities.
+    """
+    for name, off in WITHOUT_EFFECT.items():
+        if getattr(args, name) != off:
+            raise ConfigError(
+                f"{name}={getattr(args, name)} has no effect in TOPRGRPOTrainer: its loss has "
+                f"neither KL and entropy terms nor token masks. Leave it at {off}"
+            )
+    if args.multi_objective_aggregation != "sum_then_normalize":
+        raise ConfigError(
+            f"multi_objective_aggregation={args.multi_objective_aggregation}: here rewards are "
+            "summed by reward_weights and not normalised; leave the key out"
+        )
+    if args.behavior_logprobs == "sampler":
+        if not recorded:
+            raise ConfigError(
+                "behavior_logprobs=sampler without use_vllm or a rollout_func: transformers "
+                "records none; set behavior_logprobs=recompute"
+            )
+        if args.top_p < 1.0 or args.top_k > 0 or args.min_p or args.repetition_penalty != 1.0:
+            raise ConfigError(
+                "behavior_logprobs=sampler with top_p, top_k, min_p or repetition_penalty: the "
+                "sampler's log-probabilities are of the changed distribution and the trainer's are "
+                "not; set behavior_logprobs=recompute"
+            )
+    whole = args.steps_per_generation == 1
+    if objective.coupled and not (
+        whole and args.per_device_train_batch_size % args.num_generations == 0
+    ):
+        raise ConfigError(
+            f"objective {args.objective!r} compares the completions of a prompt, so they must be "
+            f"in one micro-batch: set steps_per_generation=1 (found {args.steps_per_generation}) "
+            f"and per_device_train_batch_size to a multiple of num_generations="
+            f"{args.num_generations} (found {args.per_device_train_batch_size})"
+        )
