@@ -119,6 +119,7 @@ def recompute(
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    tokens = min(filter(None, processes.all_of(tokens)), default=None)  # the same parts for all
     listed: list[Row] = list(rows)
     own: dict[int, np.ndarray[Any, Any]] = {}
     for start in range(0, len(listed), WINDOW):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import TrainingArguments
 
+from topr.errors import ToprError
+
 T = TypeVar("T")
 
 BUCKET = 2**25
@@ -53,10 +55,23 @@ class Processes:
         return int(found)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns in the first process; the others don't call it."""
-        made: list[Any] = [make() if self.first else None]
-        if self.count > 1:
-            distributed.broadcast_object_list(made, src=0)
+        """Return what `make` returns in the first process; the others don't call it.
+
+        Raises:
+            ToprError: what `make` raised, in all processes.
+
+        """
+        if self.count == 1:
+            return make()
+        made: list[Any] = [None, None]
+        if self.first:
+            try:
+                made[0] = make()
+            except ToprError as error:
+                made[1] = error
+        distributed.broadcast_object_list(made, src=0)
+        if made[1] is not None:
+            raise made[1]
         found: T = made[0]
         return found
 
