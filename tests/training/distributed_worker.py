@@ -5,6 +5,7 @@
 Each process writes what it ended with: `CASE-RANK.safetensors` and `CASE-RANK.json`. No tests here.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from rollouts_for_training import made_rows, plain_logprobs
 from safetensors.torch import save_file
+from transformers import TrainerCallback
 
 from tiny import tiny_model, tiny_tokenizer
 from topr.errors import DivergedError
@@ -116,6 +118,22 @@ def diverged(directory):
     return "nothing"
 
 
+RESUMED = {
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "optim": "adamw_torch",
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "linear",
+}
+"""Arguments of a training that is killed after its fifth step."""
+
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
 def main(directory):
     for case in CASES:
         weights, log = trained(directory, case)
@@ -123,6 +141,10 @@ def main(directory):
         save_file(weights, directory / f"{case}-{rank}.safetensors")
         (directory / f"{case}-{rank}.json").write_text(json.dumps(log))
     (directory / f"diverged-{rank}.txt").write_text(diverged(directory))
+    broken = trainer_of(directory, "broken", **RESUMED)
+    broken.add_callback(Kill())
+    with contextlib.suppress(KeyboardInterrupt):
+        broken.train()
     torch.distributed.destroy_process_group()
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from distributed_worker import CASES, trained
+from distributed_worker import CASES, RESUMED, trained, trainer_of
 from safetensors.torch import load_file
 
 from tiny import tiny_model
@@ -73,3 +73,14 @@ def test_a_nan_in_one_process_stops_all(two):
     assert "the loss is nan; the weights were not changed" in said[0]
     saved = json.loads((two / "diverged" / "diverged.json").read_text())
     assert len(saved["rows"]) == 8
+
+
+def test_one_process_goes_on_where_two_were_killed(two, tmp_path):
+    straight = trainer_of(tmp_path, "straight", **RESUMED)
+    straight.train()
+    resumed = trainer_of(two, "broken", **RESUMED)
+    resumed.train(resume_from_checkpoint=True)
+    assert [line["step"] for line in resumed.state.log_history] == [*range(1, 10), 9]
+    ours, expected = (dict(each.model.named_parameters()) for each in (resumed, straight))
+    way = distance(expected, dict(tiny_model().named_parameters()))
+    assert distance(ours, expected) < 1e-2 * way
