@@ -34,6 +34,11 @@ def prepare_process() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
+def launched() -> tuple[int, int]:
+    """Return this process's number and how many a launcher started (torchrun, accelerate)."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def environment() -> dict[str, Any]:
     """Return versions and devices. Imports torch."""
     import torch

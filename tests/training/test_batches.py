@@ -8,7 +8,7 @@ import torch
 from rollouts_for_training import as_rows, made_rows
 
 from topr.errors import TrainingError
-from topr.training.batches import ShuffledBatches, padded, shared, split_by_tokens, spread
+from topr.training.batches import ShuffledBatches, padded, shared, shares, split_by_tokens, spread
 
 
 def test_split_covers_every_row_once_within_the_budget():
@@ -107,3 +107,41 @@ def test_equal_groups_fill_batches_exactly():
 def test_a_group_larger_than_a_batch_is_refused():
     with pytest.raises(TrainingError, match="a prompt has 5 completions but a batch holds 4"):
         ShuffledBatches([0] * 5, 4, seed=0, whole_groups=True)
+
+
+def sized(*groups):
+    """Rows of the given completion lengths, in groups; prompts have 10 tokens."""
+    return [
+        {"group": g, "prompt_ids": [0] * 10, "completion_ids": [0] * n}
+        for g, lengths in enumerate(groups)
+        for n in lengths
+    ]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_every_row_of_a_step_is_one_processs(count, whole):
+    rows = sized((5, 9, 2), (40,), (1, 1, 1, 1), (7, 30))
+    dealt = shares(rows, count, whole_groups=whole)
+    assert len(dealt) == count
+    assert sorted(i for positions in dealt for i in positions) == list(range(10))
+    homes = {(rows[i]["group"], k) for k, positions in enumerate(dealt) for i in positions}
+    if whole:
+        assert len(homes) == 4  # no group is in two places
+
+
+def test_shares_have_as_many_tokens_as_each_other():
+    rows = sized(*[(8,)] * 3, (90,), *[(20,)] * 3)  # 54 + 100 + 90
+    tokens = [
+        sum(10 + len(rows[i]["completion_ids"]) for i in positions)
+        for positions in shares(rows, 2, whole_groups=False)
+    ]
+    assert sorted(tokens) == [118, 126]
+
+
+def test_a_prompt_is_cut_only_where_it_is_more_than_a_fair_share():
+    rows = sized((30, 30, 30, 30))
+    halves = shares(rows, 2, whole_groups=False)
+    assert all(halves)
+    assert shares(rows, 2, whole_groups=True) == [[0, 1, 2, 3], []]
+    assert shares(sized((30, 30), (30, 30)), 2, whole_groups=False) == [[0, 1], [2, 3]]

@@ -2,13 +2,17 @@
 
 import logging
 import sys
+import time
 
 import typer
 
 from topr.cli import data, info, running, studies, training, verifying
 from topr.cli.console import err, log_to_console
-from topr.errors import ToprError
+from topr.environment import launched
+from topr.errors import ConfigError, ToprError
 
+TOGETHER = ("train",)
+"""Commands that several processes may run together."""
 INTERRUPTED = 130
 """What typer ends with after Ctrl-C."""
 
@@ -26,10 +30,21 @@ for module in (running, training, verifying, studies, data, info):
 
 @app.callback()
 def options(
+    context: typer.Context,
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Also say what stages do inside."),
 ) -> None:
     """Offline reinforcement learning for language models on tasks with checkable answers."""
-    log_to_console(logging.INFO if verbose else logging.WARNING)
+    rank, count = launched()
+    if count > 1 and context.invoked_subcommand not in TOGETHER:
+        raise ConfigError(
+            f"topr {context.invoked_subcommand} was started as one of {count} processes, and only "
+            f"{', '.join(TOGETHER)} can share its work: start it by itself. To train on several "
+            "devices, draw, grade and curate first (topr generate, grade, curate), then `torchrun "
+            f"--nproc_per_node {count} -m topr train DATASET ...`"
+        )
+    # What all processes have to say is said by the first.
+    level = logging.INFO if verbose else logging.WARNING
+    log_to_console(logging.ERROR if rank else level)
 
 
 def main() -> None:
@@ -37,7 +52,10 @@ def main() -> None:
     try:
         app()
     except ToprError as error:
-        err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        rank, count = launched()
+        time.sleep(2 if rank else 0)  # What all say is said once: the launcher then ends the rest.
+        where = f" in process {rank} of {count}" if count > 1 else ""
+        err.print(f"[bold red]error{where}:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:

@@ -15,6 +15,7 @@ from topr.cli.running import (
     prepare_tensors,
     with_model,
 )
+from topr.environment import launched
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +52,8 @@ def train(
         raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
+    from torch import distributed
+
     from topr.models import identity
     from topr.stages.common import content, fingerprint
     from topr.stages.train import train_model
@@ -73,6 +76,10 @@ def train(
         progress=ConsoleProgress(),
         writers=[w.model_copy(update={"device": device}) for w in writers],
     )
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    if launched()[0]:
+        return  # The first process says it.
     for key, value in manifest.details.items():
         out.print(escape(f"{key}: {value}"), soft_wrap=True)
     out.print(f"model: {escape(str(output / 'model'))}")

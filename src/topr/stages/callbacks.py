@@ -1,6 +1,5 @@
 """What the train stage hangs into the Trainer: checkpoint marks, snapshots, the progress bar."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from transformers import TrainerCallback
 
 from topr.progress import Advance
 from topr.store import write_text_atomic
+from topr.training.processes import Processes
 
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end."""
@@ -16,6 +16,10 @@ COMPLETE = "complete"
 
 class CompleteCheckpoints(TrainerCallback):
     """Marks each checkpoint once it is whole, so that a killed one is never resumed from."""
+
+    def __init__(self, processes: Processes) -> None:
+        """Mark what these processes have all written their part of."""
+        self._processes = processes
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Leave the last step without a checkpoint."""
@@ -26,7 +30,8 @@ class CompleteCheckpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint that was just written."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if folder.is_dir():
+        self._processes.wait()
+        if self._processes.first and folder.is_dir():
             write_text_atomic(folder / COMPLETE, "")
 
 
@@ -60,19 +65,18 @@ class Snapshots(TrainerCallback):
     """Keeps the model as it is after some optimizer steps."""
 
     def __init__(self, steps: Sequence[int], folder: Path, save: Callable[[Path], None]) -> None:
-        """Write `folder/step-N` with `save` after each of the steps; what is there stays."""
+        """Write `folder/step-N` with `save` after each of the steps.
+
+        A resumed training that comes to a step again writes the same weights again.
+        """
         self._steps = frozenset(steps)
         self._folder = folder
         self._save = save
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save, if this is one of the steps."""
-        target = snapshot(self._folder, state.global_step)
-        if state.global_step in self._steps and not target.is_dir():
-            temporary = self._folder / ".tmp"
-            shutil.rmtree(temporary, ignore_errors=True)
-            self._save(temporary)
-            temporary.replace(target)
+        if state.global_step in self._steps:
+            self._save(snapshot(self._folder, state.global_step))
 
 
 def snapshot(folder: Path, step: int) -> Path:

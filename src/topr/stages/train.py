@@ -23,7 +23,7 @@ from topr.config import ModelConfig, TrainConfig
 from topr.errors import ConfigError, DataError
 from topr.models import LoadedModel, fingerprint, identity, load, resolve_device
 from topr.objectives import Taper, share_advice
-from topr.progress import Progress
+from topr.progress import Progress, Silent
 from topr.stages.callbacks import COMPLETE, Bar, CompleteCheckpoints, Snapshots
 from topr.store import (
     Manifest,
@@ -37,6 +37,7 @@ from topr.store import (
 )
 from topr.training import TOPRConfig, TOPRTrainer, Writers
 from topr.training.examples import examples_table
+from topr.training.processes import processes_of
 
 logger = logging.getLogger(__name__)
 
@@ -80,20 +81,23 @@ def train_model(
 
     """
     work = directory / "training"
-    if read_manifest(work) is None:  # A wrong file or model is found before anything is written.
-        rows = _read_all(datasets)
-        loaded = load(model.model_copy(update={"dtype": config.dtype}))
-    done = begin(work, "train", mark)
+    args = training_arguments(config, model, work, seed)
+    processes = processes_of(args)
+    if processes.count > 1:
+        progress = progress if processes.first else Silent()
+    done = processes.from_first(lambda: _finished(work, mark))
     if done is not None:
-        _drop_checkpoints(work)  # where it was killed right after its manifest
         return done
+    rows = _read_all(datasets)  # A wrong file or model is found before anything is written.
+    loaded = load(model.model_copy(update={"dtype": config.dtype}))
+    processes.from_first(lambda: begin(work, "train", mark))
     set_seed(seed)
     trainer = TOPRTrainer(
         model=loaded.model,
-        args=training_arguments(config, model, work, seed),
+        args=args,
         train_dataset=Dataset(rows),
         processing_class=loaded.tokenizer,
-        callbacks=[CompleteCheckpoints()],
+        callbacks=[CompleteCheckpoints(processes)],
         behavior_model=_writers(loaded, writers, config),
     )
     trainer.remove_callback(PrinterCallback)
@@ -101,7 +105,7 @@ def train_model(
     trainer.add_callback(
         Snapshots(config.snapshots, directory / SNAPSHOTS, lambda path: _save_model(trainer, path))
     )
-    resume = _last_complete(work)
+    resume = processes.from_first(lambda: _last_complete(work))
     if resume is not None:
         progress.say(f"resuming training from {resume.name}")
     if config.behavior_logprobs == "recompute":
@@ -123,6 +127,15 @@ def train_model(
         "lr_scheduler_type": config.lr_scheduler_type,
     }
     return _save(trainer, loaded, rows, directory, mark, lineage)
+
+
+def _finished(work: Path, mark: str) -> Manifest | None:
+    """Return the manifest of a training that is done."""
+    if read_manifest(work) is None:
+        return None
+    done = begin(work, "train", mark)
+    _drop_checkpoints(work)  # where it was killed right after its manifest
+    return done
 
 
 def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
@@ -212,7 +225,7 @@ def training_arguments(
         "layout": config.layout,
         "shuffle_by": config.shuffle_by,
         "skip_negatives": config.skip_negatives,
-        "per_device_train_batch_size": config.batch_size,
+        "global_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": config.warmup_steps,
@@ -281,17 +294,27 @@ def _save(
     trainer: TOPRTrainer, loaded: LoadedModel, rows: pa.Table, directory: Path, mark: str,
     lineage: dict[str, Any],
 ) -> Manifest:  # fmt: skip
-    """Write the model, the log and the examples; then drop the checkpoints."""
+    """Write the model, the log and the examples; then drop the checkpoints.
+
+    All processes take part, for each may have a piece of the weights; the first one writes.
+    """
+    _save_model(trainer, directory / "model")
+    examples = examples_table(trainer, rows)
+    return trainer.processes.from_first(
+        lambda: _write(trainer, loaded, examples, directory, mark, lineage)
+    )
+
+
+def _write(
+    trainer: TOPRTrainer, loaded: LoadedModel, examples: pa.Table, directory: Path, mark: str,
+    lineage: dict[str, Any],
+) -> Manifest:  # fmt: skip
+    """Write everything but the weights, the manifest last."""
     work, target = directory / "training", directory / "model"
-    temporary = directory / ".model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    _save_model(trainer, temporary)
-    shutil.rmtree(target, ignore_errors=True)  # of a call that was killed before its manifest
-    temporary.replace(target)
     history = [line for line in trainer.state.log_history if "loss" in line]
     write_text_atomic(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))
     with atomic_path(work / "examples.parquet", overwrite=True) as path:
-        pq.write_table(examples_table(trainer, rows), path)
+        pq.write_table(examples, path)
     composition = trainer.composition
     details = {
         "model": loaded.name,
@@ -323,8 +346,16 @@ def _save(
 
 
 def _save_model(trainer: TOPRTrainer, folder: Path) -> None:
-    trainer.save_model(str(folder))
-    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
+    """Write the model into a folder that is there whole or not at all. All processes call this."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    trainer.processes.from_first(lambda: shutil.rmtree(temporary, ignore_errors=True))
+    trainer.save_model(str(temporary))
+    trainer.processes.wait()
+    if trainer.processes.first:
+        (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
+        shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before its manifest
+        temporary.replace(folder)
+    trainer.processes.wait()
 
 
 def _drop_checkpoints(work: Path) -> None:

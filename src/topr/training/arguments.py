@@ -42,6 +42,13 @@ class TOPRConfig(TrainingArguments):
     )
 
     # How rows become batches.
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Completions per optimizer step over all processes; None: "
+            "per_device_train_batch_size times the processes"
+        },
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Prompt and completion tokens at most; longer rows go"}
     )
@@ -77,7 +84,7 @@ class TOPRConfig(TrainingArguments):
 
     # Defaults of transformers that differ here.
     per_device_train_batch_size: int = field(
-        default=64, metadata={"help": "Completions per optimizer step and device"}
+        default=64, metadata={"help": "Completions per optimizer step and process"}
     )
     learning_rate: float = field(default=5e-7, metadata={"help": "Peak learning rate"})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule"})

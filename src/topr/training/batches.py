@@ -189,6 +189,45 @@ def split_by_tokens(rows: Sequence[Row], budget: int | None, *, share: bool) -> 
     return parts
 
 
+def shares(rows: Sequence[Row], count: int, *, whole_groups: bool) -> list[list[int]]:
+    """Deal the rows of a step out to processes, the same way in each of them.
+
+    A prompt's completions stay together, for the prompt is then computed once. What is more than a
+    process's equal share of the tokens is cut, except with `whole_groups`. The largest is dealt
+    first, always to the process that has the fewest tokens.
+
+    Args:
+        rows: of one loader batch.
+        count: of processes.
+        whole_groups: weights depend on the other completions of a prompt.
+
+    Returns:
+        The positions of each process, [count] lists; some are empty where there is too little.
+
+    """
+    sizes = [len(row["completion_ids"]) for row in rows]
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(row["group"], []).append(i)
+    fair = -(-(sum(sizes) + sum(len(rows[g[0]]["prompt_ids"]) for g in groups.values())) // count)
+    pieces: list[tuple[int, list[int]]] = []
+    for members in groups.values():
+        prompt = len(rows[members[0]]["prompt_ids"])
+        pieces.append((prompt, []))
+        for i in members:
+            if not whole_groups and pieces[-1][1] and pieces[-1][0] + sizes[i] > fair:
+                pieces.append((prompt, []))
+            tokens, piece = pieces[-1]
+            pieces[-1] = (tokens + sizes[i], [*piece, i])
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    tokens_of = [0] * count
+    for tokens, piece in sorted(pieces, key=lambda each: -each[0]):
+        least = tokens_of.index(min(tokens_of))
+        tokens_of[least] += tokens
+        dealt[least] += piece
+    return [sorted(positions) for positions in dealt]
+
+
 class ShuffledBatches(Sampler[list[int]]):
     """Batches of row numbers, in an order fixed by (seed, epoch).
 

@@ -6,6 +6,7 @@ that differs, or sampling parameters that were not recorded, before they shut ev
 
 import hashlib
 import logging
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from topr.errors import DataError
 from topr.store import atomic_path
 from topr.training.batches import CPU_TOKENS, Row, split_by_tokens
 from topr.training.logprobs import Choice, Forward, forward_of
+from topr.training.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,7 @@ def recompute(
     forward: Forward | None = None,
     tokens: int | None = CPU_TOKENS,
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> list[np.ndarray[Any, Any]]:
     """Return log mu of each row's completion tokens under `model`, one float32 array per row.
 
@@ -109,25 +112,31 @@ def recompute(
         forward: how the model is run; none given: found by trying.
         tokens: of one forward pass at most.
         progress: told of rows done.
+        processes: that share the work; each gets the whole result.
 
     """
     forward = forward or forward_of(model)
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
+    tokens = min(filter(None, processes.all_of(tokens)), default=None)  # the same parts for all
     listed: list[Row] = list(rows)
-    result: list[np.ndarray[Any, Any]] = [np.empty(0, np.float32)] * len(listed)
+    own: dict[int, np.ndarray[Any, Any]] = {}
     for start in range(0, len(listed), WINDOW):
         window = listed[start : start + WINDOW]
-        for part in split_by_tokens(window, tokens, share=forward.share):
+        parts = split_by_tokens(window, tokens, share=forward.share)
+        for first in range(0, len(parts), processes.count):
+            # Where parts run out the last is done again: sharded weights need all processes.
+            part = parts[min(first + processes.rank, len(parts) - 1)]
             batch = forward.batch([window[i] for i in part]).to(device)
             values = forward.token_logprobs(model, batch).float().cpu()
             for i, one in zip(part, values.split_with_sizes(batch.lengths), strict=True):
-                result[start + i] = one.numpy().copy()
+                own[start + i] = one.numpy().copy()
             if progress is not None:
-                progress(len(part))
+                progress(sum(map(len, parts[first : first + processes.count])))
     model.train(was_training)
-    return result
+    found = ChainMap(*processes.all_of(own))
+    return [found[i] for i in range(len(listed))]
 
 
 def recompute_cached(
@@ -139,18 +148,29 @@ def recompute_cached(
     tokens: int | None = CPU_TOKENS,
     numerics: str = "no",
     progress: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> list[np.ndarray[Any, Any]]:
     """Return `recompute`'s result from the cache in `directory`, computing it where needed."""
     path = directory / f"behavior-logprobs-{_fingerprint(model, rows, numerics)}.parquet"
-    if path.is_file():
-        column = pq.read_table(path).column("logprobs").to_pylist()
-        return [np.asarray(value, dtype=np.float32) for value in column]
+    cached = processes.from_first(lambda: _read(path))
+    if cached is not None:
+        return cached
     logger.info("recomputing the behaviour log-probabilities of %d rows", len(rows))
-    result = recompute(model, rows, forward=forward, tokens=tokens, progress=progress)
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path, overwrite=False) as temporary:
-        pq.write_table(pa.table({"logprobs": pa.array(result, pa.list_(pa.float32()))}), temporary)
+    result = recompute(
+        model, rows, forward=forward, tokens=tokens, progress=progress, processes=processes
+    )
+    if processes.first:
+        table = pa.table({"logprobs": pa.array(result, pa.list_(pa.float32()))})
+        with atomic_path(path, overwrite=False) as temporary:
+            pq.write_table(table, temporary)
     return result
+
+
+def _read(path: Path) -> list[np.ndarray[Any, Any]] | None:
+    if not path.is_file():
+        return None
+    column = pq.read_table(path).column("logprobs").to_pylist()
+    return [np.asarray(value, dtype=np.float32) for value in column]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +188,8 @@ class Behavior:
     """Of one forward pass at most."""
     numerics: str
     """Name of the autocast that is on around calls."""
+    processes: Processes = ALONE
+    """That share the work."""
 
     def recomputed(
         self, rows: Dataset, progress: Callable[[int], None] | None = None
@@ -187,6 +209,7 @@ class Behavior:
                 tokens=self.tokens,
                 numerics=self.numerics,
                 progress=progress,
+                processes=self.processes,
             )
             for i, one in zip(indices, found, strict=True):
                 result[i] = one
@@ -207,6 +230,7 @@ class Behavior:
                     sample,
                     forward=self._forward(writer),
                     tokens=self.tokens,
+                    processes=self.processes,
                 )
                 return measure_gap(ours, recorded(sample))
         return None

@@ -40,10 +40,11 @@ def skip_of(args: TOPRConfig, objective: Objective) -> Skip:
 
 def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
     """Refuse what would train wrongly without a word."""
-    if args.world_size > 1:
+    if args.parallelism_config is not None:
         raise TrainingError(
-            f"started as one of {args.world_size} processes: training on several is not built yet, "
-            "and batches would be lost. Start it without torchrun or accelerate launch"
+            "parallelism_config asks for tensor, sequence or context parallelism, which splits "
+            "single sequences or weights in a way that the forward pass here does not know; shard "
+            "weights with fsdp instead"
         )
     if args.n_gpu > 1:
         args._n_gpu = 1  # Else transformers would split each batch over all GPUs it sees.

@@ -25,7 +25,7 @@ def examples_table(trainer: TOPRTrainer, dataset: pa.Table) -> pa.Table:
     rows = trainer.rows.select(chosen)
     with trainer.accelerator.autocast():
         model = trainer.accelerator.unwrap_model(trainer.model)
-        policy = recompute(model, rows, forward=trainer.forward)
+        policy = recompute(model, rows, forward=trainer.forward, processes=trainer.processes)
     pieces = [trainer.tokenizer.batch_decode([[i] for i in ids]) for ids in rows["completion_ids"]]
     floats = pa.list_(pa.float32())
     added = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 CHUNK_LOGITS = 2**26
@@ -59,12 +59,6 @@ class Head:
         if self.bias is not None:
             logits = logits + self.bias[block].float() / temperature[:, None]
         return logits
-
-
-def head_of(model: nn.Module) -> Head | None:
-    """Return the model's output layer where it is a plain linear one, else None."""
-    layer: Any = model.get_output_embeddings()  # type: ignore[operator]
-    return Head(weight=layer.weight, bias=layer.bias) if type(layer) is nn.Linear else None
 
 
 def head_logprobs(head: Head, hidden: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ for the policy that is trained and for the behaviour model alike.
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from topr.errors import TrainingError
 from topr.training.attention import tree_attention_of
 from topr.training.batches import Batch, Row, padded, shared
-from topr.training.head import Head, Weigh, head_logprobs, head_of, weighted_loss
+from topr.training.head import Head, Weigh, head_logprobs, weighted_loss
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,13 @@ class Forward:
         """
         with self.of(model):
             if self.chunk:
-                hidden, head = self._hidden(model, batch)
-                return head_logprobs(head, hidden, batch.targets, batch.temperature)
+                return _headless(
+                    model,
+                    batch,
+                    lambda head, hidden: head_logprobs(
+                        head, hidden, batch.targets, batch.temperature
+                    ),
+                )
             logits = _logits(model, batch).float() / batch.temperature[:, None]
             return logits.gather(1, batch.targets[:, None]).squeeze(1) - logits.logsumexp(dim=1)
 
@@ -82,22 +87,47 @@ class Forward:
 
         """
         if self.chunk:
-            hidden, head = self._hidden(model, batch)
-            return weighted_loss(
-                head, hidden, batch.targets, batch.temperature, batch.lengths, weigh
-            )
+            seen: list[Tensor] = []
+
+            def loss_of(head: Head, hidden: Tensor) -> Tensor:
+                loss, logprobs = weighted_loss(
+                    head, hidden, batch.targets, batch.temperature, batch.lengths, weigh
+                )
+                seen.append(logprobs)
+                return loss[None]
+
+            return _headless(model, batch, loss_of)[0], seen[0]
         logprobs = self.token_logprobs(model, batch)
         weights = weigh(logprobs.detach(), slice(0, len(batch.lengths)))
         return -(weights * logprobs).sum(), logprobs.detach()
 
-    def _hidden(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Head]:
-        """Return the hidden states that predict the completion tokens, [N, H], and the head."""
-        causal = _causal_lm(model)
-        head = head_of(causal)
-        if head is None:
-            raise TrainingError("the output layer is no plain linear one: it was replaced")
-        output: Any = causal.base_model(**_inputs(batch))
-        return output[0].flatten(0, 1).index_select(0, batch.predicts), head
+
+def _headless(model: nn.Module, batch: Batch, run: Callable[[Head, Tensor], Tensor]) -> Tensor:
+    """Run the model with `run` in its output layer's place, and return what that returns.
+
+    `run` is given the layer's weights and the hidden states that predict the completion tokens,
+    [N, H]. All of it happens inside the model's own forward pass, where wrappers that shard weights
+    have gathered the layer's.
+
+    Raises:
+        TrainingError: the output layer is no plain linear one.
+
+    """
+    layer: Any = _causal_lm(model).get_output_embeddings()
+    if type(layer).forward is not nn.Linear.forward:
+        raise TrainingError("the output layer is no plain linear one: it was replaced")
+
+    def forward(hidden: Tensor) -> Tensor:
+        head = Head(weight=layer.weight, bias=layer.bias)
+        return run(head, hidden.flatten(0, 1).index_select(0, batch.predicts))
+
+    layer.forward = forward  # of this one layer: its class keeps its own
+    try:
+        output: Any = model(**_inputs(batch))
+    finally:
+        del layer.forward
+    found: Tensor = output.logits
+    return found
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:
@@ -125,7 +155,9 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor:
 
 def _causal_lm(model: nn.Module) -> Any:
     """Return the causal language model inside its wrappers."""
-    inner: Any = getattr(model, "module", model)
+    inner: Any = model
+    while (wrapped := getattr(inner, "module", None)) is not None:
+        inner = wrapped
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
@@ -202,7 +234,14 @@ def _same(model: nn.Module, plain: Forward, other: Forward) -> str | None:
             way.token_logprobs(model, way.batch(rows).to(parameter.device))
             for way in (plain, other)
         )
-    except (TrainingError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        TrainingError,
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         return f"{type(error).__name__}: {error}"
     finally:
         model.train(training)

@@ -4,7 +4,7 @@ token's gradient, and what was seen on the way.
 Not here: the model, its forward and backward passes, and the order of the micro-batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,9 @@ class Skip:
 class Step:
     """The completions of one loader batch, B of them.
 
+    Processes that train together each compute some of them, their own; `gather` tells each what the
+    others saw.
+
     A completion's weight needs its own log-probabilities and, for a coupled objective, those of its
     group: then `score` and `decide` come first, and `weigh` hands out what was decided.
     """
@@ -62,6 +65,7 @@ class Step:
         skip: Skip,
         number: int,
         last_taper: NDArray[np.float32],
+        own: Sequence[int] | None = None,
     ) -> None:
         """Start a step.
 
@@ -76,9 +80,12 @@ class Step:
             skip: which negatives need no backward pass.
             number: of the optimizer step.
             last_taper: each row's taper when it was last seen, [B]; NaN where it was not.
+            own: positions that this process computes, with whole groups where weights are coupled;
+                none given: all.
 
         """
         self.rows = rows
+        self.own = range(len(rows)) if own is None else own
         self.objective = objective
         self.device = device
         self.skip = skip
@@ -110,14 +117,14 @@ class Step:
         wrong costs time only.
         """
         if self.objective.coupled:
-            return list(range(len(self.rows)))
+            return list(self.own)
         if self.skip.rule is None:
             return []
         return [
             i
-            for i, last in enumerate(self.last_taper)
-            if self._negative[i] and not np.isnan(last)
-            and self.skip.factor(last, self.chances[i]) == 0.0
+            for i in self.own
+            if self._negative[i] and not np.isnan(self.last_taper[i])
+            and self.skip.factor(float(self.last_taper[i]), self.chances[i]) == 0.0
         ]  # fmt: skip
 
     def score(self, positions: Sequence[int], logprobs: Tensor) -> None:
@@ -137,7 +144,8 @@ class Step:
 
     def with_backward(self) -> list[int]:
         """Return the positions that need a backward pass, as far as is known."""
-        return [i for i, factor in enumerate(self.factor_B.tolist()) if factor > 0]
+        factors = self.factor_B.tolist()
+        return [i for i in self.own if factors[i] > 0]
 
     def weigh(self, positions: Sequence[int]) -> Weigh:
         """Return the function from log pi to factors for a micro-batch of these rows."""
@@ -174,6 +182,23 @@ class Step:
         self.factor_B[at] = factor
         scaled = weights * (factor * self.scale_B[at] / self.items)[:, None]
         return scaled[mask]
+
+    def gather(self, loss: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """Take over what other processes saw of their completions; return the loss of all.
+
+        Args:
+            loss: of this process's own completions.
+            total: adds a tensor up over the processes.
+
+        """
+        others = torch.ones(len(self.rows), dtype=torch.bool, device=self.device)
+        others[torch.tensor(list(self.own), dtype=torch.long, device=self.device)] = False
+        seen = [self.log_ratio_B, self.weight_B, self.factor_B, self.taper_B]
+        own = torch.stack([values.masked_fill(others, 0.0) for values in seen])
+        found = total(torch.cat([own.flatten(), loss[None]]))
+        table = found[:-1].view_as(own)
+        self.log_ratio_B, self.weight_B, self.factor_B, self.taper_B = table.unbind()
+        return found[-1]
 
     @property
     def pull_B(self) -> Tensor:

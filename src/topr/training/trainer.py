@@ -7,12 +7,14 @@ the wish to have them recomputed.
 import logging
 import time
 from collections import UserList
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -24,12 +26,12 @@ from transformers import (
 )
 
 from topr.config import ModelConfig
-from topr.errors import ConfigError, DivergedError, TrainingError
+from topr.errors import ConfigError, DivergedError
 from topr.models import load_model, load_tokenizer
 from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig
-from topr.training.batches import CPU_TOKENS, Batch, Row, ShuffledBatches, split_by_tokens
+from topr.training.batches import Row, ShuffledBatches, shares
 from topr.training.behavior import (
     LARGE_GAP,
     Behavior,
@@ -47,6 +49,8 @@ from topr.training.checks import (
 from topr.training.data import prepare_rows
 from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
 from topr.training.logprobs import forward_of
+from topr.training.passes import Passes
+from topr.training.processes import processes_of
 from topr.training.step import Step
 
 logger = logging.getLogger(__name__)
@@ -62,8 +66,9 @@ class TOPRTrainer(Trainer):
     with w the objective's weights (no gradient flows through them) and s_i the loss normalisation
     (1/|y_i| by default). For TOPR, w_it = A_i [rho_i]: arXiv 2503.14286.
 
-    One batch of the loader is one step's completions on this device; the step splits it into
-    micro-batches, which changes memory and time but not the gradient.
+    One batch of the loader is one step's completions. Processes that train together see the same
+    batches; each computes its share, and the gradient is the sum. A share is split into
+    micro-batches. Neither changes the gradient, but memory and time.
 
     Args:
         model: a causal language model, or the path or hub name of one.
@@ -121,9 +126,10 @@ class TOPRTrainer(Trainer):
         self.baseline, self.effective_positive_share = baseline_of(args, self.composition)
         warn_one_sided(self.objective, np.asarray(self.rows["reward"]) - self.baseline)
         # Wrong groups must be refused now, not after the behaviour was recomputed.
+        self.processes = processes_of(args)
         self._batches = ShuffledBatches(
             self.rows["group"],
-            args.per_device_train_batch_size,
+            args.global_batch_size or args.per_device_train_batch_size * self.processes.count,
             seed=args.seed,
             whole_groups=self.objective.coupled or args.shuffle_by == "prompt",
         )
@@ -139,10 +145,17 @@ class TOPRTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # The loss is divided by the whole step's completions.
         self.behavior_gap: Gap | None = None
         self._behavior_model = behavior_model
-        self.forward = forward_of(loaded, args.layout)
-        self._budget = args.micro_batch_tokens
-        if self._budget is None and self.args.device.type == "cpu":
-            self._budget = CPU_TOKENS
+        self.sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not self.sharded:
+            self._keep_whole(loaded)
+        self.forward = self.processes.from_first(lambda: forward_of(loaded, args.layout))
+        self._passes = Passes(
+            self.forward,
+            self.accelerator,
+            self.processes,
+            tokens=args.micro_batch_tokens,
+            sharded=self.sharded,
+        )
         self._window: list[tuple[Sequence[Row], int]] = []
         self._window_step = -1
         self._last_taper = np.full(1 + max(self.rows["row"]), np.nan, dtype=np.float32)
@@ -174,8 +187,21 @@ class TOPRTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        # As if there were one process: all see the same batches, and take their share of each.
+        prepared: DataLoader[Any] = prepare_data_loader(loader, num_processes=1, process_index=0)
         return prepared
+
+    def _keep_whole(self, model: nn.Module) -> None:
+        """Keep accelerate from wrapping the model: each process has it whole.
+
+        A wrapper would add up gradients after every micro-batch that went through it, wait for
+        processes that have fewer, and hold a second copy of all gradients. `training_step` adds
+        them up once.
+        """
+        self.processes.same_weights(model)
+        self.accelerator.prepare_model = partial(
+            self.accelerator.prepare_model, evaluation_mode=True
+        )
 
     def training_step(
         self,
@@ -183,7 +209,7 @@ class TOPRTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Run forward and backward over one loader batch, micro-batch by micro-batch.
+        """Run forward and backward over this process's share of one loader batch, then sum up.
 
         Where memory runs out, the token budget is halved and the optimizer step so far is done
         again from zero gradients, since the failed backward pass left a part of its own.
@@ -201,9 +227,12 @@ class TOPRTrainer(Trainer):
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                self._halve_budget(rows, error)
+                self._passes.halve(self._step(rows, len(rows)), error)
                 model.zero_grad()
                 pending = list(self._window)
+        loss = step.gather(loss, self.processes.sum)
+        if self.accelerator.sync_gradients and not self.sharded:
+            self.processes.sum_gradients(model.parameters())
         if not torch.isfinite(loss) or not torch.isfinite(step.log_ratio_B).all():
             self._stop_diverged(f"the loss is {loss.item()}", rows)
         self._last_rows = rows
@@ -215,8 +244,12 @@ class TOPRTrainer(Trainer):
     def _forward_backward(
         self, model: nn.Module, rows: Sequence[Row], items: int
     ) -> tuple[Tensor, Step]:
-        """The one place where weights become a gradient."""
-        step = Step(
+        step = self._step(rows, items)
+        return self._passes.run(model, step), step
+
+    def _step(self, rows: Sequence[Row], items: int) -> Step:
+        own = shares(rows, self.processes.count, whole_groups=self.objective.coupled)
+        return Step(
             rows,
             objective=self.objective,
             baseline=self.baseline,
@@ -227,44 +260,8 @@ class TOPRTrainer(Trainer):
             skip=self._skip,
             number=self.state.global_step,
             last_taper=self._last_taper[[row["row"] for row in rows]],
+            own=own[self.processes.rank],
         )
-        for part, batch in self._parts(rows, step.first()):
-            with torch.no_grad(), self.accelerator.autocast():
-                step.score(part, self.forward.token_logprobs(model, batch))
-        step.decide()
-        loss = torch.zeros((), device=self.args.device)
-        for part, batch in self._parts(rows, step.with_backward()):
-            with self.forward.of(model):
-                with self.accelerator.autocast():
-                    found, _ = self.forward.weighted_loss(model, batch, step.weigh(part))
-                self.accelerator.backward(found)
-            loss += found.detach()
-        return loss, step
-
-    def _parts(
-        self, rows: Sequence[Row], positions: Sequence[int]
-    ) -> Iterator[tuple[list[int], Batch]]:
-        """Yield micro-batches under the token budget: positions, and the batch on the device."""
-        chosen = [rows[i] for i in positions]
-        for part in split_by_tokens(chosen, self._budget, share=self.forward.share):
-            batch = self.forward.batch([chosen[k] for k in part])
-            yield [positions[k] for k in part], batch.to(self.args.device)
-
-    def _halve_budget(self, rows: Sequence[Row], error: RuntimeError) -> None:
-        parts = [b.input_ids.numel() for _, b in self._parts(rows, range(len(rows)))]
-        longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
-        if max(parts) <= longest:
-            raise TrainingError(
-                f"memory ran out on a single sequence of {longest} tokens: {error}. Set "
-                "max_length, gradient_checkpointing or bf16, or train an adapter"
-            ) from error
-        self._budget = max(parts) // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        logger.warning(
-            "memory ran out in a forward pass of %d tokens: micro_batch_tokens is %d from here on, "
-            "and the step is done again", max(parts), self._budget,
-        )  # fmt: skip
 
     def prepare_behavior(self, progress: Callable[[int], None] | None = None) -> None:
         """Fix log mu for the whole run, and measure the gap between its two sources.
@@ -278,7 +275,8 @@ class TOPRTrainer(Trainer):
             given=self._behavior_model,
             layout=self.settings.layout,
             directory=self.directory,
-            tokens=self._budget,
+            tokens=self._passes.tokens,
+            processes=self.processes,
             numerics=self.accelerator.mixed_precision,
         )
         with self.accelerator.autocast():  # in the numerics of the training steps
@@ -322,7 +320,8 @@ class TOPRTrainer(Trainer):
     def _stop_diverged(self, what: str, rows: Sequence[Row]) -> None:
         path = self.directory / "diverged.json"
         found = [{"row": row["row"], "name": row["name"], "reward": row["reward"]} for row in rows]
-        write_json_atomic(path, {"step": self.state.global_step, "what": what, "rows": found})
+        if self.processes.first:
+            write_json_atomic(path, {"step": self.state.global_step, "what": what, "rows": found})
         raise DivergedError(
             f"step {self.state.global_step}: {what}; the weights were not changed by this step. "
             f"The {len(rows)} completions of the batch are listed in {path}. Try a lower learning "
@@ -348,10 +347,10 @@ class TOPRTrainer(Trainer):
         entry["weight_histogram"] = statistics.histogram()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 6 x tokens x parameters, the usual estimate of a step's work."""
+        """Return 6 x tokens x parameters, the usual estimate of a step's work, of this process."""
         rows = inputs["rows"]
         tokens: int = sum(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
-        return 6 * tokens * self._parameter_count
+        return 6 * tokens * self._parameter_count // self.processes.count
 
 
 class _EndOfEpoch(TrainerCallback):

@@ -1,0 +1,140 @@
+"""The forward and backward passes of an optimizer step, on one of the processes that share it.
+
+Micro-batches under a budget of tokens, their order, and what happens when memory runs out. Not
+here: what a completion weighs (`topr.training.step`), and adding up over processes.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from topr.errors import TrainingError
+from topr.training.batches import CPU_TOKENS, Batch, split_by_tokens
+from topr.training.logprobs import Forward
+from topr.training.processes import Processes
+from topr.training.step import Step
+
+logger = logging.getLogger(__name__)
+
+SHARDED_TOKENS = 8192
+"""Tokens of a forward pass of sharded weights where nothing else is asked for: running out of
+memory can't be mended there, since the other processes wait in the middle of the pass."""
+
+
+class Passes:
+    """Runs steps through a model.
+
+    With weights sharded over processes, every pass is one that all of them take part in: then each
+    makes as many as the one that has the most, the missing ones on a row whose gradient is 0.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        accelerator: Accelerator,
+        processes: Processes,
+        *,
+        tokens: int | None,
+        sharded: bool,
+    ) -> None:
+        """Run a model by `forward`, at most `tokens` at a time; None: as many as there are."""
+        self.forward = forward
+        self.accelerator = accelerator
+        self.processes = processes
+        self.sharded = sharded
+        if tokens is None and processes.device.type == "cpu":
+            tokens = CPU_TOKENS
+        elif tokens is None and sharded:
+            tokens = SHARDED_TOKENS
+        self.tokens = tokens
+
+    def run(self, model: nn.Module, step: Step) -> Tensor:
+        """Leave the gradient of the step's own completions; return their loss.
+
+        The one place where weights become a gradient. Sharded weights get that of all processes.
+        """
+        for part in self._parts(step, step.first()):
+            with torch.no_grad(), self.accelerator.autocast():
+                logprobs = self.forward.token_logprobs(model, self._batch(step, part))
+            if part:
+                step.score(part, logprobs)
+        step.decide()
+        loss = torch.zeros((), device=self.processes.device)
+        parts = self._parts(step, step.with_backward())
+        for number, part in enumerate(parts, start=1):
+            batch, weigh = self._batch(step, part), step.weigh(part) if part else _nothing
+            with self.forward.of(model):
+                with self.accelerator.autocast():
+                    found, _ = self.forward.weighted_loss(model, batch, weigh)
+                self._backward(found, last=number == len(parts))
+            loss += found.detach()
+        return loss
+
+    def _backward(self, loss: Tensor, *, last: bool) -> None:
+        # Sharding wrappers take the mean over processes; a step's gradient is their sum.
+        scaled = loss * self.processes.count if self.sharded else loss
+        if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
+            self.accelerator.backward(scaled)
+            return
+        # DeepSpeed would take an optimizer step after each micro-batch.
+        state: Any = self.accelerator.gradient_state
+        wanted = state.sync_gradients
+        state._set_sync_gradients(wanted and last)
+        try:
+            self.accelerator.backward(scaled, scale_wrt_gas=False)
+        finally:
+            state._set_sync_gradients(wanted)
+
+    def _parts(self, step: Step, positions: Sequence[int]) -> list[list[int]]:
+        """Return the positions of each micro-batch; none where it is for the other processes."""
+        chosen = [step.rows[i] for i in positions]
+        parts = split_by_tokens(chosen, self.tokens, share=self.forward.share)
+        missing = self.processes.largest(len(parts)) - len(parts) if self.sharded else 0
+        return [[positions[k] for k in part] for part in parts] + [[] for _ in range(missing)]
+
+    def _batch(self, step: Step, part: Sequence[int]) -> Batch:
+        """Return a micro-batch on the device; the shortest row where it has none of its own."""
+        rows = [step.rows[i] for i in part] or [min(step.rows, key=_tokens)]
+        return self.forward.batch(rows).to(self.processes.device)
+
+    def halve(self, step: Step, error: RuntimeError) -> None:
+        """Halve the tokens of a pass, as memory ran out.
+
+        Raises:
+            TrainingError: there is nothing to halve, or weights are sharded.
+
+        """
+        rows = [step.rows[i] for i in step.own]
+        longest = max(map(_tokens, rows))
+        parts = split_by_tokens(rows, self.tokens, share=self.forward.share)
+        size = max(self.forward.batch([rows[k] for k in p]).input_ids.numel() for p in parts)
+        if size <= longest:
+            raise TrainingError(
+                f"memory ran out on a single sequence of {longest} tokens: {error}. Set "
+                "max_length, gradient_checkpointing or bf16, or train an adapter"
+            ) from error
+        if self.sharded:
+            raise TrainingError(
+                f"memory ran out in a forward pass of {size} tokens, and the other processes are "
+                f"in the middle of it: {error}. Set micro_batch_tokens to {size // 2} or less"
+            ) from error
+        self.tokens = size // 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning(
+            "memory ran out in a forward pass of %d tokens: micro_batch_tokens is %d from here on, "
+            "and the step is done again", size, self.tokens,
+        )  # fmt: skip
+
+
+def _tokens(row: Any) -> int:
+    return len(row["prompt_ids"]) + len(row["completion_ids"])
+
+
+def _nothing(logprobs: Tensor, _: slice) -> Tensor:
+    return torch.zeros_like(logprobs)

@@ -1,0 +1,96 @@
+"""`topr train` under a launcher of processes, and what the other commands say there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+
+from command_line import topr, write_jsonl
+from tiny import save_tiny
+from topr.store import read_manifest
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ACCELERATE = (
+    "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+)  # fmt: skip
+SETTINGS = (
+    "train", "rows.jsonl", "-m", "model", "train.batch_size=4", "train.learning_rate=1e-3",
+    "train.behavior_logprobs=recompute", "train.save_steps=1", "train.snapshots=[2]",
+)  # fmt: skip
+
+
+def launched(folder, launcher, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "topr", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=folder, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, rows, and what one process made of them in `one`."""
+    folder = tmp_path_factory.mktemp("together")
+    save_tiny(folder / "model", initializer_range=0.1)
+    rows = [
+        {"prompt": f"{a} + {b} =", "completion": f" {a + b + wrong}", "reward": 1 - 2 * wrong}
+        for a in range(3) for b in range(2) for wrong in (0, 1)
+    ]  # fmt: skip
+    write_jsonl(folder / "rows.jsonl", rows)
+    topr(folder, *SETTINGS, "-o", "one")
+    return folder
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.slow)],
+    ids=["torchrun", "accelerate"],
+)
+def test_two_processes_leave_what_one_leaves(folder, tmp_path, launcher):
+    done = launched(folder, launcher, *SETTINGS, "-o", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("steps: 3") == 1  # one process speaks
+    assert files(tmp_path / "two") == files(folder / "one")
+    ours, theirs = (read_manifest(f / "training") for f in (tmp_path / "two", folder / "one"))
+    assert ours.fingerprint == theirs.fingerprint
+    for name in ("model", "snapshots/step-000002"):
+        before = load_file(folder / "model/model.safetensors")
+        a, b = (
+            load_file(f / name / "model.safetensors") for f in (tmp_path / "two", folder / "one")
+        )
+        way = sum((b[k] - before[k]).square().sum() for k in b).sqrt()
+        assert way > 1e-3
+        assert sum((a[k] - b[k]).square().sum() for k in b).sqrt() < 1e-4 * way
+    logs = [
+        [json.loads(line) for line in (f / "training/log.jsonl").read_text().splitlines()]
+        for f in (tmp_path / "two", folder / "one")
+    ]
+    for a, b in zip(*logs, strict=True):
+        assert a["log_ratio/negative"] == pytest.approx(b["log_ratio/negative"], abs=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    again = launched(folder, launcher, *SETTINGS, "-o", str(tmp_path / "two"))
+    assert again.returncode == 0, again.stderr  # it is done: nothing is trained, nothing waits
+
+
+def test_a_run_is_refused_there_and_told_what_to_do(folder):
+    done = launched(folder, TORCHRUN, "run", "quickstart", "-o", "never")
+    assert done.returncode != 0
+    assert done.stderr.count("topr run was started as one of 2 processes") == 1
+    assert "torchrun --nproc_per_node 2 -m topr train" in done.stderr
+    assert not (folder / "never").exists()
+
+
+def test_an_error_of_the_first_process_ends_the_others(folder):
+    (folder / "taken/training").mkdir(parents=True)
+    (folder / "taken/training/manifest.json").write_text("{}")
+    done = launched(folder, TORCHRUN, *SETTINGS, "-o", "taken")
+    assert done.returncode != 0
+    assert done.stderr.count("manifest.json is not a manifest") == 1

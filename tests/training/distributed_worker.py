@@ -1,0 +1,152 @@
+"""Trains the cases of `test_distributed` in each of the processes that a launcher starts.
+
+    torchrun ... distributed_worker.py DIRECTORY
+
+Each process writes what it ended with: `CASE-RANK.safetensors` and `CASE-RANK.json`. No tests here.
+"""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from rollouts_for_training import made_rows, plain_logprobs
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from tiny import tiny_model, tiny_tokenizer
+from topr.errors import DivergedError
+from topr.training import TOPRConfig, TOPRTrainer
+
+CASES = {
+    "topr": {},
+    "padded": {"layout": "padded", "micro_batch_tokens": 60},
+    "by_prompt": {"shuffle_by": "prompt", "layout": "shared"},
+    "grpo": {"objective": "grpo"},
+    "dpo": {"objective": "dpo"},
+    "accumulation": {"global_batch_size": 4, "gradient_accumulation_steps": 2},
+    "skip": {"skip_negatives": 0.5},
+    "sample": {"skip_negatives": "sample"},
+    "tiny_passes": {"micro_batch_tokens": 1},
+    "single_rows": {"global_batch_size": 1, "max_steps": 6},  # one process has nothing to do
+    "uneven": {"global_batch_size": 7},
+    "recompute": {"behavior_logprobs": "recompute"},
+    "adamw": {"optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 0.1},
+    "adafactor": {"optim": "adafactor", "learning_rate": 1e-3, "max_grad_norm": 0.1},
+}
+"""Arguments of each training."""
+
+
+def drifted_rows():
+    """Rows of another writer, with ratios where the taper bends; prompts of several sizes."""
+    rows = made_rows(prompts=6, model=tiny_model(seed=1))[:-3]
+    for row in rows:
+        ours = plain_logprobs(tiny_model(), row).detach()
+        theirs = torch.tensor(row["logprobs"])
+        row["logprobs"] = (ours + 0.05 * (theirs - ours)).clamp(max=0).tolist()
+    return rows
+
+
+def trainer_of(directory, case, **further):
+    settings = {
+        "output_dir": str(directory / case),
+        "global_batch_size": 8,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "optim": "sgd",
+        "learning_rate": 0.003,
+        "num_train_epochs": 3,
+        "max_grad_norm": 0.0,
+        "seed": 5,
+        "dataloader_pin_memory": False,
+    }
+    return TOPRTrainer(
+        model=further.pop("model", None) or tiny_model(),
+        args=TOPRConfig(**(settings | CASES.get(case, {}) | further)),
+        train_dataset=drifted_rows(),
+        processing_class=tiny_tokenizer(),
+    )
+
+
+def trained(directory, case):
+    """Train a case; return its weights and its log."""
+    trainer = trainer_of(directory, case)
+    if case == "tiny_passes" and trainer.processes.rank == 1:
+        run_out_of_memory(trainer)
+    trainer.train()
+    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    return weights, trainer.state.log_history
+
+
+def run_out_of_memory(trainer):
+    """Fail in the second pass, in this process alone, after it left a gradient of its own."""
+    trainer._passes.tokens = 200
+    backward, calls = trainer.accelerator.backward, []
+
+    def failing(loss):
+        calls.append(loss)
+        backward(loss)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    trainer.accelerator.backward = failing
+
+
+def diverged(directory):
+    """What is said where one process alone meets a NaN."""
+    trainer = trainer_of(directory, "diverged")
+    if trainer.processes.rank == 1:
+        score = trainer._passes.forward.weighted_loss
+
+        class Broken:
+            share = trainer.forward.share
+            of = staticmethod(trainer.forward.of)
+            batch = staticmethod(trainer.forward.batch)
+
+            @staticmethod
+            def weighted_loss(*given):
+                loss, logprobs = score(*given)
+                return loss * float("nan"), logprobs
+
+        trainer._passes.forward = Broken()
+    try:
+        trainer.train()
+    except DivergedError as error:
+        return str(error)
+    return "nothing"
+
+
+RESUMED = {
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "optim": "adamw_torch",
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "linear",
+}
+"""Arguments of a training that is killed after its fifth step."""
+
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+
+def main(directory):
+    for case in CASES:
+        weights, log = trained(directory, case)
+        rank = torch.distributed.get_rank()
+        save_file(weights, directory / f"{case}-{rank}.safetensors")
+        (directory / f"{case}-{rank}.json").write_text(json.dumps(log))
+    (directory / f"diverged-{rank}.txt").write_text(diverged(directory))
+    broken = trainer_of(directory, "broken", **RESUMED)
+    broken.add_callback(Kill())
+    with contextlib.suppress(KeyboardInterrupt):
+        broken.train()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
