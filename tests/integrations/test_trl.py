@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -131,8 +132,10 @@ def test_steps_on_one_batch_move_the_weights_as_our_trainer_does(
 @pytest.mark.slow
 def test_two_processes_move_the_weights_as_our_trainer_does_on_all_completions(tmp_path):
     here = Path(__file__).parent
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d"]
-    launch += ["--rdzv-endpoint", "127.0.0.1:0"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", port]
     done = subprocess.run(
         [sys.executable, *launch, here / "online_on_two.py", tmp_path],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(here.parent)])},
