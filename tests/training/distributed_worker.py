@@ -1,6 +1,6 @@
 """Trains the cases of `test_distributed` in each of the processes that a launcher starts.
 
-    torchrun ... distributed_worker.py DIRECTORY
+    torchrun ... distributed_worker.py DIRECTORY whole|sharded
 
 Each process writes what it ended with: `CASE-RANK.safetensors` and `CASE-RANK.json`. No tests here.
 """
@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from rollouts_for_training import made_rows, plain_logprobs
 from safetensors.torch import save_file
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from tiny import tiny_model, tiny_tokenizer
-from topr.errors import DivergedError
+from topr.errors import DivergedError, TrainingError
 from topr.training import TOPRConfig, TOPRTrainer
 
 CASES = {
@@ -29,6 +31,7 @@ CASES = {
     "skip": {"skip_negatives": 0.5},
     "sample": {"skip_negatives": "sample"},
     "tiny_passes": {"micro_batch_tokens": 1},
+    "out_of_memory": {"micro_batch_tokens": 200},  # of the second process, once
     "single_rows": {"global_batch_size": 1, "max_steps": 6},  # one process has nothing to do
     "uneven": {"global_batch_size": 7},
     "recompute": {"behavior_logprobs": "recompute"},
@@ -63,26 +66,33 @@ def trainer_of(directory, case, **further):
         "dataloader_pin_memory": False,
     }
     return TOPRTrainer(
-        model=further.pop("model", None) or tiny_model(),
-        args=TOPRConfig(**(settings | CASES.get(case, {}) | further)),
+        model=MODELS.get(case, tiny_model)(),
+        args=TOPRConfig(**(settings | further)),
         train_dataset=drifted_rows(),
         processing_class=tiny_tokenizer(),
     )
 
 
-def trained(directory, case):
+def trained(directory, case, **arguments):
     """Train a case; return its weights and its log."""
-    trainer = trainer_of(directory, case)
-    if case == "tiny_passes" and trainer.processes.rank == 1:
+    trainer = trainer_of(directory, case, **arguments)
+    if case == "out_of_memory" and trainer.processes.rank == 1:
         run_out_of_memory(trainer)
     trainer.train()
-    weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    return weights, trainer.state.log_history
+    return ended(trainer)
+
+
+def ended(trainer):
+    """The weights, whole, and the log."""
+    whole = (
+        (n, p.full_tensor() if isinstance(p, DTensor) else p)
+        for n, p in trainer.model.named_parameters()
+    )
+    return {name: p.detach().clone() for name, p in whole}, trainer.state.log_history
 
 
 def run_out_of_memory(trainer):
     """Fail in the second pass, in this process alone, after it left a gradient of its own."""
-    trainer._passes.tokens = 200
     backward, calls = trainer.accelerator.backward, []
 
     def failing(loss):
@@ -118,6 +128,25 @@ def diverged(directory):
     return "nothing"
 
 
+SHARDED = {
+    "topr": {},
+    "tied": {},
+    "padded": {"layout": "padded", "micro_batch_tokens": 60},
+    "plain_head": {},
+    "grpo": {"objective": "grpo", "layout": "shared", "shuffle_by": "prompt"},
+    "skip": {"skip_negatives": 0.5, "micro_batch_tokens": 60},
+    "single_rows": {"global_batch_size": 1, "max_steps": 6},
+    "accumulation": {"global_batch_size": 4, "gradient_accumulation_steps": 2},
+    "recompute": {"behavior_logprobs": "recompute"},
+    "adamw": {"optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 0.1},
+}
+"""Arguments of each training with sharded weights."""
+MODELS = {
+    "tied": lambda: tiny_model(tie_word_embeddings=True),
+    "plain_head": lambda: tiny_model("gemma2"),  # soft-capped logits: the model's own head
+}
+FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
+
 RESUMED = {
     "save_strategy": "steps",
     "save_steps": 2,
@@ -134,19 +163,47 @@ class Kill(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def main(directory):
-    for case in CASES:
-        weights, log = trained(directory, case)
-        rank = torch.distributed.get_rank()
-        save_file(weights, directory / f"{case}-{rank}.safetensors")
-        (directory / f"{case}-{rank}.json").write_text(json.dumps(log))
-    (directory / f"diverged-{rank}.txt").write_text(diverged(directory))
-    broken = trainer_of(directory, "broken", **RESUMED)
-    broken.add_callback(Kill())
+def killed(trainer):
+    trainer.add_callback(Kill())
     with contextlib.suppress(KeyboardInterrupt):
-        broken.train()
-    torch.distributed.destroy_process_group()
+        trainer.train()
+
+
+def write(directory, case, weights, log):
+    rank = torch.distributed.get_rank()
+    save_file(weights, directory / f"{case}-{rank}.safetensors")
+    (directory / f"{case}-{rank}.json").write_text(json.dumps(log))
+
+
+def whole(directory):
+    """Each process has all weights."""
+    for case, arguments in CASES.items():
+        write(directory, case, *trained(directory, case, **arguments))
+    rank = torch.distributed.get_rank()
+    (directory / f"diverged-{rank}.txt").write_text(diverged(directory))
+    killed(trainer_of(directory, "broken", **RESUMED))
+
+
+def sharded(directory):
+    """Each process has a piece of each weight."""
+    for case, arguments in SHARDED.items():
+        trainer = trainer_of(directory, case, **arguments, **FSDP)
+        trainer.train()
+        assert isinstance(trainer.model, FSDPModule)
+        assert all(isinstance(p, DTensor) for p in trainer.model.parameters())
+        assert all(p.to_local().numel() < p.numel() for p in trainer.model.parameters())
+        write(directory, case, *ended(trainer))
+        trainer.save_model(str(directory / f"{case}-saved"))
+    killed(trainer_of(directory, "broken", **RESUMED, **FSDP))
+    resumed = trainer_of(directory, "broken", **RESUMED, **FSDP)
+    resumed.train(resume_from_checkpoint=True)
+    write(directory, "resumed", *ended(resumed))
+    try:
+        trainer_of(directory, "adafactor", optim="adafactor", **FSDP)
+    except TrainingError as error:
+        (directory / "refused.txt").write_text(str(error))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    {"whole": whole, "sharded": sharded}[sys.argv[2]](Path(sys.argv[1]))
+    torch.distributed.destroy_process_group()

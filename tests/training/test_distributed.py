@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from distributed_worker import CASES, RESUMED, trained, trainer_of
+from distributed_worker import CASES, MODELS, RESUMED, SHARDED, trained, trainer_of
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tiny import tiny_model
 
@@ -37,7 +38,15 @@ def launch(count, *arguments, folder=None, launcher=("torch.distributed.run",), 
 def two(tmp_path_factory):
     """The folder in which two processes trained all cases."""
     directory = tmp_path_factory.mktemp("two")
-    launch(2, HERE / "distributed_worker.py", directory)
+    launch(2, HERE / "distributed_worker.py", directory, "whole")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """The folder in which two processes trained all cases with sharded weights."""
+    directory = tmp_path_factory.mktemp("sharded")
+    launch(2, HERE / "distributed_worker.py", directory, "sharded")
     return directory
 
 
@@ -45,26 +54,51 @@ def distance(a, b):
     return sum((a[name] - b[name]).double().square().sum() for name in a).sqrt().item()
 
 
-@pytest.mark.parametrize("case", sorted(CASES))
-def test_two_processes_end_where_one_does(two, tmp_path, case):
-    alone, log = trained(tmp_path, case)
-    before = dict(tiny_model().named_parameters())
-    way = distance(alone, before)
+def assert_as_alone(directory, tmp_path, case, arguments):
+    """The weights and the log of two processes are those of one."""
+    alone, log = trained(tmp_path, case, **arguments)
+    way = distance(alone, dict(MODELS.get(case, tiny_model)().named_parameters()))
     assert way > 1e-2
-    first, second = (load_file(two / f"{case}-{rank}.safetensors") for rank in (0, 1))
+    first, second = (load_file(directory / f"{case}-{rank}.safetensors") for rank in (0, 1))
     assert distance(first, second) == 0
     # Adam divides by the gradient's own size, so rounding counts where a gradient is near 0.
     assert distance(first, alone) < (1e-2 if case == "adamw" else 2e-5) * way
-    logs = [json.loads((two / f"{case}-{rank}.json").read_text()) for rank in (0, 1)]
     timing = {"tokens_per_second", "train_runtime", "train_samples_per_second",
               "train_steps_per_second", "total_flos"}  # fmt: skip
-    for ours in logs:
+    for rank in (0, 1):
+        ours = json.loads((directory / f"{case}-{rank}.json").read_text())
         assert len(ours) == len(log)
         for line, expected in zip(ours, log, strict=True):
             assert line.keys() == expected.keys()
             for key in expected.keys() - timing - {"weight_histogram"}:
                 assert line[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), key
             assert line.get("weight_histogram") == expected.get("weight_histogram")
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_two_processes_end_where_one_does(two, tmp_path, case):
+    assert_as_alone(two, tmp_path, case, CASES[case])
+
+
+@pytest.mark.parametrize("case", sorted(SHARDED))
+def test_sharded_weights_end_where_whole_ones_do(sharded, tmp_path, case):
+    assert_as_alone(sharded, tmp_path, case, SHARDED[case])
+    saved = AutoModelForCausalLM.from_pretrained(sharded / f"{case}-saved", use_safetensors=True)
+    expected = load_file(sharded / f"{case}-0.safetensors")
+    assert distance(expected, dict(saved.named_parameters())) == 0
+
+
+def test_a_sharded_training_goes_on_where_it_was_killed(sharded, tmp_path):
+    straight = trainer_of(tmp_path, "straight", **RESUMED)
+    straight.train()
+    expected = dict(straight.model.named_parameters())
+    way = distance(expected, dict(tiny_model().named_parameters()))
+    ours = load_file(sharded / "resumed-0.safetensors")
+    assert distance(ours, expected) < 1e-2 * way
+
+
+def test_an_optimizer_that_cannot_be_sharded_is_refused_before_it_starts(sharded):
+    assert "optim=adafactor, the default" in (sharded / "refused.txt").read_text()
 
 
 def test_a_nan_in_one_process_stops_all(two):

@@ -38,6 +38,7 @@ from topr.store import (
 from topr.training import TOPRConfig, TOPRTrainer, Writers
 from topr.training.examples import examples_table
 from topr.training.processes import processes_of
+from topr.training.sharding import shards_weights
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,9 @@ def train_model(
     if done is not None:
         return done
     rows = _read_all(datasets)  # A wrong file or model is found before anything is written.
-    loaded = load(model.model_copy(update={"dtype": config.dtype}))
+    # Whole it may be larger than a device: pieces go there when it is sharded.
+    place = {"device": "cpu"} if shards_weights(args) else {}
+    loaded = load(model.model_copy(update={"dtype": config.dtype, **place}))
     processes.from_first(lambda: begin(work, "train", mark))
     set_seed(seed)
     trainer = TOPRTrainer(
@@ -108,7 +111,7 @@ def train_model(
     resume = processes.from_first(lambda: _last_complete(work))
     if resume is not None:
         progress.say(f"resuming training from {resume.name}")
-    if config.behavior_logprobs == "recompute":
+    if config.behavior_logprobs == "recompute" and not trainer.sharded:
         title = "recomputing log mu"
         with progress.bar(title, len(trainer.rows), "completions") as advance:
             trainer.prepare_behavior(lambda n: advance(n))

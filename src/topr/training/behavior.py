@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from topr.errors import DataError
 from topr.store import atomic_path
@@ -308,9 +309,15 @@ def _fingerprint(model: nn.Module, rows: Dataset, numerics: str) -> str:
     digest = hashlib.sha256(numerics.encode())
     for name, parameter in model.named_parameters():
         values = parameter.detach().float()
-        digest.update(f"{name}{tuple(values.shape)}{values.sum()}{values.square().sum()}".encode())
+        sums = [_whole(total) for total in (values.sum(), values.square().sum())]
+        digest.update(f"{name}{tuple(values.shape)}{sums[0]}{sums[1]}".encode())
     for row in rows:
         digest.update(np.asarray(row["prompt_ids"], np.int64).tobytes())
         digest.update(np.asarray(row["completion_ids"], np.int64).tobytes())
         digest.update(np.float32(row["temperature"]).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """Return a number that is spread over processes as a plain tensor."""
+    return value.full_tensor() if isinstance(value, DTensor) else value

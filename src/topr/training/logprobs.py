@@ -94,9 +94,9 @@ class Forward:
                     head, hidden, batch.targets, batch.temperature, batch.lengths, weigh
                 )
                 seen.append(logprobs)
-                return loss[None]
+                return torch.stack([loss])  # no view: wrappers hang hooks onto it
 
-            return _headless(model, batch, loss_of)[0], seen[0]
+            return _headless(model, batch, loss_of).squeeze(), seen[0]
         logprobs = self.token_logprobs(model, batch)
         weights = weigh(logprobs.detach(), slice(0, len(batch.lengths)))
         return -(weights * logprobs).sum(), logprobs.detach()

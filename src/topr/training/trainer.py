@@ -51,6 +51,7 @@ from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
 from topr.training.logprobs import forward_of
 from topr.training.passes import Passes
 from topr.training.processes import processes_of
+from topr.training.sharding import checkpoint_in_pieces, refuse_unfit_sharding, shard_on_cpu
 from topr.training.step import Step
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class TOPRTrainer(Trainer):
             args=args,
             train_dataset=self.rows,
             processing_class=processing_class,
-            data_collator=_as_rows,
+            data_collator=self._rows_of,
             callbacks=callbacks,
             optimizers=optimizers,
         )
@@ -173,15 +174,40 @@ class TOPRTrainer(Trainer):
                 `diverged.json` in the output directory; the last checkpoint stays.
 
         """
-        if "behavior_logprobs" not in self.rows.column_names:
-            self.prepare_behavior()
+        if not self.sharded:
+            self._behavior_known()
         self._logged_at = time.perf_counter()
         return super().train(*args, **kwargs)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """See `transformers.Trainer`. Shards on CPUs too."""
+        checkpoint_in_pieces(self.settings)
+        super().create_accelerator_and_postprocess()
+        shard_on_cpu(self.accelerator, self.settings)
+        refuse_unfit_sharding(self.accelerator, self.settings)
+        self.is_fsdp_enabled = self.accelerator.is_fsdp2
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """See `transformers.Trainer`. Weights are sharded by now, and no checkpoint is loaded."""
+        if self.sharded:
+            self._behavior_known()
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _behavior_known(self) -> None:
+        if "behavior_logprobs" not in self.rows.column_names:
+            self.prepare_behavior()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the whole model as safetensors, however it is sharded. All processes call this."""
+        if self.is_fsdp_enabled and not _internal_call:
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of one step's rows at a time, shuffled by (seed, epoch)."""
         loader: DataLoader[Any] = DataLoader(
-            self.rows,
+            range(len(self.rows)),  # type: ignore[arg-type]
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -190,6 +216,9 @@ class TOPRTrainer(Trainer):
         # As if there were one process: all see the same batches, and take their share of each.
         prepared: DataLoader[Any] = prepare_data_loader(loader, num_processes=1, process_index=0)
         return prepared
+
+    def _rows_of(self, numbers: list[int]) -> dict[str, Any]:
+        return {"rows": Rows(self.rows.__getitems__(numbers))}
 
     def _keep_whole(self, model: nn.Module) -> None:
         """Keep accelerate from wrapping the model: each process has it whole.
@@ -363,7 +392,3 @@ class _EndOfEpoch(TrainerCallback):
 
 class Rows(UserList[Row]):
     """The rows of one batch. No list: accelerate looks for tensors in those, number by number."""
-
-
-def _as_rows(rows: list[Row]) -> dict[str, Any]:
-    return {"rows": Rows(rows)}
