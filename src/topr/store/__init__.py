@@ -3,8 +3,12 @@
 from topr.store.atomic import atomic_path, write_json_atomic, write_text_atomic
 from topr.store.columns import ColumnMap
 from topr.store.files import check_output, read_rows, write_rows
+from topr.store.formats import FORMATS, Format
 from topr.store.importers import import_rollouts
+from topr.store.intake import Incoming, incoming, write_rollouts
+from topr.store.intake import report as report_import
 from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
+from topr.store.rows import Rows, data_files
 from topr.store.schema import (
     ROLLOUT_SCHEMA,
     SCHEMA_VERSION,
@@ -21,18 +25,25 @@ from topr.store.shards import (
 )
 
 __all__ = [
+    "FORMATS",
     "ROLLOUT_SCHEMA",
     "SCHEMA_VERSION",
     "ColumnMap",
+    "Format",
+    "Incoming",
     "Manifest",
+    "Rows",
     "atomic_path",
     "begin",
     "check_output",
+    "data_files",
     "gather_tables",
     "import_rollouts",
+    "incoming",
     "read_manifest",
     "read_rows",
     "read_table",
+    "report_import",
     "rollouts_to_table",
     "shard_number",
     "shard_paths",
@@ -40,6 +51,7 @@ __all__ = [
     "table_to_rollouts",
     "write_json_atomic",
     "write_manifest",
+    "write_rollouts",
     "write_rows",
     "write_shard",
     "write_text_atomic",
