@@ -1,4 +1,4 @@
-"""`topr import`, `topr compare`, `topr report`."""
+"""`topr import`, `topr export`, `topr compare`, `topr report`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,7 @@ from topr.cli.sources import hub_or_path
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("import")(import_)
+    app.command()(export)
     app.command()(compare)
     app.command()(report)
 
@@ -98,6 +99,38 @@ def import_(
     out.print(f"{manifest.rows} rollouts in {escape(str(output))}")
     for line in report_import(manifest, found.columns.reward):
         out.print(escape(line), soft_wrap=True)
+
+
+def export(
+    source: Annotated[
+        Path, typer.Argument(parser=hub_or_path, help="Rollouts: a directory or one parquet file.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .jsonl, .json, .csv, .parquet.")
+    ],
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="topr, grouped, trl, trl-kto, trl-dpo or verl."),
+    ],
+    data_source: Annotated[
+        str, typer.Option(help="verl's name of the data set, which finds its reward function.")
+    ] = "topr",
+) -> None:
+    """Write rollouts in the shape that another tool loads. Nothing is overwritten."""
+    from topr.store import check_output, export_rollouts, read_table, write_rows
+
+    check_output(output)
+    found = export_rollouts(read_table(source), format_, data_source=data_source)
+    write_rows(output, found.table)
+    out.print(f"{found.table.num_rows} rows in {escape(str(output))}")
+    if found.without_reward:
+        out.print(f"{found.without_reward} completions without a reward are left out")
+    if found.cut_off:
+        out.print(
+            f"{found.cut_off} completions were cut off (finish_reason length), and a trainer that "
+            "reads text may add an end to them: leave them out there, or have them masked",
+            soft_wrap=True,
+        )
 
 
 def _stamp(file: Path) -> tuple[str, int, int]:

@@ -2,6 +2,7 @@
 
 from topr.store.atomic import atomic_path, write_json_atomic, write_text_atomic
 from topr.store.columns import ColumnMap
+from topr.store.exporters import EXPORTS, Export, Exported, export_rollouts
 from topr.store.files import check_output, read_rows, write_rows
 from topr.store.formats import FORMATS, Format
 from topr.store.importers import import_rollouts
@@ -25,10 +26,13 @@ from topr.store.shards import (
 )
 
 __all__ = [
+    "EXPORTS",
     "FORMATS",
     "ROLLOUT_SCHEMA",
     "SCHEMA_VERSION",
     "ColumnMap",
+    "Export",
+    "Exported",
     "Format",
     "Incoming",
     "Manifest",
@@ -37,6 +41,7 @@ __all__ = [
     "begin",
     "check_output",
     "data_files",
+    "export_rollouts",
     "gather_tables",
     "import_rollouts",
     "incoming",

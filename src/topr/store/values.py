@@ -100,6 +100,8 @@ class RowReader:
         if not isinstance(given, dict) or not set(given) <= set(names):
             raise self.error("sampling", f"an object with keys of {', '.join(names)}")
         known = {name: value for name, value in given.items() if value is not None}
+        if "stop" in known:
+            known["stop"] = tuple(known["stop"])
         return dataclasses.replace(default, **known)
 
     def integer(self, field: str) -> int | None:
