@@ -34,8 +34,8 @@ def test_trl_takes_a_step_on_an_export(tmp_path: Path, name: str, suffix: str) -
     )
     config_class, trainer_class = TRAINERS[name]
     config: Any = config_class(
-        output_dir=str(tmp_path / "out"), max_steps=1, logging_steps=1, per_device_train_batch_size=2,
-        report_to="none", use_cpu=True, bf16=False,
+        output_dir=str(tmp_path / "out"), max_steps=1, logging_steps=1,
+        per_device_train_batch_size=2, report_to="none", use_cpu=True, bf16=False,
     )  # fmt: skip
     save_tiny(tmp_path / "model")  # a path: TRL loads the reference model from it
     trainer = trainer_class(
