@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from topr.cli import data, info, running, studies, training, verifying
+from topr.cli import data, info, publishing, running, studies, training, verifying
 from topr.cli.console import err, log_to_console
 from topr.errors import ToprError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (running, training, verifying, studies, data, info):
+for module in (running, training, verifying, studies, data, publishing, info):
     module.register(app)
 
 
