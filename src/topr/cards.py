@@ -23,13 +23,13 @@ _MANY = ("pass@1", "maj@", "greedy", "invalid")
 
 CITATION = """\
 @article{leroux2025topr,
-  title   = {Tapered Off-Policy {REINFORCE}: Stable and efficient reinforcement learning for {LLM}s},
-  author  = {Le Roux, Nicolas and Bellemare, Marc G. and Lebensold, Jonathan and Bergeron, Arnaud
-             and Greaves, Joshua and Fr{\\'e}chette, Alex and Pelletier, Carolyne
-             and Thibodeau-Laufer, Eric and Toth, S{\\'a}ndor and Work, Sam},
+  title   = {Tapered Off-Policy REINFORCE: Stable and efficient reinforcement learning for LLMs},
+  author  = {Le Roux, Nicolas and Bellemare, Marc G. and Lebensold, Jonathan and Bergeron, Arnaud and
+             Greaves, Joshua and Fr{\\'e}chette, Alex and Pelletier, Carolyne and
+             Thibodeau-Laufer, Eric and Toth, S{\\'a}ndor and Work, Sam},
   journal = {arXiv preprint arXiv:2503.14286},
   year    = {2025}
-}"""
+}"""  # noqa: E501 - as in README.md
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +80,8 @@ def model_card(facts: ModelFacts) -> str:
         metadata["base_model"] = base
     parts = [
         "# Model card",
-        f"Trained with topr {inline(__version__)}: offline reinforcement learning on stored, graded "
-        f"completions. Base model: {inline(base) if base else 'not recorded'}.",
+        f"Trained with topr {inline(__version__)}: offline reinforcement learning on stored, "
+        f"graded completions. Base model: {inline(base) if base else 'not recorded'}.",
         "## Results",
         *_results(facts),
         "## Lineage",
@@ -113,7 +113,7 @@ def rollouts_card(facts: RolloutFacts) -> str:
         _table(["grade", "completions"], graded),
         *_details(facts.details),
         *_recipe(facts.recipe),
-        *_ending("data set", "those of the problems' source and of the model say what you may say"),
+        *_ending("data set", "the problems' source and the model have theirs"),
     ]
     return _page(metadata, parts)
 

@@ -148,14 +148,13 @@ def _steps(made: Mapping[str, Any]) -> list[list[str]]:
     """Return the one training that is known of a model without a run around it."""
     if not made:
         return []
-    return [
-        [f"model {made.get('made')}"]
-        + [
-            f"from {made.get('model')} ({made.get('revision')}), {made.get('steps')} steps of "
-            f"{made.get('objective')}, on {made.get('rows')} completions; "
-            f"{made.get('positive_share', 0):.1%} positive, baseline {made.get('baseline', 0):+.2f}"
-        ]
-    ]
+    share, baseline = made.get("positive_share", 0.0), made.get("baseline", 0.0)
+    line = (
+        f"from {made.get('model')} ({made.get('revision')}), {made.get('steps')} steps of "
+        f"{made.get('objective')}, on {made.get('rows')} completions; {share:.1%} positive, "
+        f"baseline {baseline:+.2f}"
+    )
+    return [[f"model {made.get('made')}", line]]
 
 
 def _where(measured: Mapping[str, Any]) -> str | None:
