@@ -104,7 +104,9 @@ def metadata(card: str) -> dict[str, Any]:
     return dict(yaml.safe_load(front))
 
 
-def test_a_run_publishes_its_kept_model_and_nothing_that_could_run_or_leak(tmp_path: Path) -> None:
+def test_a_run_publishes_its_kept_model_and_nothing_that_could_run_or_leak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parcel = pack(write_run(tmp_path / "run"))
     assert parcel.kind == "model"
     assert sorted(parcel.files) == [
@@ -113,6 +115,8 @@ def test_a_run_publishes_its_kept_model_and_nothing_that_could_run_or_leak(tmp_p
     assert parcel.files["model.safetensors"].read_bytes() == b"weights"
     assert pack(tmp_path / "run" / "iteration-01").card == parcel.card
     assert pack(tmp_path / "run" / "iteration-01" / "model").card == parcel.card
+    monkeypatch.chdir(tmp_path)
+    assert pack(Path("run")).card == parcel.card
 
 
 def test_a_models_card_has_base_lineage_results_recipe_and_citation(tmp_path: Path) -> None:

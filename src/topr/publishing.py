@@ -101,7 +101,7 @@ def _of(folder: Path) -> ModelFacts:
         return ModelFacts(base=made.get("model"), lineage=_steps(made))
     lineage = read_lineage(run)
     summary, recipe = _json(run / "summary.json"), (run / "recipe.yaml").read_text("utf-8")
-    place = folder.parent.relative_to(run)
+    place = folder.resolve().parent.relative_to(run)
     iteration = int(place.name.removeprefix("iteration-")) if len(place.parts) == 1 else 1
     settings = yaml.safe_load(recipe)
     name = settings.get("train", {}).get("objective") if len(place.parts) == 1 else place.name
