@@ -6,7 +6,7 @@ import time
 
 import typer
 
-from topr.cli import data, info, running, studies, training, verifying
+from topr.cli import data, info, publishing, running, studies, training, verifying
 from topr.cli.console import err, log_to_console
 from topr.environment import launched
 from topr.errors import ConfigError, ToprError
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (running, training, verifying, studies, data, info):
+for module in (running, training, verifying, studies, data, publishing, info):
     module.register(app)
 
 

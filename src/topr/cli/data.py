@@ -1,27 +1,46 @@
-"""`topr import`, `topr compare`, `topr report`."""
+"""`topr import`, `topr export`, `topr compare`, `topr report`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from topr.cli.console import out
+from topr.cli.sources import hub_or_path
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("import")(import_)
+    app.command()(export)
     app.command()(compare)
     app.command()(report)
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV or parquet, also .gz.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            parser=hub_or_path,
+            help="JSONL, JSON, CSV or parquet (also .gz), a folder of them, or a hub name.",
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of rollouts to write.")],
     tokenizer: Annotated[
         str, typer.Option(help="Model directory or hub name whose tokenizer is used.")
     ],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="columns, topr, trl, trl-dpo, grouped, verl, verl-dump, tinker, openai-batch or "
+            "open-instruct; none: by the columns of the first row.",
+        ),
+    ] = None,
+    requests: Annotated[
+        Path | None, typer.Option(parser=hub_or_path, help="Input file of an OpenAI batch.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
     completion: Annotated[str | None, typer.Option(help="Column of the completions.")] = None,
     gold: Annotated[str | None, typer.Option(help="Column of the gold answers.")] = None,
@@ -33,71 +52,90 @@ def import_(
     template: Annotated[
         str, typer.Option(help="Text around a prompt, such as 'Question: {prompt}\\nAnswer:'.")
     ] = "{prompt}",
+    literal: Annotated[
+        bool, typer.Option("--literal", help="Take special tokens in prompts' text apart.")
+    ] = False,
+    ends: Annotated[
+        str,
+        typer.Option(
+            help="Did completions without a finish reason end by themselves? yes, no, or a column "
+            "that says so."
+        ),
+    ] = "yes",
     model: Annotated[str, typer.Option(help="Who wrote the completions.")] = "unknown",
+    temperature: Annotated[float, typer.Option(min=0, help="They were sampled at.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="They were sampled with; 1: off.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="They were sampled with; 0: off.")] = 0,
 ) -> None:
     """Turn completions that other tools made into rollouts, tokenised once."""
     from topr.config import ModelConfig
     from topr.models import load_tokenizer
-    from topr.store import (
-        ColumnMap,
-        Manifest,
-        import_rollouts,
-        read_rows,
-        rollouts_to_table,
-        write_manifest,
-        write_shard,
-    )
+    from topr.records import SamplingParams
+    from topr.stages.common import fingerprint
+    from topr.store import ColumnMap, Rows, data_files, incoming, report_import, write_rollouts
 
-    table = read_rows(source)
-    columns = ColumnMap(
+    given = ColumnMap(
         prompt=prompt, completion=completion, gold=gold, problem_id=problem_id, reward=reward
-    ).resolve(table)
-    out.print(escape(columns.describe()))
-    loaded = load_tokenizer(ModelConfig(path=tokenizer))
-    rollouts = rollouts_to_table(
-        import_rollouts(
-            table,
-            columns=columns,
-            tokenizer=loaded,
-            model=model,
-            template=template.replace("\\n", "\n"),
-        )
     )
-    write_shard(output, 0, rollouts)
-    write_manifest(
+    beside = None if requests is None else Rows.open(requests)
+    found = incoming(Rows.open(source), given, format_name=format_, beside=beside)
+    out.print(f"format: {found.format}")
+    out.print(escape(found.columns.describe()))
+    files = [*data_files(source), *(data_files(requests) if requests else ())]
+    options = (tokenizer, found.format, found.columns.describe(), template, literal, ends, model)
+    sampling = (temperature, top_p, top_k)
+    manifest = write_rollouts(
+        found,
         output,
-        Manifest(
-            stage="import",
-            fingerprint="",
-            rows=rollouts.num_rows,
-            files=("part-00000.parquet",),
-            details={"source": str(source), "tokenizer": tokenizer},
-        ),
+        tokenizer=load_tokenizer(ModelConfig(path=tokenizer)),
+        model=model,
+        mark=fingerprint([_stamp(file) for file in files], options, sampling),
+        details={"source": str(source), "tokenizer": tokenizer},
+        sampling=SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k),
+        template=template.replace("\\n", "\n"),
+        ends={"yes": True, "no": False}.get(ends, ends),
+        literal=literal,
     )
-    out.print(f"{rollouts.num_rows} rollouts in {escape(str(output))}")
-    for line in _what_is_there(rollouts, columns.reward):
+    out.print(f"{manifest.rows} rollouts in {escape(str(output))}")
+    for line in report_import(manifest, found.columns.reward):
         out.print(escape(line), soft_wrap=True)
 
 
-def _what_is_there(rollouts: Any, reward: str | None) -> list[str]:
-    """Return what the user has to know of imported rollouts: are they graded, can they be trained
-    on.
-    """
-    rows, graded = rollouts.num_rows, rollouts.num_rows - rollouts["grade"].null_count
-    lines = []
-    if graded:
-        lines.append(
-            f"{graded} have the grade that column {reward} says; with --reward '' none would, and "
-            "`topr grade` can grade them"
+def export(
+    source: Annotated[
+        Path, typer.Argument(parser=hub_or_path, help="Rollouts: a directory or one parquet file.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .jsonl, .json, .csv, .parquet.")
+    ],
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="topr, grouped, trl, trl-kto, trl-dpo or verl."),
+    ],
+    data_source: Annotated[
+        str, typer.Option(help="verl's name of the data set, which finds its reward function.")
+    ] = "topr",
+) -> None:
+    """Write rollouts in the shape that another tool loads. Nothing is overwritten."""
+    from topr.store import check_output, export_rollouts, read_table, write_rows
+
+    check_output(output)
+    found = export_rollouts(read_table(source), format_, data_source=data_source)
+    write_rows(output, found.table)
+    out.print(f"{found.table.num_rows} rows in {escape(str(output))}")
+    if found.without_reward:
+        out.print(f"{found.without_reward} completions without a reward are left out")
+    if found.cut_off:
+        out.print(
+            f"{found.cut_off} completions were cut off (finish_reason length), and a trainer that "
+            "reads text may add an end to them: leave them out there, or have them masked",
+            soft_wrap=True,
         )
-    else:
-        lines.append("none is graded: `topr grade` does that")
-    if rollouts["logprobs"].null_count:
-        lines.append(
-            f"{rollouts['logprobs'].null_count} of {rows} have no log-probabilities: train on them "
-            "with train.behavior_logprobs=recompute"
-        )
-    return lines
+
+
+def _stamp(file: Path) -> tuple[str, int, int]:
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns
 
 
 def compare(

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
+from topr.cli.sources import hub_or_path
 from topr.records import Split
 
 RecipeName = Annotated[
@@ -131,7 +132,10 @@ def generate(
 
 
 def grade(
-    source: Annotated[Path, typer.Argument(help="Rollouts, or JSONL, JSON, CSV or parquet.")],
+    source: Annotated[
+        Path,
+        typer.Argument(parser=hub_or_path, help="Rollouts, or JSONL, JSON, CSV or parquet."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="File (or directory) to write.")],
     task: Annotated[
         str,
@@ -184,7 +188,9 @@ def grade(
 
 
 def curate(
-    graded: Annotated[Path, typer.Argument(help="Directory of graded rollouts.")],
+    graded: Annotated[
+        Path, typer.Argument(parser=hub_or_path, help="Directory of graded rollouts.")
+    ],
     output: Output,
     overrides: Overrides = None,
     recipe: RecipeOption = None,

@@ -15,6 +15,7 @@ from topr.cli.running import (
     prepare_tensors,
     with_model,
 )
+from topr.cli.sources import hub_or_path
 from topr.environment import launched
 
 
@@ -26,7 +27,10 @@ def register(app: typer.Typer) -> None:
 
 def train(
     dataset: Annotated[
-        Path, typer.Argument(help="Graded rollouts, or a file of prompt, completion, reward.")
+        Path,
+        typer.Argument(
+            parser=hub_or_path, help="Graded rollouts, or a file of prompt, completion, reward."
+        ),
     ],
     output: Output,
     model: Annotated[str, typer.Option("--model", "-m", help="Directory or hub name.")],

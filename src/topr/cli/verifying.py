@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
 from topr.cli.running import Output, Overrides, RecipeOption, prepare_tensors
+from topr.cli.sources import hub_or_path
 
 METRICS = ("accuracy", "balanced_accuracy", "auc", "calibration_error", "invalid")
 
@@ -22,7 +23,11 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     rollouts: Annotated[
-        Path, typer.Argument(help="Rollouts, or a file with a question and a solution in each row.")
+        Path,
+        typer.Argument(
+            parser=hub_or_path,
+            help="Rollouts, or a file with a question and a solution in each row.",
+        ),
     ],
     output: Output,
     model: Annotated[str, typer.Option("--model", "-m", help="The verifier: directory or hub.")],

@@ -2,10 +2,15 @@
 
 from topr.store.atomic import atomic_path, write_json_atomic, write_text_atomic
 from topr.store.columns import ColumnMap
+from topr.store.exporters import EXPORTS, Export, Exported, export_rollouts
 from topr.store.files import check_output, read_rows, write_rows
+from topr.store.formats import FORMATS, Format
 from topr.store.importers import import_rollouts
+from topr.store.intake import Incoming, incoming, write_rollouts
+from topr.store.intake import report as report_import
 from topr.store.journal import Journal, journal_path
 from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
+from topr.store.rows import Rows, data_files
 from topr.store.schema import (
     ROLLOUT_SCHEMA,
     SCHEMA_VERSION,
@@ -22,20 +27,31 @@ from topr.store.shards import (
 )
 
 __all__ = [
+    "EXPORTS",
+    "FORMATS",
     "ROLLOUT_SCHEMA",
     "SCHEMA_VERSION",
     "ColumnMap",
+    "Export",
+    "Exported",
+    "Format",
+    "Incoming",
     "Journal",
     "Manifest",
+    "Rows",
     "atomic_path",
     "begin",
     "check_output",
+    "data_files",
+    "export_rollouts",
     "gather_tables",
     "import_rollouts",
+    "incoming",
     "journal_path",
     "read_manifest",
     "read_rows",
     "read_table",
+    "report_import",
     "rollouts_to_table",
     "shard_number",
     "shard_paths",
@@ -43,6 +59,7 @@ __all__ = [
     "table_to_rollouts",
     "write_json_atomic",
     "write_manifest",
+    "write_rollouts",
     "write_rows",
     "write_shard",
     "write_text_atomic",

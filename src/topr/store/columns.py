@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 import pyarrow as pa
 
 from topr.errors import DataError
+from topr.store.rows import Rows
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "problem", "query", "instruction", "input"),
@@ -19,8 +20,13 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "completion_ids": ("completion_ids", "completion_token_ids"),
     "logprobs": ("logprobs", "completion_logprobs", "token_logprobs"),
     "reward": ("reward", "is_correct", "correct", "label", "score"),
+    "iteration": ("iteration",),
+    "sampling": ("sampling",),
 }
 """Names looked for where none is given, the first one that is there wins."""
+TEXT = ("prompt", "completion")
+TEXT_OR_IDS = (("prompt", "prompt_ids"), ("completion", "completion_ids"))
+"""What has to be there: of a tuple, one of its fields."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +60,13 @@ class ColumnMap:
     """Log-probability of each completion token; looked for only beside completion ids."""
     reward: str | None = None
     """Verdict (bool, 0 or 1, correct or wrong) or reward."""
+    iteration: str | None = None
+    """Number of the policy's step or iteration that the completion is of."""
+    sampling: str | None = None
+    """How the completion was drawn: an object with fields of `SamplingParams`."""
 
     def resolve(
-        self, table: pa.Table, required: Sequence[str] = ("prompt", "completion")
+        self, table: "pa.Table | Rows", required: Sequence[str | tuple[str, ...]] = TEXT
     ) -> "ColumnMap":
         """Return the map with every None replaced by a column of `table`, or "" for none.
 
@@ -64,17 +74,20 @@ class ColumnMap:
             DataError: a column given is not there, or one that is required was not found.
 
         """
-        found = {f.name: self._find(f.name, table) for f in fields(self)}
+        names = table.column_names
+        found = {f.name: self._find(f.name, names) for f in fields(self)}
         if not found["completion_ids"] and self.logprobs is None:
             found["logprobs"] = ""
         detected = self.problem_id is None and found["problem_id"] == "id"
         if detected and found["prompt"] and _names_rows(table, "id", found["prompt"]):
             found["problem_id"] = ""
-        for name in required:
-            if not found[name]:
+        for wanted in required:
+            any_of = (wanted,) if isinstance(wanted, str) else wanted
+            if not any(found[name] for name in any_of):
+                looked_for = [usual for name in any_of for usual in USUAL_NAMES[name]]
                 raise DataError(
-                    f"no {name} column: found {', '.join(table.column_names)}; looked for "
-                    f"{', '.join(USUAL_NAMES[name])}. Name it: {name}=COLUMN"
+                    f"no {any_of[0]} column: found {', '.join(names)}; looked for "
+                    f"{', '.join(looked_for)}. Name it: {any_of[0]}=COLUMN"
                 )
         return replace(self, **found)
 
@@ -87,21 +100,22 @@ class ColumnMap:
             lines.append(f"{f.name:<15} {shown.get(value, value)}")
         return "\n".join(lines)
 
-    def _find(self, name: str, table: pa.Table) -> str:
+    def _find(self, name: str, names: Sequence[str]) -> str:
         given: str | None = getattr(self, name)
         if given is None:
-            return next((usual for usual in USUAL_NAMES[name] if usual in table.column_names), "")
-        if given and given not in table.column_names:
+            return next((usual for usual in USUAL_NAMES[name] if usual in names), "")
+        if given and given not in names:
             raise DataError(
-                f"no column {given!r} for {name}: found {', '.join(table.column_names)}. "
+                f"no column {given!r} for {name}: found {', '.join(names)}. "
                 f"Give one of them, or leave {name} out"
             )
         return given
 
 
-def _names_rows(table: pa.Table, identifier: str, prompt: str) -> bool:
+def _names_rows(table: "pa.Table | Rows", identifier: str, prompt: str) -> bool:
     """Return whether some prompt has several identifiers: then they do not name problems."""
-    pairs = set(
-        zip(table.column(identifier).to_pylist(), map(str, table.column(prompt)), strict=True)
-    )
+    pairs = set()
+    for _, row in Rows.of(table):
+        text = repr(row.get(prompt))
+        pairs.add((hash((row.get(identifier), text)), hash(text)))  # texts are long, rows many
     return len(pairs) > len({text for _, text in pairs})

@@ -8,7 +8,6 @@ import csv
 import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,10 +18,9 @@ import pyarrow.parquet as pq
 
 from topr.errors import DataError, RunDirectoryError
 from topr.store.atomic import atomic_path
+from topr.store.rows import Row, csv_lines, pick, stream_file
 from topr.store.schema import clean_text
 from topr.store.shards import read_parquet, read_table
-
-Row = dict[str, Any]
 
 
 def read_rows(source: str | Path) -> pa.Table:
@@ -42,7 +40,7 @@ def read_rows(source: str | Path) -> pa.Table:
         return read_table(path)
     if not path.is_file():
         raise DataError(f"{path} is not there: give a file or a directory of topr's shards")
-    reader = _pick(_READERS, path)
+    reader = pick(_READERS, path)
     return reader(path)
 
 
@@ -58,7 +56,7 @@ def write_rows(path: Path, table: pa.Table) -> None:
 
     """
     path = Path(path)
-    writer = _pick(_WRITERS, path)
+    writer = pick(_WRITERS, path)
     with atomic_path(path, overwrite=False) as temporary:
         writer(temporary, path.suffix == ".gz", table)
 
@@ -71,105 +69,19 @@ def check_output(path: Path) -> None:
         DataError: an unknown suffix.
 
     """
-    _pick(_WRITERS, path)
+    pick(_WRITERS, path)
     if path.exists():
         raise RunDirectoryError(
             f"{path} exists already and is not overwritten: remove it, or write elsewhere"
         )
 
 
-def _pick(choices: dict[str, Callable[..., Any]], path: Path) -> Callable[..., Any]:
-    suffix = _suffix(path)
-    if suffix not in choices or path.name.endswith(".parquet.gz"):
-        raise DataError(
-            f"{path}: unknown kind of file, expected a name that ends in {', '.join(choices)}; "
-            "all but .parquet may be gzipped (.gz)"
-        )
-    return choices[suffix]
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number from 1, line with its end). Only \\n ends a line: texts hold others."""
-    number = 0
-    opener = gzip.open if path.suffix == ".gz" else Path.open
-    try:
-        with cast("IO[bytes]", opener(path, "rb")) as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}). Convert it") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: broken gzip after line {number} ({error}). Download or write it again"
-        ) from error
-
-
-def _read_jsonl(path: Path) -> pa.Table:
-    return _table(
-        _parse(line, path, number) for number, line in _lines(path) if line.strip(" \t\r\n")
-    )
-
-
-def _read_json(path: Path) -> pa.Table:
-    """Read a list of objects, or JSON lines: many tools give those this suffix."""
-    text = "".join(line for _, line in _lines(path))
-    if not text.lstrip().startswith("["):
-        return _read_jsonl(path)
-    rows = _loads(text, path, first_line=1)
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}, item {number}: found {type(row).__name__}, expected an object"
-            )
-    return _table(rows)
-
-
-def _parse(line: str, path: Path, number: int) -> Row:
-    # Without its end: a line that stops too early would be reported as the next one.
-    row = _loads(line.rstrip("\r\n"), path, first_line=number)
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{path}, line {number}: found {type(row).__name__}, expected one JSON object a line"
-        )
-    return row
-
-
-def _loads(text: str, path: Path, *, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise DataError(
-            f"{path}, line {line}: not JSON ({error.msg} at column {error.colno}). Expected one "
-            "object a line, or in a .json file a list of objects"
-        ) from error
-    except (RecursionError, ValueError) as error:  # absurdly deep; an integer of 5000 digits
-        raise DataError(f"{path}, line {first_line}: cannot be read as JSON ({error})") from error
+def _read_lines(path: Path) -> pa.Table:
+    return _table(stream_file(path))
 
 
 def _read_csv(path: Path) -> pa.Table:
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
-    rows: list[list[str]] = []
-    try:
-        names = next(reader, [])
-        if len(set(names)) < len(names) or not names:
-            raise DataError(f"{path}, line 1: expected distinct column names, found {names}")
-        for cells in reader:
-            if len(cells) not in (0, len(names)):
-                raise DataError(
-                    f"{path}, line {reader.line_num}: found {len(cells)} cells, expected "
-                    f"{len(names)} ({', '.join(names)})"
-                )
-            if cells:
-                rows.append(cells)
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line {reader.line_num}: not CSV ({error}). JSON lines hold any text"
-        ) from error
+    names, *rows = csv_lines(path)
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     return pa.table(
         {name: pa.array(cells, pa.string()) for name, cells in zip(names, columns, strict=True)}
@@ -263,8 +175,8 @@ def _dumps(value: Any) -> str:
 
 
 _READERS: dict[str, Callable[[Path], pa.Table]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
+    ".jsonl": _read_lines,
+    ".json": _read_lines,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }

@@ -9,48 +9,56 @@ keep a leading space of the completions where the tool kept it.
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from topr.errors import ConfigError, DataError, ModelError
-from topr.records import FinishReason, Rollout, SamplingParams
-from topr.store.columns import ColumnMap
-from topr.store.values import RowReader, read_grades
+from topr.prompts import RenderedPrompt, encode_prompts, render, taken_apart, turn_end
+from topr.records import FinishReason, Message, Rollout, SamplingParams
+from topr.store.columns import TEXT_OR_IDS, ColumnMap
+from topr.store.rows import Rows
+from topr.store.values import Grades, RowReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ENGINE = "import"
 _CHUNK = 512
+_PLACE = "{prompt}"
 
 
 def import_rollouts(
-    table: pa.Table,
+    table: pa.Table | Rows,
     *,
     columns: ColumnMap,
     tokenizer: "PreTrainedTokenizerBase",
     model: str,
     sampling: SamplingParams | None = None,
-    template: str = "{prompt}",
+    template: str = _PLACE,
     ends: bool | str = True,
+    literal: bool = False,
     iteration: int = 0,
+    tally: Counter[str] | None = None,
 ) -> Iterator[Rollout]:
     """Yield one rollout per row, in order.
 
-    Token ids in the rows are kept as they are. Otherwise the prompt gets the tokenizer's special
-    tokens (no end-of-sequence token), and the completion none but the end-of-sequence token,
-    appended where it ended. A completion is cut at an end-of-sequence token that its text spells
-    out, and ended there.
+    Token ids in the rows are kept as they are; text that is not beside them is decoded from them.
+    Otherwise the prompt gets the tokenizer's special tokens (no end-of-sequence token), and the
+    completion none but the end-of-sequence token, appended where it ended. A prompt of messages
+    goes through the chat template, and what ends its answer is the token that ends a turn there.
+    A completion is cut at an end that its text spells out, and ended there.
 
     A reward becomes a grade: a column of verdicts (bool, 0 and 1, correct and wrong) gives +1 and
     -1; other numbers are kept, those above 0 as correct. A null stays ungraded.
 
     Args:
-        table: rows of text, as `read_rows` gives them.
+        table: rows as `read_rows` or `Rows.open` give them; of the latter few are in memory.
         columns: where what is; None in it means the usual names.
         tokenizer: of the model to be trained.
         model: behaviour model of rows that do not name one.
@@ -58,24 +66,36 @@ def import_rollouts(
         template: text around a prompt, `{prompt}` standing for it.
         ends: whether completions without a finish reason ended by themselves; a string names a
             column that says so for each.
-        iteration: number recorded with the rollouts.
+        literal: special tokens that a prompt's text spells out are taken apart by a space.
+        iteration: number recorded with rollouts that have none.
+        tally: counts what was tokenised, kept, decoded and assumed, as `intake` explains.
 
     Raises:
         ConfigError: the template has no `{prompt}`.
-        ModelError: the tokenizer has no end-of-sequence token and a completion needs one.
+        ModelError: the tokenizer lacks an end-of-sequence token or chat template that is needed.
         DataError: a column is missing, or a row does not hold what it should (named by number).
 
     """
-    found = columns.resolve(table)
-    _check(table, found, template, ends)
-    rollouts = _Importer(found, tokenizer, model, sampling or SamplingParams(), template, ends)
-    return rollouts.run(table, iteration)
+    rows = Rows.of(table)
+    found = columns.resolve(rows, required=TEXT_OR_IDS)
+    _check(rows, found, template, ends)
+    importer = _Importer(
+        found,
+        Grades(rows, found),
+        tokenizer,
+        {"model": model, "sampling": sampling or SamplingParams(), "iteration": iteration},
+        template,
+        ends,
+        literal,
+        Counter() if tally is None else tally,
+    )
+    return importer.run(rows)
 
 
-def _check(table: pa.Table, columns: ColumnMap, template: str, ends: bool | str) -> None:
-    if "{prompt}" not in template:
-        raise ConfigError(f"template {template!r} has no {{prompt}}, the place of the prompt")
-    if columns.prompt_ids and template != "{prompt}":
+def _check(rows: Rows, columns: ColumnMap, template: str, ends: bool | str) -> None:
+    if _PLACE not in template:
+        raise ConfigError(f"template {template!r} has no {_PLACE}, the place of the prompt")
+    if columns.prompt_ids and template != _PLACE:
         raise DataError(
             f"column {columns.prompt_ids} holds prompt ids, which a template cannot change: leave "
             'out the template, or the ids (prompt_ids="")'
@@ -86,8 +106,8 @@ def _check(table: pa.Table, columns: ColumnMap, template: str, ends: bool | str)
             "that they belong to: name their column (completion_ids=COLUMN), or leave them out "
             '(logprobs="")'
         )
-    if isinstance(ends, str) and ends not in table.column_names:
-        raise DataError(f"no column {ends!r} for ends: found {', '.join(table.column_names)}")
+    if isinstance(ends, str) and ends not in rows.column_names:
+        raise DataError(f"no column {ends!r} for ends: found {', '.join(rows.column_names)}")
 
 
 class _Importer:
@@ -96,62 +116,92 @@ class _Importer:
     def __init__(
         self,
         columns: ColumnMap,
+        grades: Grades,
         tokenizer: "PreTrainedTokenizerBase",
-        model: str,
-        sampling: SamplingParams,
+        defaults: dict[str, Any],
         template: str,
         ends: bool | str,
+        literal: bool,
+        tally: Counter[str],
     ) -> None:
         self._columns = columns
+        self._grades = grades
         self._tokenizer = tokenizer
-        self._model = model
-        self._sampling = sampling
+        self._defaults = defaults
         self._template = template
         self._ends = ends
+        self._literal = literal
+        self._tally = tally
         self._counts: Counter[str] = Counter()
         self._seen: set[tuple[str, int]] = set()
 
-    def run(self, table: pa.Table, iteration: int) -> Iterator[Rollout]:
-        grades = iter(read_grades(table, self._columns))
-        rows = (
-            RowReader(row, self._columns, number=number)
-            for number, row in enumerate(_plain_rows(table), start=1)
-        )
-        while chunk := list(islice(rows, _CHUNK)):
+    def run(self, rows: Rows) -> Iterator[Rollout]:
+        readers = (RowReader(row, self._columns, place=place) for place, row in rows)
+        while chunk := list(islice(readers, _CHUNK)):
             drafts = [self._draft(row) for row in chunk]
             self._tokenize(drafts)
             for row, draft in zip(chunk, drafts, strict=True):
+                iteration = row.integer("iteration")
+                logprobs = row.logprobs(len(draft["completion_ids"]))
+                self._tally["without_logprobs"] += logprobs is None
                 yield Rollout(
                     **draft,
-                    logprobs=row.logprobs(len(draft["completion_ids"])),
-                    sampling=self._sampling,
-                    model=row.label("model") or self._model,
+                    logprobs=logprobs,
+                    sampling=row.sampling(self._defaults["sampling"]),
+                    model=row.label("model") or self._defaults["model"],
                     revision=None,
                     engine=ENGINE,
-                    iteration=iteration,
+                    iteration=self._defaults["iteration"] if iteration is None else iteration,
                     gold=row.label("gold"),
-                    grade=next(grades),
+                    grade=self._grades.read(row),
                 )
 
     def _draft(self, row: RowReader) -> dict[str, Any]:
         """Return the fields that are read, the ids still None where text has to be tokenised."""
-        question, completion = row.text("prompt"), row.text("completion")
-        completion_ids = row.ids("completion_ids")
+        prompt, prompt_ids = self._prompt(row), row.ids("prompt_ids")
+        completion, completion_ids = self._completion(row)
         finish_reason = row.finish_reason(self._ends)
-        end = self._tokenizer.eos_token
-        if completion_ids is None and end and end in completion:
-            completion, finish_reason = completion.partition(end)[0], FinishReason.STOP
-        problem_id = row.label("problem_id") or _hash(question)
+        known = row.there("finish_reason") or isinstance(self._ends, str)
+        if completion_ids is None:
+            end = self._end(prompt)
+            spelled = None if end is None else str(self._tokenizer.convert_ids_to_tokens(end))
+            if spelled and spelled in completion:
+                completion, known = completion.partition(spelled)[0], True
+                finish_reason = FinishReason.STOP
+        self._tally["ends_assumed"] += not known
+        self._tally["completions_tokenized"] += completion_ids is None
+        self._tally["prompts_tokenized"] += prompt_ids is None
+        problem_id = row.label("problem_id") or _hash(prompt)
+        if isinstance(prompt, str):
+            text = self._template.replace(_PLACE, prompt)
+            said: dict[str, Any] = {"prompt": text, "question": prompt}
+        else:
+            said = {"prompt": prompt, "question": prompt[-1].content}
         return {
             "problem_id": problem_id,
             "sample": self._number(row, problem_id),
-            "prompt": self._template.replace("{prompt}", question),
-            "question": question,
-            "prompt_ids": row.ids("prompt_ids"),
+            **said,
+            "prompt_ids": prompt_ids,
             "completion": completion,
             "completion_ids": completion_ids,
             "finish_reason": finish_reason,
         }
+
+    def _prompt(self, row: RowReader) -> str | tuple[Message, ...]:
+        ids = row.ids("prompt_ids")
+        if ids is not None and not row.there("prompt"):
+            return str(self._tokenizer.decode(list(ids)))
+        prompt = row.turns("prompt")
+        if not isinstance(prompt, str) and self._template != _PLACE:
+            raise row.error("prompt", "text, which a template goes around (messages need none)")
+        return taken_apart(prompt, self._tokenizer) if self._literal else prompt
+
+    def _completion(self, row: RowReader) -> tuple[str, tuple[int, ...] | None]:
+        ids = row.ids("completion_ids")
+        if ids is None or row.there("completion"):
+            return row.written(), ids
+        self._tally["completions_decoded"] += 1
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)), ids
 
     def _number(self, row: RowReader, problem_id: str) -> int:
         sample = row.integer("sample")
@@ -166,47 +216,63 @@ class _Importer:
         return sample
 
     def _tokenize(self, drafts: Sequence[dict[str, Any]]) -> None:
-        end, end_id = self._tokenizer.eos_token, self._tokenizer.eos_token_id
-        prompts = self._encode(
-            [draft["prompt"] for draft in drafts if draft["prompt_ids"] is None], special=True
-        )
         completions = self._encode(
-            [draft["completion"] for draft in drafts if draft["completion_ids"] is None],
-            special=False,
+            [draft["completion"] for draft in drafts if draft["completion_ids"] is None]
         )
         for draft in drafts:
-            if draft["prompt_ids"] is None:
-                ids = prompts[draft["prompt"]]
-                spelled_out = bool(end) and draft["prompt"].endswith(end)
-                # Some tokenizers end every text; a prompt is to be continued.
-                drop = bool(ids) and ids[-1] == end_id and not spelled_out
-                draft["prompt_ids"] = ids[:-1] if drop else ids
             if draft["completion_ids"] is None:
                 ids = completions[draft["completion"]]
                 finished = draft["finish_reason"] is FinishReason.STOP
-                draft["completion_ids"] = (*ids, self._end_id()) if finished else ids
+                end = (self._end_id(draft["prompt"]),) if finished else ()
+                draft["completion_ids"] = (*ids, *end)
+        self._render([draft for draft in drafts if not isinstance(draft["prompt"], str)])
+        texts = list(dict.fromkeys(d["prompt"] for d in drafts if d["prompt_ids"] is None))
+        prompts = dict(zip(texts, encode_prompts(texts, self._tokenizer), strict=True))
+        for draft in drafts:
+            if draft["prompt_ids"] is None:
+                draft["prompt_ids"] = prompts[draft["prompt"]]
 
-    def _encode(self, texts: Sequence[str], *, special: bool) -> dict[str, tuple[int, ...]]:
+    def _render(self, drafts: Sequence[dict[str, Any]]) -> None:
+        """Put chats through the template; where a row has ids, its text is what they say."""
+        rendered: dict[Any, RenderedPrompt] = {}
+        for draft in drafts:
+            prompt, ids = draft["prompt"], draft["prompt_ids"]
+            if ids is not None:
+                draft["prompt"] = str(self._tokenizer.decode(list(ids)))
+                continue
+            if prompt not in rendered:
+                rendered[prompt] = render(prompt, self._tokenizer)
+            draft["prompt"], draft["prompt_ids"] = rendered[prompt].text, rendered[prompt].ids
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        encoded = self._tokenizer(distinct, add_special_tokens=special)["input_ids"]
+        encoded = self._tokenizer(distinct, add_special_tokens=False)["input_ids"]
         return {text: tuple(ids) for text, ids in zip(distinct, encoded, strict=True)}
 
-    def _end_id(self) -> int:
-        end_id = self._tokenizer.eos_token_id
-        if not isinstance(end_id, int):
+    @cached_property
+    def _turn_end(self) -> int | None:
+        return turn_end(self._tokenizer)
+
+    def _end(self, prompt: str | tuple[Message, ...]) -> int | None:
+        """Return the token that ends what answers this prompt."""
+        if not isinstance(prompt, str):
+            return self._turn_end
+        end = self._tokenizer.eos_token_id
+        return end if isinstance(end, int) else None
+
+    def _end_id(self, prompt: str | tuple[Message, ...]) -> int:
+        end = self._end(prompt)
+        if end is None:
             raise ModelError(
                 "the tokenizer has no end-of-sequence token, which a finished completion ends "
                 "with: set tokenizer.eos_token, or import with ends=False"
             )
-        return end_id
+        return end
 
 
-def _plain_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=_CHUNK):
-        yield from batch.to_pylist()
-
-
-def _hash(prompt: str) -> str:
-    return "prompt-" + hashlib.sha256(prompt.encode("utf-8")).hexdigest()[:16]
+def _hash(prompt: str | tuple[Message, ...]) -> str:
+    if not isinstance(prompt, str):
+        prompt = json.dumps([[turn.role, turn.content] for turn in prompt])
+    return "prompt-" + hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]

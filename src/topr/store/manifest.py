@@ -61,6 +61,11 @@ def begin(directory: Path, stage: str, fingerprint: str) -> Manifest | None:
     return manifest
 
 
+def is_begun(directory: Path) -> bool:
+    """Return whether a stage has marked `directory` as its own and not finished."""
+    return (directory / _STARTED).is_file()
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Declare the stage in `directory` done. Call it last.
 

@@ -101,6 +101,17 @@ def stream_tables(
                 yield conform(table, where=str(path), columns=columns)
 
 
+def read_batches(path: Path, *, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of one parquet file, whoever wrote it, `rows` at most at a time.
+
+    Raises:
+        DataError: no such file, not parquet, or a rollout table of a newer topr.
+
+    """
+    with _opened(path, buffer_size=BUFFER) as file:
+        yield from file.iter_batches(batch_size=rows)
+
+
 def gather_tables(paths: Sequence[Path], wanted_N: np.ndarray, *, rows: int) -> Iterator[pa.Table]:
     """Yield chosen rows of several parquet files in an order of one's own, `rows` at a time.
 

@@ -1,5 +1,6 @@
 """Typed values out of other tools' rows, every error with the number of the row."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from topr.errors import DataError
-from topr.records import FinishReason, Grade, Outcome
+from topr.records import FinishReason, Grade, Message, Outcome, SamplingParams
 from topr.store.columns import ColumnMap
+from topr.store.rows import Rows
 
 FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -35,10 +37,10 @@ VERDICTS = {
 class RowReader:
     """Reads the fields of a resolved `ColumnMap` from one row."""
 
-    def __init__(self, row: Mapping[str, Any], columns: ColumnMap, *, number: int) -> None:
+    def __init__(self, row: Mapping[str, Any], columns: ColumnMap, *, place: str) -> None:
         self._row = row
         self._columns = columns
-        self.number = number
+        self.place = place
 
     def error(self, field: str, expected: str) -> DataError:
         """Return the error for a value that is not what it should be."""
@@ -46,7 +48,7 @@ class RowReader:
         found = repr(self._row.get(column))
         shown = found if len(found) <= 80 else found[:77] + "..."
         return DataError(
-            f"row {self.number}: column {column} ({field}) holds {shown}, expected {expected}"
+            f"{self.place}: column {column} ({field}) holds {shown}, expected {expected}"
         )
 
     def text(self, field: str) -> str:
@@ -64,7 +66,43 @@ class RowReader:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             whole = isinstance(value, float) and value.is_integer()
             return str(int(value)) if whole else str(value)
-        raise self.error(field, "text (render chat messages with the chat template first)")
+        raise self.error(field, "text")
+
+    def turns(self, field: str) -> str | tuple[Message, ...]:
+        """Return text, or the messages of a chat, one of which must be there."""
+        value = self._get(field)
+        if not isinstance(value, list):
+            return self.text(field)
+        messages = tuple(map(_message, value))
+        if not messages or None in messages:
+            raise self.error(field, "text, or messages with the keys role and content, both text")
+        return tuple(message for message in messages if message)
+
+    def written(self) -> str:
+        """Return the completion's text: a chat's is that of its one message."""
+        turns = self.turns("completion")
+        if isinstance(turns, str):
+            return turns
+        if len(turns) > 1 or turns[0].role != "assistant":
+            raise self.error("completion", "one message of the assistant (tool calls are not read)")
+        return turns[0].content
+
+    def there(self, field: str) -> bool:
+        """Return whether the row has anything there."""
+        return self._get(field) is not None
+
+    def sampling(self, default: SamplingParams) -> SamplingParams:
+        """Return how the completion was drawn; what the row does not say is as in `default`."""
+        given = self._get("sampling")
+        if given is None:
+            return default
+        names = [f.name for f in dataclasses.fields(SamplingParams)]
+        if not isinstance(given, dict) or not set(given) <= set(names):
+            raise self.error("sampling", f"an object with keys of {', '.join(names)}")
+        known = {name: value for name, value in given.items() if value is not None}
+        if "stop" in known:
+            known["stop"] = tuple(known["stop"])
+        return dataclasses.replace(default, **known)
 
     def integer(self, field: str) -> int | None:
         """Return a whole number, also from text; None where there is no such column."""
@@ -102,7 +140,7 @@ class RowReader:
                 raise self.error("finish_reason", f"one of {', '.join(FINISH_REASONS)}, or null")
             return FINISH_REASONS[str(reason).lower()]
         if isinstance(ends, str):
-            ended = VERDICTS.get(str(self._row[ends]).lower())
+            ended = VERDICTS.get(str(self._row.get(ends)).lower())
             if ended is None:
                 raise self.error(ends, "true or false")
             ends = ended
@@ -110,24 +148,46 @@ class RowReader:
 
     def _get(self, field: str) -> Any:
         column = getattr(self._columns, field)
-        return self._row[column] if column else None
+        return self._row.get(column) if column else None
 
 
-def read_grades(table: pa.Table, columns: ColumnMap) -> list[Grade | None]:
-    """Return a grade for each row from the reward column; None for null or no column.
+class Grades:
+    """Rewards as grades.
 
     Whether 0 is a verdict or a reward can only be told from the whole column: where every value
     is 0 or 1 (or such a word) they are verdicts, and a wrong one has reward -1.
     """
-    if not columns.reward:
-        return [None] * table.num_rows
-    values = table.column(columns.reward).to_pylist()
-    numbers = [
-        _number(RowReader({columns.reward: value}, columns, number=index))
-        for index, value in enumerate(values, start=1)
-    ]
-    verdicts = all(number in (0.0, 1.0, None) for number in numbers)
-    return [_grade(number, verdicts) for number in numbers]
+
+    def __init__(self, rows: Rows, columns: ColumnMap) -> None:
+        """Look at every reward of a resolved `ColumnMap` once.
+
+        Raises:
+            DataError: a reward is neither a number nor a verdict.
+
+        """
+        self._there = bool(columns.reward)
+        self._verdicts = self._there and all(
+            _number(RowReader(row, columns, place=place)) in (0.0, 1.0, None) for place, row in rows
+        )
+
+    def read(self, row: RowReader) -> Grade | None:
+        """Return the grade of one row; None for null or no column."""
+        return _grade(_number(row), self._verdicts) if self._there else None
+
+
+def read_grades(table: pa.Table, columns: ColumnMap) -> list[Grade | None]:
+    """Return a grade for each row from the reward column; None for null or no column."""
+    rows = Rows.of(table)
+    grades = Grades(rows, columns)
+    return [grades.read(RowReader(row, columns, place=place)) for place, row in rows]
+
+
+def _message(turn: Any) -> Message | None:
+    # Rows read from one table have the keys of all rows, null where they were not given.
+    given = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, dict) else {}
+    if set(given) != {"role", "content"} or not all(isinstance(v, str) for v in given.values()):
+        return None
+    return Message(**given)
 
 
 def _number(row: RowReader) -> float | None:

@@ -1,6 +1,6 @@
 """Rows of problems, from a local file or from the hub, and the checks that name a bad one.
 
-Files are read by `topr.store.read_rows`, hub datasets by `datasets.load_dataset`. What the columns
+Files are read by `topr.store.read_rows`, hub datasets by `topr.hub`. What the columns
 mean is each task's own matter.
 """
 
@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
-
+from topr import hub
 from topr.errors import DataError
 from topr.store import read_rows
-
-_FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".gz")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +96,9 @@ def read_file(path: str) -> Source:
     return _filled(Source(name=path, rows=rows))
 
 
-def read_hub(dataset: str, subset: str | None, split: str, *, instead: str) -> Source:
+def read_hub(
+    dataset: str, subset: str | None, split: str, *, instead: str, revision: str | None = None
+) -> Source:
     """Read one split of a hub dataset.
 
     Args:
@@ -107,16 +106,14 @@ def read_hub(dataset: str, subset: str | None, split: str, *, instead: str) -> S
         subset: one of its configurations; None where it has one only.
         split: name of the split on the hub.
         instead: key of the recipe that takes a local file instead, for messages.
+        revision: branch, tag or commit; None: the default branch.
 
     Raises:
         DataError: the hub cannot be reached, or has no such dataset, configuration or split.
 
     """
+    rows = hub.rows(dataset, subset, split, revision=revision, instead=_file(instead))
     name = f"{dataset} ({subset}, {split})" if subset else f"{dataset} ({split})"
-    try:
-        rows = list(datasets.load_dataset(dataset, subset, split=split))
-    except (OSError, ValueError) as error:
-        raise _hub_error(name, error, instead) from error
     return _filled(Source(name=f"hub dataset {name}", rows=rows))
 
 
@@ -127,10 +124,7 @@ def read_hub_subsets(dataset: str, split: str, *, instead: str) -> Source:
         DataError: as in `read_hub`.
 
     """
-    try:
-        subsets = sorted(datasets.get_dataset_config_names(dataset))
-    except (OSError, ValueError) as error:
-        raise _hub_error(dataset, error, instead) from error
+    subsets = hub.subsets(dataset, instead=_file(instead))
     parts = [read_hub(dataset, subset, split, instead=instead) for subset in subsets]
     return Source(
         name=f"hub dataset {dataset} ({split})", rows=[row for part in parts for row in part.rows]
@@ -141,7 +135,7 @@ def read_file_or_hub(source: str, split: str, *, key: str) -> Source:
     """Read a local file where `source` is one or looks like one, else a hub dataset.
 
     Args:
-        source: path or hub name.
+        source: path, hub name, or `hf://datasets/owner/name[/file][@revision]`.
         split: name of the split, where it is a hub name.
         key: key of the recipe that holds `source`, for messages.
 
@@ -149,12 +143,12 @@ def read_file_or_hub(source: str, split: str, *, key: str) -> Source:
         DataError: as in `read_file` and `read_hub`.
 
     """
-    looks_like_path = (
-        source.endswith(_FILE_SUFFIXES)
-        or source.startswith(("/", "./", "../", "~"))
-        or source.count("/") > 1
-    )
-    if looks_like_path or Path(source).exists():
+    if source.startswith("hf:"):
+        name = hub.parse(source)
+        if name is not None and not name.file:
+            return read_hub(name.repo, None, split, instead=key, revision=name.revision)
+        return read_file(str(hub.local(source)))
+    if hub.looks_like_path(source) or Path(source).exists():
         return read_file(source)
     return read_hub(source, None, split, instead=key)
 
@@ -165,8 +159,5 @@ def _filled(source: Source) -> Source:
     return source
 
 
-def _hub_error(name: str, error: Exception, instead: str) -> DataError:
-    return DataError(
-        f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}. Check the name and "
-        f"the connection, or give a local JSONL or parquet file as task.{instead}"
-    )
+def _file(key: str) -> str:
+    return f"a local JSONL or parquet file as task.{key}"

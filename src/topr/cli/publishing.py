@@ -1,0 +1,74 @@
+"""`topr card` and `topr push`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from topr.cli.console import out
+
+Published = Annotated[
+    Path, typer.Argument(help="A finished run, a training's output, a model, or rollouts.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(card)
+    app.command()(push)
+
+
+def card(directory: Published) -> None:
+    """Write README.md beside a model or rollouts: lineage, recipe, results. Then say the licence.
+
+    A README.md that is there is not overwritten; `topr push` uploads it as it is.
+    """
+    from topr.hub import CARD
+    from topr.publishing import pack
+    from topr.store import atomic_path
+
+    parcel = pack(directory)
+    with atomic_path(parcel.folder / CARD, overwrite=False) as temporary:
+        temporary.write_text(parcel.card, encoding="utf-8")
+    out.print(f"card: {escape(str(parcel.folder / CARD))}", soft_wrap=True)
+
+
+def push(
+    directory: Published,
+    name: Annotated[str, typer.Argument(help="Repository on the hub: owner/name.")],
+    private: Annotated[bool, typer.Option("--private", help="If it is made now.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch; made if it is not there. None: the default one.")
+    ] = None,
+    replace_card: Annotated[
+        bool, typer.Option("--replace-card", help="Overwrite a README.md that the hub has.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be uploaded, and upload nothing.")
+    ] = False,
+) -> None:
+    """Upload a model or rollouts with a card. The token is HF_TOKEN or that of `hf auth login`."""
+    from topr.hub import CARD, upload
+    from topr.publishing import pack
+
+    parcel = pack(directory)
+    for file, path in parcel.files.items():
+        out.print(escape(f"{file}  {path.stat().st_size:,} bytes"), soft_wrap=True)
+    out.print(escape(f"{CARD}  {len(parcel.card.encode('utf-8')):,} bytes"))
+    if dry_run:
+        typer.echo("\n" + parcel.card, nl=False)
+        return
+    done = upload(
+        name,
+        parcel.kind,
+        parcel.files,
+        parcel.card,
+        private=private,
+        revision=revision,
+        replace_card=replace_card,
+        message=f"Upload {parcel.kind} with topr",
+    )
+    if done.kept_card:
+        out.print(f"the hub has a {CARD} already, which was left alone (--replace-card)")
+    out.print(f"{parcel.kind}: {escape(done.url)}", soft_wrap=True)

@@ -1,0 +1,142 @@
+"""A prompt becomes text and token ids here, and nowhere else.
+
+What a prompt says is its task's matter; here a tokenizer's own conventions are applied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+
+from topr.errors import DataError, ModelError
+from topr.records import Message
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and nothing here runs it
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedPrompt:
+    """What the model is given."""
+
+    text: str
+    """The text that was tokenised. Special tokens that the tokenizer adds are not in it."""
+    ids: tuple[int, ...]
+    """Its tokens, a beginning-of-sequence token included where the tokenizer adds one."""
+
+
+def render(
+    prompt: str | tuple[Message, ...],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    literal: bool = False,
+) -> RenderedPrompt:
+    """Return the prompt as text and ids.
+
+    Plain text is tokenised as it stands, with the special tokens that the tokenizer puts before a
+    text and without those that it puts after one. Messages go through the chat template, up to
+    where the assistant's turn begins. With `literal`, special tokens that the text spells out
+    (`<|eot_id|>`) are taken apart by a space.
+
+    Raises:
+        ModelError: messages, but the tokenizer has no chat template, or one that refuses them.
+        DataError: the prompt is empty.
+
+    """
+    if literal:
+        prompt = taken_apart(prompt, tokenizer)
+    text = prompt if isinstance(prompt, str) else _apply_template(prompt, tokenizer)
+    ids = encode_prompts([text], tokenizer, template_wrote_it=not isinstance(prompt, str))[0]
+    if not text or not ids:
+        raise DataError(
+            f"the prompt {text!r} has no tokens, expected a question. Look at the problem's source"
+        )
+    return RenderedPrompt(text=text, ids=ids)
+
+
+def encode_prompts(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", *, template_wrote_it: bool = False
+) -> list[tuple[int, ...]]:
+    """Return the ids of several texts at once, each without an end that it does not spell out.
+
+    The special tokens that the tokenizer puts before a text are there, unless the text opens with
+    the beginning-of-sequence token already, or a chat template wrote it.
+    """
+    begin, end = tokenizer.bos_token, tokenizer.eos_token
+    # A text that opens with the BOS already, as rendered chats do, must not get a second one.
+    bare = [template_wrote_it or bool(begin and text.startswith(begin)) for text in texts]
+    encoded: list[tuple[int, ...]] = [()] * len(texts)
+    for special in (True, False):
+        chosen = [number for number, plain in enumerate(bare) if plain is not special]
+        if not chosen:
+            continue
+        found = tokenizer([texts[n] for n in chosen], add_special_tokens=special)["input_ids"]
+        for number, ids in zip(chosen, found, strict=True):
+            kept = list(ids)
+            if special and not texts[number].endswith(end or "\0"):
+                # After an end of sequence a model starts a new text, it does not answer.
+                while kept and kept[-1] == tokenizer.eos_token_id:
+                    kept.pop()
+            encoded[number] = tuple(kept)
+    return encoded
+
+
+def taken_apart(
+    prompt: str | tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase"
+) -> str | tuple[Message, ...]:
+    """Return the prompt with a space after the first character of each special token in it, so that
+    what a model or a stranger wrote cannot end a turn or a text.
+    """
+    if not isinstance(prompt, str):
+        return tuple(
+            Message(role=turn.role, content=str(taken_apart(turn.content, tokenizer)))
+            for turn in prompt
+        )
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for token in sorted(special, key=len, reverse=True):
+        if len(token) > 1:
+            prompt = prompt.replace(token, f"{token[0]} {token[1:]}")
+    return prompt
+
+
+def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """Return the id of the token that ends an answer in a chat: the first special token that the
+    chat template writes after an assistant's turn, else the end-of-sequence token.
+
+    Raises:
+        ModelError: as in `render`.
+
+    """
+    answer = "an answer"
+    turns = (Message(role="user", content="?"), Message(role="assistant", content=answer))
+    after = _apply_template(turns, tokenizer, answered=True).rpartition(answer)[2]
+    special = set(tokenizer.all_special_ids)
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    end = tokenizer.eos_token_id
+    return next((i for i in ids if i in special), end if isinstance(end, int) else None)
+
+
+def _apply_template(
+    messages: tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase", *, answered: bool = False
+) -> str:
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"the prompt is {len(messages)} chat messages, but the tokenizer of "
+            f"{tokenizer.name_or_path or 'this model'} has no chat template: set "
+            "task.prompt=plain, take the model's instruction-tuned version, or put a "
+            "chat_template.jinja into its directory"
+        )
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=not answered, tokenize=False
+        )
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path or 'this model'} refuses messages with "
+            f"the roles {roles}: {error}. Use the roles that this model knows, or set "
+            "task.prompt=plain"
+        ) from error
+    return str(text)

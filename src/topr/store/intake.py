@@ -1,0 +1,204 @@
+"""What another tool left becomes a directory of rollouts, a shard at a time.
+
+`formats` knows the tools' shapes and `importers` what tokenising means; here the two are put
+together, files are written, and the manifest says what was done to the rows.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from topr.errors import DataError, RunDirectoryError
+from topr.records import SamplingParams
+from topr.store.columns import TEXT_OR_IDS, ColumnMap
+from topr.store.formats import FORMATS, OURS, recognise, reshape
+from topr.store.importers import import_rollouts
+from topr.store.manifest import Manifest, begin, is_begun, read_manifest, write_manifest
+from topr.store.rows import Row, Rows
+from topr.store.schema import ROLLOUT_SCHEMA, conform, rollouts_to_table
+from topr.store.shards import shard_paths, write_shard
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHARD_ROWS = 8192
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incoming:
+    """Rows of another tool, its format known and its columns found."""
+
+    rows: Rows
+    """In our own names."""
+    format: str
+    columns: ColumnMap
+    left_out: Counter[str]
+    """`left_out`: rows without a completion, once `rows` was gone through."""
+
+
+def incoming(
+    rows: Rows, columns: ColumnMap, *, format_name: str | None = None, beside: Rows | None = None
+) -> Incoming:
+    """Find out what the rows are.
+
+    Args:
+        rows: as the tool left them.
+        columns: names that the user gave; None in it means the usual ones.
+        format_name: of `FORMATS`; none given: by the first row's columns.
+        beside: the requests of a batch.
+
+    Raises:
+        ConfigError: no such format, or requests that are missing or of no use.
+        DataError: the format cannot be told, or a column is not there.
+
+    """
+    name = recognise(rows.first()) if format_name is None else format_name
+    tally: Counter[str] = Counter()
+    shaped = reshape(rows, name, beside, tally=tally)
+    if name != OURS:
+        columns = columns.resolve(shaped, required=TEXT_OR_IDS)
+    return Incoming(rows=shaped, format=name, columns=columns, left_out=tally)
+
+
+def write_rollouts(
+    given: Incoming,
+    directory: Path,
+    *,
+    tokenizer: "PreTrainedTokenizerBase",
+    model: str,
+    mark: str,
+    details: dict[str, Any],
+    sampling: SamplingParams | None = None,
+    template: str = "{prompt}",
+    ends: bool | str = True,
+    literal: bool = False,
+) -> Manifest:
+    """Write the rollouts and return the manifest. Killed, the same call goes on.
+
+    The manifest's details are `details` and: `format`; `tokenized`, how many prompts and
+    completions had no ids and were tokenised here; `decoded`, how many completions had ids alone;
+    `ends_assumed`, how many did not say how they ended; `without_logprobs`; `graded`; `left_out`,
+    rows that hold no completion.
+
+    Args:
+        given: what came in.
+        directory: where the shards go.
+        tokenizer: of the model to be trained.
+        model: behaviour model of rows that do not name one.
+        mark: fingerprint of the result.
+        details: what else the manifest is to say.
+        sampling: as in `import_rollouts`, like the rest.
+        template: text around a prompt.
+        ends: whether completions without a finish reason ended by themselves.
+        literal: take special tokens in prompts apart.
+
+    Raises:
+        RunDirectoryError: the directory holds something else.
+        DataError: a row does not hold what it should.
+
+    """
+    if shard_paths(directory) and not (is_begun(directory) or read_manifest(directory)):
+        raise RunDirectoryError(
+            f"{directory} holds rollouts already, which are not overwritten: write elsewhere"
+        )
+    if (done := begin(directory, "import", mark)) is not None:
+        return done
+    tally: Counter[str] = Counter()
+    if given.format == OURS:
+        tables = _own(given.rows)
+    else:
+        rollouts = import_rollouts(
+            given.rows, columns=given.columns, tokenizer=tokenizer, model=model, sampling=sampling,
+            template=template, ends=ends, literal=literal, tally=tally,
+        )  # fmt: skip
+        chunks = iter(lambda: list(islice(rollouts, SHARD_ROWS)), [])
+        tables = (rollouts_to_table(chunk) for chunk in chunks)
+    found: Counter[str] = Counter()
+    for index, table in enumerate(tables):
+        if not (directory / f"part-{index:05d}.parquet").exists():
+            write_shard(directory, index, table)
+        found["rows"] += table.num_rows
+        found["graded"] += table.num_rows - table["grade"].null_count
+        found["without_logprobs"] += table["logprobs"].null_count
+    manifest = Manifest(
+        stage="import",
+        fingerprint=mark,
+        rows=found["rows"],
+        files=tuple(path.name for path in shard_paths(directory)),
+        details=details | _details(given, tally, found),
+    )
+    write_manifest(directory, manifest)
+    return manifest
+
+
+def report(manifest: Manifest, reward: str | None) -> list[str]:
+    """Return what the user has to know of imported rollouts: what was done to them, whether they
+    are graded, and what training on them takes.
+    """
+    found, rows = manifest.details, manifest.rows
+    tokenized, kept = found["tokenized"]["completions"], rows - found["tokenized"]["completions"]
+    lines = []
+    if tokenized:
+        lines.append(
+            f"{tokenized} completions were text alone: tokenised here, once, with an end where "
+            "they ended"
+        )
+    if kept:
+        lines.append(f"{kept} completions came with token ids, which are kept")
+    if found["ends_assumed"]:
+        lines.append(f"{found['ends_assumed']} do not say how they ended: taken as --ends says")
+    if found["left_out"]:
+        lines.append(f"{found['left_out']} rows hold no completion (failed requests): left out")
+    lines += FORMATS[found["format"]].notes
+    if found["graded"]:
+        lines.append(
+            f"{found['graded']} have the grade that column {reward or 'grade'} says; with "
+            "--reward '' none would, and `topr grade` can grade them"
+        )
+    else:
+        lines.append("none is graded: `topr grade` does that")
+    if found["without_logprobs"]:
+        lines.append(
+            f"{found['without_logprobs']} of {rows} have no log-probabilities: train on them with "
+            "train.behavior_logprobs=recompute"
+        )
+    return lines
+
+
+def _details(given: Incoming, tally: Counter[str], found: Counter[str]) -> dict[str, Any]:
+    return {
+        "format": given.format,
+        "tokenized": {
+            "prompts": tally["prompts_tokenized"],
+            "completions": tally["completions_tokenized"],
+        },
+        "decoded": tally["completions_decoded"],
+        "ends_assumed": tally["ends_assumed"],
+        "without_logprobs": found["without_logprobs"],
+        "graded": found["graded"],
+        "left_out": given.left_out["left_out"],
+    }
+
+
+def _own(rows: Rows) -> Iterator[pa.Table]:
+    """Yield tables of rows that are rollouts already; a column that is not ours is left out."""
+    stream = iter(rows)
+    while chunk := list(islice(stream, SHARD_ROWS)):
+        where = f"{chunk[0][0]} to {chunk[-1][0]}"
+        try:
+            table = pa.Table.from_pylist([_known(row) for _, row in chunk], ROLLOUT_SCHEMA)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+            raise DataError(
+                f"{where}: a value does not fit topr's schema ({error}). Mend it, or import text "
+                "with --format trl"
+            ) from error
+        yield conform(table, where=where)
+
+
+def _known(row: Row) -> Row:
+    return {name: row.get(name) for name in ROLLOUT_SCHEMA.names}
