@@ -18,9 +18,9 @@ from topr.environment import prepare_process
 from topr.models import load
 from topr.preparation import starting_model
 from topr.progress import Silent
+from topr.prompts import render
 from topr.records import SamplingParams, Split
 from topr.tasks import load_task
-from topr.tasks.prompts import render
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from topr.engines.base import Engine, Request
 from topr.errors import DataError, EngineError, RunDirectoryError
+from topr.prompts import render
 from topr.records import Problem, Rollout, SamplingParams
 from topr.store import (
     ROLLOUT_SCHEMA,
@@ -24,7 +25,6 @@ from topr.store import (
     shard_paths,
     write_shard,
 )
-from topr.tasks.prompts import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,8 +5,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from topr.errors import DataError, ModelError
+from topr.prompts import render
 from topr.records import Message
-from topr.tasks.prompts import chat_prompt, render
+from topr.tasks.prompts import chat_prompt
 
 BOS, EOS = 0, 1
 TEMPLATE = (

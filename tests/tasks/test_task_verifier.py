@@ -8,9 +8,9 @@ from command_line import write_jsonl
 from tiny import tiny_tokenizer
 from topr.config import VerifierConfig
 from topr.errors import ConfigError, DataError
+from topr.prompts import render
 from topr.records import Message
 from topr.tasks import Split, load_task
-from topr.tasks.prompts import render
 from topr.tasks.verifier import VerifierTask
 
 ROWS = [

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from rollouts_for_training import made_rows, plain_logprobs
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
-from tiny import save_tiny, tiny_model, tiny_tokenizer
+from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
 from topr.errors import ConfigError, DataError, DivergedError, TrainingError
 from topr.objectives import make_objective
 from topr.training import TOPRConfig, TOPRTrainer
@@ -379,6 +379,22 @@ def test_a_sampler_that_disagrees_is_reported(tmp_path, caplog):
     assert "set behavior_logprobs=recompute" in caplog.text
     first = plain_logprobs(tiny_model(), rows[0]).sum() - sum(rows[0]["logprobs"])
     assert trainer.behavior_gap.sequence_max >= abs(first.item()) - 1e-3
+
+
+def test_an_answer_to_messages_ends_as_a_turn_does_and_text_as_a_text():
+    tokenizer = tiny_tokenizer(chat_template=True)
+    assert TURN_END != EOS
+    turn = [{"role": "user", "content": "2 + 2 ?"}]
+    rows, _ = prepare_rows(
+        [
+            {"prompt": turn, "completion": "4", "reward": 1},
+            {"prompt": "2 + 2 ?", "completion": "4", "reward": 1},
+            {"prompt": turn, "completion": "4", "reward": 1, "finish_reason": "length"},
+        ],
+        tokenizer,
+    )
+    text = tokenizer("4", add_special_tokens=False)["input_ids"]
+    assert rows["completion_ids"] == [[*text, TURN_END], [*text, EOS], text]
 
 
 def test_rows_are_checked_before_any_step(tmp_path):

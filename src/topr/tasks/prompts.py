@@ -2,10 +2,7 @@
 
 from collections.abc import Sequence
 
-from topr.prompts import RenderedPrompt, render
 from topr.records import Message
-
-__all__ = ["RenderedPrompt", "chat_prompt", "render"]
 
 
 def chat_prompt(

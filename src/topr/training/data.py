@@ -2,8 +2,9 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from topr.errors import DataError
+from topr.prompts import render, turn_end
 from topr.records import FinishReason, Message
-from topr.tasks.prompts import render
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def prepare_rows(
             `logprobs` (log mu per completion token), `sampling` (temperature, top_p, top_k),
             `problem_id`, `sample`, `finish_reason`, `revision` (of the writing model). Ids are
             kept as they are; text without ids is tokenised once, with an end-of-sequence token
-            unless `finish_reason` is `length`.
+            unless `finish_reason` is `length`. What answers messages ends as a turn does in the
+            chat template.
         tokenizer: for text, and for the end-of-sequence token.
         vocabulary: token ids that the model knows; none given: as many as the tokenizer. A model's
             embedding is often padded, and a sampler may draw what is beyond the tokenizer.
@@ -91,12 +93,13 @@ def prepare_rows(
     rows: list[dict[str, Any]] = []
     groups: dict[tuple[int, ...], int] = {}
     dropped: Counter[str] = Counter()
+    ends = cache(partial(turn_end, tokenizer))
     for number, source in enumerate(dataset):
         reward = _reward(source, number)
         if reward is None:
             dropped["unscored"] += 1
             continue
-        row = _row(source, number, reward, tokenizer, vocabulary or len(tokenizer))
+        row = _row(source, number, reward, tokenizer, vocabulary or len(tokenizer), ends)
         if not row["completion_ids"]:  # imported text can be empty: there is nothing to train on
             dropped["empty"] += 1
             continue
@@ -147,13 +150,14 @@ def _row(
     reward: float,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: int,
+    turn_end: Callable[[], int | None],
 ) -> dict[str, Any]:
     prompt_ids = source.get("prompt_ids")
     if prompt_ids is None:
         prompt_ids = _prompt_ids(source, number, tokenizer)
     completion_ids = source.get("completion_ids")
     if completion_ids is None:
-        completion_ids = _completion_ids(source, number, tokenizer)
+        completion_ids = _completion_ids(source, number, tokenizer, turn_end)
     if len(prompt_ids) == 0:
         raise DataError(f"row {number}: prompt_ids is empty, expected at least one token id")
     sampling = source.get("sampling") or {}
@@ -205,7 +209,10 @@ def _message(turn: Any, number: int) -> Message:
 
 
 def _completion_ids(
-    source: Mapping[str, Any], number: int, tokenizer: PreTrainedTokenizerBase
+    source: Mapping[str, Any],
+    number: int,
+    tokenizer: PreTrainedTokenizerBase,
+    turn_end: Callable[[], int | None],
 ) -> list[int]:
     completion = source.get("completion")
     if isinstance(completion, list) and len(completion) == 1:
@@ -216,13 +223,15 @@ def _completion_ids(
             "{role, content} message (or a column 'completion_ids')"
         )
     ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-    ended = source.get("finish_reason", FinishReason.STOP) != FinishReason.LENGTH
-    if ended and tokenizer.eos_token_id is None:
+    if source.get("finish_reason", FinishReason.STOP) == FinishReason.LENGTH:
+        return ids
+    end = turn_end() if isinstance(source.get("prompt"), list) else tokenizer.eos_token_id
+    if end is None:
         raise DataError(
             f"row {number}: the tokenizer has no eos_token, so a completion's text can't be given "
             "its end. Name one (tokenizer.eos_token), or give completion_ids that hold it"
         )
-    return [*ids, tokenizer.eos_token_id] if ended else list(ids)
+    return [*ids, end]
 
 
 def _checked_ids(ids: Any, column: str, number: int, vocabulary: int) -> list[int]:
