@@ -49,7 +49,7 @@ def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
         )
     if args.torch_compile or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
         raise TrainingError(
-            "torch_compile (or a dynamo backend of accelerate's) is on: each step has other lengths "
+            "torch_compile (or accelerate's dynamo backend) is on: every step has other lengths "
             "and another tree of prompts and completions, for each of which the whole model would "
             "be compiled again. Leave it out; on CUDA attention is compiled by itself"
         )
