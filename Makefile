@@ -16,11 +16,11 @@ test: $(READY)  ## set up, then run the tests (offline, on the CPU)
 # All versions are pinned, and nothing else is installed: vLLM's CPU build names torchvision,
 # torchaudio and torchcodec, whose CUDA builds keep it from being imported.
 test-vllm: .venv-vllm/.ready  ## the tests of vLLM's engine and server on a real vLLM (CPU, 4 GB, minutes)
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -n 0 tests/vllm
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -n 0 tests/on_vllm
 
-.venv-vllm/.ready: tests/vllm/requirements.txt
+.venv-vllm/.ready: tests/on_vllm/requirements.txt
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install -q --no-deps -r tests/vllm/requirements.txt
+	.venv-vllm/bin/python -m pip install -q --no-deps -r tests/on_vllm/requirements.txt
 	.venv-vllm/bin/python -m pip install -q --no-deps -e .
 	touch $@
 

@@ -5,16 +5,19 @@ arithmetic task's own base model (`topr.tasks`).
 """
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,7 +31,8 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_CONFIG_FILES = ("config.json", "generation_config.json", "adapter_config.json")
+ADAPTER = "adapter_config.json"
+_CONFIG_FILES = ("config.json", "generation_config.json", ADAPTER)
 # Weights up to this size are hashed whole; of larger files, this much is spread over the file.
 # 64 MiB takes a tenth of a second, and no training leaves all of it as it was.
 _HASHED_BYTES = 64 * 2**20
@@ -59,28 +63,42 @@ class ModelFacts:
     """Tokens of prompt and completion at most; None: no limit is named."""
 
 
-def load(config: ModelConfig) -> LoadedModel:
+def load(config: ModelConfig, quantize: Literal["4bit", "8bit"] | None = None) -> LoadedModel:
     """Load the model and the tokenizer that a recipe's section names.
+
+    Args:
+        config: the section.
+        quantize: keep the weights of linear layers in fewer bits, to train an adapter on them.
 
     Raises:
         ModelError: there is no such model, its weights are incomplete, or the device is missing.
 
     """
-    model, tokenizer = load_model(config), load_tokenizer(config)
+    model, tokenizer = load_model(config, quantize), load_tokenizer(config)
     directory = Path(config.path).expanduser()
     commit = getattr(model.config, "_commit_hash", None)
     revision = fingerprint(directory) if directory.is_dir() else commit or config.revision
     return LoadedModel(model=model, tokenizer=tokenizer, name=config.path, revision=revision)
 
 
-def load_model(config: ModelConfig) -> PreTrainedModel:
+def load_model(
+    config: ModelConfig, quantize: Literal["4bit", "8bit"] | None = None
+) -> PreTrainedModel:
     """Load the weights, in the section's dtype, onto its device, in eval mode.
+
+    A directory that holds an adapter alone is loaded as the model it belongs to, the adapter added
+    into its weights.
 
     Raises:
         ModelError: as `load`.
 
     """
     path, device = _checked_path(config.path), resolve_device(config.device)
+    if is_adapter(Path(path)):
+        return _load_adapted(config, Path(path), quantize)
+    further: dict[str, Any] = {}
+    if quantize is not None:
+        further = {"quantization_config": _quantization(config, quantize), "device_map": device}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -89,13 +107,68 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,  # a pickle runs whatever code is in it
             output_loading_info=True,
+            **further,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_cannot_load("model", config, error)) from error
     weights, report = loaded
     _refuse_incomplete(config.path, report)
-    model: PreTrainedModel = weights.to(device).eval()
+    model: PreTrainedModel = (weights if quantize else weights.to(device)).eval()
     return model
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter alone."""
+    return (directory / ADAPTER).is_file() and not (directory / "config.json").is_file()
+
+
+def _load_adapted(
+    config: ModelConfig, directory: Path, quantize: Literal["4bit", "8bit"] | None
+) -> PreTrainedModel:
+    """Load the model that an adapter belongs to, and add the adapter into its weights."""
+    from peft import PeftModel
+
+    if quantize is not None:
+        raise ModelError(
+            f"{directory} holds an adapter alone, which cannot be added into weights of "
+            f"{quantize}: train with lora.merge, and start from what that wrote"
+        )
+    found = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
+    base = {"path": found["base_model_name_or_path"], "revision": found.get("revision")}
+    try:
+        model = load_model(config.model_copy(update=base))
+    except ModelError as error:
+        raise ModelError(
+            f"{directory} holds an adapter alone, of the model {base['path']}: {error}"
+        ) from error
+    adapted = PeftModel.from_pretrained(model, directory, use_safetensors=True)
+    merged: PreTrainedModel = adapted.merge_and_unload().eval().requires_grad_(True)
+    return merged
+
+
+def _quantization(config: ModelConfig, bits: Literal["4bit", "8bit"]) -> BitsAndBytesConfig:
+    """Return how bitsandbytes is to keep the weights: as QLoRA does (arXiv 2305.14314), or int8.
+
+    Raises:
+        ModelError: this machine cannot.
+
+    """
+    installed = find_spec("bitsandbytes") is not None
+    if not installed or resolve_device(config.device).type != "cuda":
+        raise ModelError(
+            f"lora.quantize={bits} needs the package bitsandbytes and a CUDA device; found "
+            f"{'the package' if installed else 'no package'} and device "
+            f"{resolve_device(config.device)}. Install it (pip install bitsandbytes), or leave "
+            "quantize out"
+        )
+    if bits == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

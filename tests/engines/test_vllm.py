@@ -1,4 +1,4 @@
-"""What of the vllm engine needs no vLLM: settings. Drawing is tested in tests/vllm."""
+"""What of the vllm engine needs no vLLM: settings. Drawing is tested in tests/on_vllm."""
 
 from pathlib import Path
 

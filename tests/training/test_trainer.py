@@ -571,3 +571,43 @@ def test_a_single_sequence_that_does_not_fit_is_an_error(tmp_path, drifted_rows,
     monkeypatch.setattr(trainer.accelerator, "backward", failing)
     with pytest.raises(TrainingError, match="memory ran out on a single sequence"):
         gradients(trainer)
+
+
+def moved(tmp_path, **arguments):
+    """What a short training does to the weights, as one vector."""
+    model = tiny_model(initializer_range=0.1)
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    rows = made_rows(logprobs=False)
+    trainer = make_trainer(
+        tmp_path, rows, model, behavior_logprobs="recompute", num_train_epochs=3,
+        per_device_train_batch_size=8, **arguments,
+    )  # fmt: skip
+    trainer.train()
+    assert model.is_gradient_checkpointing == ("activation_checkpointing" in arguments)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]) - before
+
+
+def test_gradient_checkpointing_trains_the_same(tmp_path):
+    expected = moved(tmp_path)
+    found = moved(tmp_path, activation_checkpointing=True)
+    assert expected.norm() > 0.01
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_bfloat16_autocast_trains_nearly_the_same(tmp_path):
+    expected = moved(tmp_path)
+    found = moved(tmp_path, bf16=True)
+    assert 1e-5 < (found - expected).norm() / expected.norm() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"torch_compile": True}, "compiled again"),
+        ({"use_liger_kernel": True}, "need a GPU"),
+        ({"fsdp": True}, "sharded weights are asked for"),
+    ],
+)
+def test_switches_that_would_not_work_are_refused(tmp_path, arguments, message):
+    with pytest.raises(TrainingError, match=message):
+        make_trainer(tmp_path, made_rows(), **arguments)

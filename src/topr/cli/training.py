@@ -81,6 +81,7 @@ def train(
         writers=[w.model_copy(update={"device": device}) for w in writers],
     )
     if distributed.is_initialized():
+        distributed.barrier()
         distributed.destroy_process_group()
     if launched()[0]:
         return  # The first process says it.

@@ -222,6 +222,24 @@ class TaperConfig(Section):
     """Ratio of the whole completion (the paper's), of each token, or the geometric mean."""
 
 
+class LoraConfig(Section):
+    """A low-rank adapter of peft, trained in the place of the model's own weights. It has no
+    dropout: ratios need the model as it samples."""
+
+    r: Annotated[int, Field(ge=1)] = 16
+    """Rank."""
+    alpha: Annotated[int, Field(ge=1)] = 32
+    """Its product counts alpha / r."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the layers that get one; `all-linear`: all linear ones but the output layer."""
+    quantize: Literal["4bit", "8bit"] | None = None
+    """Keep the frozen weights in 4 bits (NF4: QLoRA) or 8, with bitsandbytes. Needs CUDA."""
+    merge: bool = True
+    """Write the model with the adapter added into its weights, which every tool loads, and the
+    adapter beside it in `adapter/`; else the adapter alone is the model, and only topr, peft and
+    transformers load that."""
+
+
 class TrainConfig(Section):
     """How a model is trained on a dataset. Names are those of `transformers.TrainingArguments`
     where it has one. The defaults are the paper's."""
@@ -281,6 +299,8 @@ class TrainConfig(Section):
     a backward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    lora: LoraConfig | None = None
+    """Train a low-rank adapter instead of the model's own weights."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the trained weights in memory. bfloat16 rounds small updates away: at the default
     rate it learns next to nothing; use it with rates of 1e-5 and more."""

@@ -19,9 +19,17 @@ from transformers import PrinterCallback, set_seed
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 
-from topr.config import ModelConfig, TrainConfig
+from topr.config import LoraConfig, ModelConfig, TrainConfig
 from topr.errors import ConfigError, DataError
-from topr.models import LoadedModel, fingerprint, identity, load, resolve_device
+from topr.models import (
+    LoadedModel,
+    fingerprint,
+    identity,
+    is_adapter,
+    load,
+    load_model,
+    resolve_device,
+)
 from topr.objectives import Taper, share_advice
 from topr.progress import Progress, Silent
 from topr.stages.callbacks import COMPLETE, Bar, CompleteCheckpoints, Snapshots
@@ -48,6 +56,8 @@ CHECKPOINTING = next(
     if field.name in ("activation_checkpointing", "gradient_checkpointing")
 )
 """What the argument is called: transformers had it as `gradient_checkpointing` before 5.23."""
+ADAPTER = "adapter"
+"""Where an adapter lies that was merged, beside `model/`; a snapshot's is `adapter-step-N`."""
 SNAPSHOTS = "snapshots"
 """Where the models on the way lie, beside `model/` and `training/`."""
 
@@ -92,7 +102,8 @@ def train_model(
     rows = _read_all(datasets)  # A wrong file or model is found before anything is written.
     # Whole it may be larger than a device: pieces go there when it is sharded.
     place = {"device": "cpu"} if shards_weights(args) else {}
-    loaded = load(model.model_copy(update={"dtype": config.dtype, **place}))
+    start = model.model_copy(update={"dtype": config.dtype, **place})
+    loaded = load(start, config.lora.quantize if config.lora else None)
     processes.from_first(lambda: begin(work, "train", mark))
     set_seed(seed)
     trainer = TOPRTrainer(
@@ -101,12 +112,15 @@ def train_model(
         train_dataset=Dataset(rows),
         processing_class=loaded.tokenizer,
         callbacks=[CompleteCheckpoints(processes)],
+        peft_config=adapter_of(config.lora, loaded, model) if config.lora else None,
         behavior_model=_writers(loaded, writers, config),
     )
     trainer.remove_callback(PrinterCallback)
     _say_shares(trainer, progress)
     trainer.add_callback(
-        Snapshots(config.snapshots, directory / SNAPSHOTS, lambda path: _save_model(trainer, path))
+        Snapshots(
+            config.snapshots, directory / SNAPSHOTS, lambda path: _save_model(trainer, path, config)
+        )
     )
     resume = processes.from_first(lambda: _last_complete(work))
     if resume is not None:
@@ -129,7 +143,11 @@ def train_model(
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
     }
-    return _save(trainer, loaded, rows, directory, mark, lineage)
+    if config.lora is not None:
+        lineage["lora"] = config.lora.model_dump(mode="json")
+    _save_model(trainer, directory / "model", config)
+    examples = examples_table(trainer, rows)
+    return processes.from_first(lambda: _write(trainer, loaded, examples, directory, mark, lineage))
 
 
 def _finished(work: Path, mark: str) -> Manifest | None:
@@ -196,6 +214,39 @@ def _read(dataset: Path) -> pa.Table:
                 "one, or make rollouts of the file with `topr import`, which takes other names"
             )
     return table
+
+
+def adapter_of(lora: LoraConfig, loaded: LoadedModel, model: ModelConfig) -> Any:
+    """Translate the section `train.lora` into peft's config, and name the model it is put on.
+
+    Raises:
+        ConfigError: the model is itself an adapter that was not merged.
+
+    """
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import prepare_model_for_kbit_training
+
+    there = Path(model.path).expanduser()
+    if is_adapter(there):
+        raise ConfigError(
+            f"{there} holds an adapter alone, and an adapter on an adapter is a model that other "
+            "tools cannot load: start from a merged one (train.lora.merge), or leave train.lora out"
+        )
+    # Found again from everywhere: peft writes this name into the adapter.
+    loaded.model.name_or_path = str(there.resolve()) if there.is_dir() else model.path
+    if lora.quantize is not None:
+        prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
+            loaded.model, use_gradient_checkpointing=False
+        )
+    modules = lora.target_modules
+    return PeftLoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        lora_dropout=0.0,
+        revision=model.revision,
+    )
 
 
 def training_arguments(
@@ -293,21 +344,6 @@ def _last_complete(work: Path) -> Path | None:
     return None
 
 
-def _save(
-    trainer: TOPRTrainer, loaded: LoadedModel, rows: pa.Table, directory: Path, mark: str,
-    lineage: dict[str, Any],
-) -> Manifest:  # fmt: skip
-    """Write the model, the log and the examples; then drop the checkpoints.
-
-    All processes take part, for each may have a piece of the weights; the first one writes.
-    """
-    _save_model(trainer, directory / "model")
-    examples = examples_table(trainer, rows)
-    return trainer.processes.from_first(
-        lambda: _write(trainer, loaded, examples, directory, mark, lineage)
-    )
-
-
 def _write(
     trainer: TOPRTrainer, loaded: LoadedModel, examples: pa.Table, directory: Path, mark: str,
     lineage: dict[str, Any],
@@ -348,17 +384,37 @@ def _write(
     return manifest
 
 
-def _save_model(trainer: TOPRTrainer, folder: Path) -> None:
-    """Write the model into a folder that is there whole or not at all. All processes call this."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    trainer.processes.from_first(lambda: shutil.rmtree(temporary, ignore_errors=True))
-    trainer.save_model(str(temporary))
-    trainer.processes.wait()
-    if trainer.processes.first:
-        (temporary / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
-        shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before its manifest
-        temporary.replace(folder)
-    trainer.processes.wait()
+def _save_model(trainer: TOPRTrainer, folder: Path, config: TrainConfig) -> None:
+    """Write the model into a folder that is there whole or not at all.
+
+    All processes take part, for each may have a piece of the weights; the first one writes. Where
+    an adapter is to be merged, it is written beside, and then added to the model it was put on.
+    """
+    processes = trainer.processes
+    merge = config.lora is not None and config.lora.merge
+    target = folder.with_name(ADAPTER if folder.name == "model" else f"{ADAPTER}-{folder.name}")
+    trained = _temporary(target if merge else folder)
+    processes.from_first(lambda: shutil.rmtree(trained, ignore_errors=True))
+    trainer.save_model(str(trained))
+    processes.wait()
+    if processes.first:
+        (trained / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
+        _put(trained, target if merge else folder)
+        if merge:
+            whole = ModelConfig(path=str(target), dtype=config.dtype, device="cpu")
+            load_model(whole).save_pretrained(_temporary(folder))
+            trainer.tokenizer.save_pretrained(_temporary(folder))
+            _put(_temporary(folder), folder)
+    processes.wait()
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.tmp")
+
+
+def _put(temporary: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed before its manifest
+    temporary.replace(folder)
 
 
 def _drop_checkpoints(work: Path) -> None:

@@ -4,6 +4,7 @@ before any compute is spent.
 
 import json
 import logging
+import os
 
 import torch
 from torch import nn
@@ -46,6 +47,14 @@ def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
             "single sequences or weights in a way that the forward pass here does not know; shard "
             "weights with fsdp instead"
         )
+    if args.torch_compile or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
+        raise TrainingError(
+            "torch_compile (or accelerate's dynamo backend) is on: every step has other lengths "
+            "and another tree of prompts and completions, for each of which the whole model would "
+            "be compiled again. Leave it out; on CUDA attention is compiled by itself"
+        )
+    if args.use_liger_kernel and args.device.type == "cpu":
+        raise TrainingError("use_liger_kernel: Liger's kernels need a GPU, and this is a CPU")
     if args.n_gpu > 1:
         args._n_gpu = 1  # Else transformers would split each batch over all GPUs it sees.
         logger.warning("training uses the first of the visible GPUs only")

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import UserList
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    set_seed,
 )
 
 from topr.config import ModelConfig
@@ -78,7 +80,8 @@ class TOPRTrainer(Trainer):
             and sampling parameters: see `topr.training.data.prepare_rows`.
         processing_class: the tokenizer; none given: the model's own.
         callbacks: of transformers.
-        peft_config: of peft, to train an adapter.
+        peft_config: of peft, to train an adapter; without it the model is what wrote the rows where
+            `behavior_model` names none.
         behavior_model: who wrote the completions, for `behavior_logprobs=recompute`: one model, or
             `Writers` of several; none given: `model` as it is before the first step.
         optimizers: optimizer and schedule, instead of those that `args` names.
@@ -109,6 +112,7 @@ class TOPRTrainer(Trainer):
         if peft_config is not None:
             from peft import get_peft_model
 
+            set_seed(args.seed)  # An adapter begins with random numbers.
             loaded = get_peft_model(loaded, peft_config)
         refuse_unfit(args, loaded)
         disable_dropout(loaded)
@@ -146,6 +150,9 @@ class TOPRTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # The loss is divided by the whole step's completions.
         self.behavior_gap: Gap | None = None
         self._behavior_model = behavior_model
+        init = getattr(peft_config, "init_lora_weights", True)
+        # Of some beginnings (pissa, olora) the base is no longer the model that was given.
+        self._base_is_as_given = peft_config is not None and init in (True, False, "gaussian")
         self.sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not self.sharded:
             self._keep_whole(loaded)
@@ -308,7 +315,8 @@ class TOPRTrainer(Trainer):
             processes=self.processes,
             numerics=self.accelerator.mixed_precision,
         )
-        with self.accelerator.autocast():  # in the numerics of the training steps
+        # In the numerics of the training steps, by the model as it was given.
+        with self.accelerator.autocast(), self._as_given():
             if self.settings.behavior_logprobs == "sampler":
                 logprobs = recorded(rows)
             else:
@@ -332,6 +340,14 @@ class TOPRTrainer(Trainer):
                 "is its distance from the model",
                 gap.sequence_max,
             )
+
+    def _as_given(self) -> AbstractContextManager[None]:
+        """Switch a new adapter off, for a while: what is left is the model that it was put on."""
+        if not self._base_is_as_given:
+            return nullcontext()
+        model: Any = self.accelerator.unwrap_model(self.model)
+        off: AbstractContextManager[None] = model.disable_adapter()
+        return off
 
     def _get_num_items_in_batch(
         self, batch_samples: list[Any], device: torch.device

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,7 @@ from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import read_table
 from topr.training.behavior import recompute
 
-SPEC = find_spec("vllm")  # this folder has the name of the package, but no origin
-pytestmark = [
-    pytest.mark.skipif(
-        SPEC is None or SPEC.origin is None,
-        reason="vllm is not installed here: `make test-vllm` has it",
-    ),
-    pytest.mark.timeout(900),
-]
+pytestmark = pytest.mark.timeout(900)
 ARGUMENTS = [
     "--gpu-memory-utilization", "0.1", "--enforce-eager",
     # On a CPU, vLLM 0.32 ends when a prompt with a seed is prefilled in parts.
