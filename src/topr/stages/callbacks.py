@@ -1,6 +1,7 @@
-"""What the train stage hangs into the Trainer: checkpoint marks, snapshots, the progress bar."""
+"""What the train stage hangs into the Trainer: checkpoint marks, the log, snapshots, the bar."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,33 @@ class CompleteCheckpoints(TrainerCallback):
         self._processes.wait()
         if self._processes.first and folder.is_dir():
             write_text_atomic(folder / COMPLETE, "")
+
+
+class LogFile(TrainerCallback):
+    """Writes the run's own log as training goes on: one that is killed or diverges has it too."""
+
+    def __init__(self, path: Path) -> None:
+        """Write `path`, in the process that writes files."""
+        self._path = path
+        self._written = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin anew, up to where a resumed training goes on."""
+        if state.is_world_process_zero:
+            write_text_atomic(self._path, log_lines(state.log_history))
+        self._written = len(state.log_history)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Append what was logged of earlier steps: an entry is whole when its step is over."""
+        lines, self._written = log_lines(state.log_history[self._written :]), len(state.log_history)
+        if lines and state.is_world_process_zero:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(lines)
+
+
+def log_lines(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the Trainer's entries of steps, a JSON object a line."""
+    return "".join(json.dumps(entry) + "\n" for entry in history if "loss" in entry)
 
 
 class Bar(TrainerCallback):

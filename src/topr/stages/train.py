@@ -1,6 +1,5 @@
 """A training set and a model to a trained model on disk."""
 
-import json
 import logging
 import os
 import shutil
@@ -32,7 +31,14 @@ from topr.models import (
 )
 from topr.objectives import Taper, share_advice
 from topr.progress import Progress, Silent
-from topr.stages.callbacks import COMPLETE, Bar, CompleteCheckpoints, Snapshots
+from topr.stages.callbacks import (
+    COMPLETE,
+    Bar,
+    CompleteCheckpoints,
+    LogFile,
+    Snapshots,
+    log_lines,
+)
 from topr.store import (
     Manifest,
     atomic_path,
@@ -58,6 +64,8 @@ CHECKPOINTING = next(
 """What the argument is called: transformers had it as `gradient_checkpointing` before 5.23."""
 ADAPTER = "adapter"
 """Where an adapter lies that was merged, beside `model/`; a snapshot's is `adapter-step-N`."""
+LOG_FILE = "log.jsonl"
+"""A line for each logged step, in `training/`; there while training goes on."""
 SNAPSHOTS = "snapshots"
 """Where the models on the way lie, beside `model/` and `training/`."""
 
@@ -111,7 +119,7 @@ def train_model(
         args=args,
         train_dataset=Dataset(rows),
         processing_class=loaded.tokenizer,
-        callbacks=[CompleteCheckpoints(processes)],
+        callbacks=[CompleteCheckpoints(processes), LogFile(work / LOG_FILE)],
         peft_config=adapter_of(config.lora, loaded, model) if config.lora else None,
         behavior_model=_writers(loaded, writers, config),
     )
@@ -350,8 +358,7 @@ def _write(
 ) -> Manifest:  # fmt: skip
     """Write everything but the weights, the manifest last."""
     work, target = directory / "training", directory / "model"
-    history = [line for line in trainer.state.log_history if "loss" in line]
-    write_text_atomic(work / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+    write_text_atomic(work / LOG_FILE, log_lines(trainer.state.log_history))
     with atomic_path(work / "examples.parquet", overwrite=True) as path:
         pq.write_table(examples, path)
     composition = trainer.composition
@@ -376,7 +383,7 @@ def _write(
         stage="train",
         fingerprint=mark,
         rows=composition.rows,
-        files=("log.jsonl", "examples.parquet"),
+        files=(LOG_FILE, "examples.parquet"),
         details=details,
     )
     write_manifest(work, manifest)
