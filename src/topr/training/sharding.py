@@ -15,9 +15,27 @@ from topr.training.arguments import TOPRConfig
 
 def shards_weights(args: TOPRConfig) -> bool:
     """Whether arguments or launcher ask for weights that no process has whole."""
-    named = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-    launched = any(os.environ.get(name, "false").lower() == "true" for name in named)
-    return bool(args.fsdp or args.deepspeed) or launched
+    return _wants_fsdp(args) or bool(args.deepspeed) or _launched_with("DEEPSPEED")
+
+
+def _wants_fsdp(args: TOPRConfig) -> bool:
+    return bool(args.fsdp) or _launched_with("FSDP")
+
+
+def _launched_with(what: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
+
+
+def refuse_sharding_alone(args: TOPRConfig) -> None:
+    """Refuse weights that FSDP is to shard over one process.
+
+    Before accelerate knows: it would leave its wish for FSDP to all later trainings of the process.
+    """
+    if args.world_size == 1 and _wants_fsdp(args):
+        raise TrainingError(
+            "sharded weights are asked for (fsdp, or the launcher's configuration) over one "
+            "process: start several (torchrun, accelerate launch), or leave it out"
+        )
 
 
 def checkpoint_in_pieces(args: TOPRConfig) -> None:
@@ -35,8 +53,7 @@ def shard_on_cpu(accelerator: Accelerator, args: TOPRConfig) -> None:
     On CPUs it passes the wish over, and trains on whole weights without a word.
     """
     state: Any = accelerator.state
-    launched = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if state.distributed_type == DistributedType.MULTI_CPU and (args.fsdp or launched):
+    if state.distributed_type == DistributedType.MULTI_CPU and _wants_fsdp(args):
         state.fsdp_plugin = FullyShardedDataParallelPlugin(**(args.fsdp_plugin_args or {}))
         state.distributed_type = DistributedType.FSDP
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
@@ -54,7 +71,6 @@ def refuse_unfit_sharding(accelerator: Accelerator, args: TOPRConfig) -> None:
     if shards_weights(args) and not (accelerator.is_fsdp2 or deepspeed):
         raise TrainingError(
             "sharded weights are asked for (fsdp, deepspeed or the launcher's configuration), and "
-            f"accelerate set up {accelerator.distributed_type.value} with "
-            f"{accelerator.num_processes} processes instead; start several processes (torchrun, "
-            "accelerate launch), and with FSDP choose version 2"
+            f"accelerate set up {accelerator.distributed_type.value} instead; with FSDP, choose "
+            "version 2"
         )

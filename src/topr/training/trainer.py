@@ -53,7 +53,12 @@ from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
 from topr.training.logprobs import forward_of
 from topr.training.passes import Passes
 from topr.training.processes import processes_of
-from topr.training.sharding import checkpoint_in_pieces, refuse_unfit_sharding, shard_on_cpu
+from topr.training.sharding import (
+    checkpoint_in_pieces,
+    refuse_sharding_alone,
+    refuse_unfit_sharding,
+    shard_on_cpu,
+)
 from topr.training.step import Step
 
 logger = logging.getLogger(__name__)
@@ -115,6 +120,7 @@ class TOPRTrainer(Trainer):
             set_seed(args.seed)  # An adapter begins with random numbers.
             loaded = get_peft_model(loaded, peft_config)
         refuse_unfit(args, loaded)
+        refuse_sharding_alone(args)
         disable_dropout(loaded)
         self.settings = args
         self.directory = Path(args.output_dir or "topr-output")
