@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from topr.cli import app
 from topr.cli.running import _verdict
 from topr.config import load_recipe
-from topr.errors import ConfigError, DataError
+from topr.errors import ConfigError, DataError, ToprError
 from topr.lineage import read_lineage
 from topr.loop import run
 from topr.models import fingerprint
-from topr.preparation import check_recipe
+from topr.preparation import _check_adapter, check_recipe
 from topr.store import read_manifest
 
 pytestmark = pytest.mark.slow
@@ -122,6 +122,33 @@ def test_what_the_window_makes_impossible_is_refused():
     wider = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"window": None})})
     with pytest.raises(ConfigError, match="with up to 12 completions of a problem"):
         check_recipe(wider)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.lora={merge: false}", "loop={}"], "an adapter on an adapter"),
+        (["train.lora={merge: false}", "generate.engine=ray"], None),
+        (["train.lora={quantize: 4bit}"], "needs the package bitsandbytes and a CUDA device"),
+    ],
+)
+def test_what_an_adapter_makes_impossible_is_refused_before_anything_is_drawn(overrides, message):
+    recipe = load_recipe(
+        "quickstart", [*OVERRIDES, "loop={start: base}", "model.device=cpu", *overrides]
+    )
+    if message is None:
+        check_recipe(recipe)
+        return
+    with pytest.raises(ToprError, match=message):
+        check_recipe(recipe)
+
+
+def test_an_engine_that_is_given_a_whole_model_is_not_given_an_adapter():
+    recipe = load_recipe("quickstart", ["train.lora={merge: false}"])
+    _check_adapter(recipe, recipe.train)
+    served = recipe.generate.model_copy(update={"engine": "server"})
+    with pytest.raises(ConfigError, match="server is given a whole model"):
+        _check_adapter(recipe.model_copy(update={"generate": served}), recipe.train)
 
 
 def test_a_run_whose_base_is_kept_says_so_and_compares_nothing():

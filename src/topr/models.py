@@ -146,8 +146,8 @@ def _load_adapted(
     return merged
 
 
-def _quantization(config: ModelConfig, bits: Literal["4bit", "8bit"]) -> BitsAndBytesConfig:
-    """Return how bitsandbytes is to keep the weights: as QLoRA does (arXiv 2305.14314), or int8.
+def check_quantization(config: ModelConfig, bits: Literal["4bit", "8bit"]) -> None:
+    """Refuse weights in fewer bits where they cannot be had.
 
     Raises:
         ModelError: this machine cannot.
@@ -161,6 +161,11 @@ def _quantization(config: ModelConfig, bits: Literal["4bit", "8bit"]) -> BitsAnd
             f"{resolve_device(config.device)}. Install it (pip install bitsandbytes), or leave "
             "quantize out"
         )
+
+
+def _quantization(config: ModelConfig, bits: Literal["4bit", "8bit"]) -> BitsAndBytesConfig:
+    """Return how bitsandbytes is to keep the weights: as QLoRA does (arXiv 2305.14314), or int8."""
+    check_quantization(config, bits)
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]

@@ -5,14 +5,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from topr.config import ArithmeticConfig, ModelConfig, Recipe, TrainConfig, VerifierConfig
+from topr.config import (
+    ArithmeticConfig,
+    CurateConfig,
+    ModelConfig,
+    Recipe,
+    TrainConfig,
+    VerifierConfig,
+)
 from topr.config.recipe import derived_sections, verifier_recipe
 from topr.curation import max_candidates, most_per_problem, whole_draw_rule
 from topr.engines import Engine, check_engine
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.grading.user import load_function
-from topr.models import identity
+from topr.models import check_quantization, identity
 from topr.objectives import make_objective
 from topr.progress import Advance, Progress
 from topr.stages.train import training_arguments
@@ -144,6 +151,16 @@ def check_recipe(recipe: Recipe) -> None:
     check_engine(recipe.model, recipe.generate)
     if recipe.verifier is not None:
         _check_verifier(recipe)
+    _check_names(recipe)
+    _check_loop(recipe)
+    pooled = min(recipe.loop.window or recipe.iterations, recipe.iterations)
+    _check_training(recipe, recipe.curate, recipe.train, iterations=pooled)
+    for name, comparison in recipe.compare.items():
+        curate, train = derived_sections(recipe, comparison, where=f"compare.{name}")
+        _check_training(recipe, curate, train, iterations=1)
+
+
+def _check_names(recipe: Recipe) -> None:
     taken = {BASE, recipe.train.objective}
     for name in recipe.compare:
         if name in taken or not name.isidentifier():
@@ -151,11 +168,9 @@ def check_recipe(recipe: Recipe) -> None:
                 f"compare.{name}: a comparison's name must be a plain word other than "
                 f"{', '.join(sorted(taken))}, which name models of this run already"
             )
-    pooled = min(recipe.loop.window or recipe.iterations, recipe.iterations)
-    trainings = [(recipe.curate, recipe.train, pooled)]
-    for name, comparison in recipe.compare.items():
-        curate, train = derived_sections(recipe, comparison, where=f"compare.{name}")
-        trainings.append((curate, train, 1))
+
+
+def _check_loop(recipe: Recipe) -> None:
     whole = whole_draw_rule(recipe.curate) if max_candidates(recipe.curate) is not None else None
     if whole is not None:
         logger.warning(
@@ -168,24 +183,53 @@ def check_recipe(recipe: Recipe) -> None:
             "loop.start=%s and loop.window=%s do nothing with iterations=1",
             recipe.loop.start, recipe.loop.window,
         )  # fmt: skip
+    lora = recipe.train.lora
+    again = recipe.iterations > 1 and recipe.loop.start == "last"
+    if lora is not None and not lora.merge and again:
+        raise ConfigError(
+            f"train.lora.merge=false with iterations={recipe.iterations}: the second iteration "
+            "would put an adapter on an adapter; set train.lora.merge=true, or loop.start=base"
+        )
+
+
+def _check_training(
+    recipe: Recipe, curate: CurateConfig, train: TrainConfig, *, iterations: int
+) -> None:
+    """Refuse what one training would be refused for; it trains on that many iterations' rows."""
     drawn = recipe.generate
+    if train.behavior_logprobs == "sampler" and (drawn.top_k or drawn.top_p < 1.0):
+        raise ConfigError(
+            f"generate.top_k={drawn.top_k}, top_p={drawn.top_p} with "
+            "train.behavior_logprobs=sampler: recorded log-probabilities will be those of a "
+            "part of the vocabulary, and training refuses them. Set "
+            "train.behavior_logprobs=recompute, or draw from the whole vocabulary"
+        )
+    taper = train.taper.model_dump() if train.taper else {}
+    objective = make_objective(train.objective, **{**train.objective_args, **taper})
     most = max_candidates(recipe.curate) or drawn.n
-    for curate, train, iterations in trainings:
-        if train.behavior_logprobs == "sampler" and (drawn.top_k or drawn.top_p < 1.0):
-            raise ConfigError(
-                f"generate.top_k={drawn.top_k}, top_p={drawn.top_p} with "
-                "train.behavior_logprobs=sampler: recorded log-probabilities will be those of a "
-                "part of the vocabulary, and training refuses them. Set "
-                "train.behavior_logprobs=recompute, or draw from the whole vocabulary"
-            )
-        taper = train.taper.model_dump() if train.taper else {}
-        objective = make_objective(train.objective, **{**train.objective_args, **taper})
-        group = iterations * min(most, most_per_problem(curate, most))
-        if objective.coupled and train.batch_size < group:
-            raise ConfigError(
-                f"train.batch_size={train.batch_size} with up to {group} completions of a problem: "
-                f"{train.objective} compares a prompt's completions with each other, so they must "
-                f"share a batch; set train.batch_size to at least {group}, or keep fewer "
-                "(curate.steps)"
-            )
-        training_arguments(train, recipe.model, Path("unused"), recipe.seed)
+    group = iterations * min(most, most_per_problem(curate, most))
+    if objective.coupled and train.batch_size < group:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} with up to {group} completions of a problem: "
+            f"{train.objective} compares a prompt's completions with each other, so they must "
+            f"share a batch; set train.batch_size to at least {group}, or keep fewer "
+            "(curate.steps)"
+        )
+    _check_adapter(recipe, train)
+    training_arguments(train, recipe.model, Path("unused"), recipe.seed)
+
+
+def _check_adapter(recipe: Recipe, train: TrainConfig) -> None:
+    lora, drawn = train.lora, recipe.generate
+    if lora is None:
+        return
+    if lora.quantize is not None:
+        check_quantization(recipe.model, lora.quantize)
+    engine = drawn.ray.engine if drawn.engine == "ray" else drawn.engine
+    if not lora.merge and engine != "transformers":
+        raise ConfigError(
+            f"train.lora.merge=false with generate.engine={drawn.engine}: {engine} is given a "
+            "whole model, and the evaluation would find an adapter alone; set "
+            "train.lora.merge=true (the adapter is kept beside it), or "
+            "generate.engine=transformers"
+        )
