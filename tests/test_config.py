@@ -6,6 +6,7 @@ import pytest
 
 from topr.config import dump_recipe, load_recipe, recipe_schema, shipped_recipes
 from topr.config.recipe import derived_sections
+from topr.config.sections import ServerConfig
 from topr.errors import ConfigError
 from topr.loop import run
 
@@ -128,3 +129,19 @@ def test_every_key_is_in_the_documentation(section):
         row = next((line for line in page.splitlines() if line.startswith(f"| `{key}` |")), "")
         said = " ".join(field["description"].lower().replace("none given", "not set").split())
         assert said[:60] in row.lower().replace(r"\|", "|"), key
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ({"extra_body": {"temperature": 0.3}}, "extra_body.temperature would change what is"),
+        ({"extra_body": {"api_key": "sk-1"}}, "extra_body.api_key holds a secret"),
+        ({"command": ["vllm", "--port", "{port}", "--api-key", "sk-1"]}, "--api-key holds a sec"),
+        ({"arguments": ["--hf-token=hf_1"]}, "hf_1 holds a secret"),
+        ({"url": "http://me:secret@host:8000/v1"}, "url holds a secret"),
+    ],
+)
+def test_what_a_server_is_asked_is_what_rollouts_say_and_no_secret(server, message):
+    with pytest.raises(ValueError, match=message):
+        ServerConfig(**server)
+    ServerConfig(extra_body={"no_stop_trim": True}, arguments=("--max-model-len", "4096"))

@@ -159,7 +159,10 @@ def test_what_an_interrupted_engine_answered_is_not_asked_again(tmp_path, draw_i
     with pytest.raises(KeyboardInterrupt):
         draw_into(tmp_path / "other", Noting(after=5), n=4)
     journal = journal_path(tmp_path / "other", 0)
-    assert len(Journal(journal).rollouts) == 5
+    with Journal(journal) as noted:
+        assert len(noted.rollouts) == 5
+        with pytest.raises(RunDirectoryError, match="another process draws into"):
+            draw_into(tmp_path / "other", Noting(), n=4)
     with journal.open("ab") as file:
         file.write('{"problem_id": "é'.encode()[:-1])  # cut off within a character
     engine, steps = Noting(), []

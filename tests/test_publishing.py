@@ -195,6 +195,23 @@ def test_no_text_ends_its_own_block(text: str) -> None:
     assert (token.type, token.content.strip()) == ("fence", text)
 
 
+def test_a_base_that_was_a_directory_is_not_taken_for_a_name_on_the_hub() -> None:
+    there = ModelFacts(base="models/tiny", base_is_local=True)
+    assert "base_model" not in metadata(model_card(there))
+    assert "Base model: models/tiny" in model_card(there)
+
+
+def test_an_adapter_whose_base_lies_here_alone_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "out" / "model")
+    (folder / "config.json").unlink()
+    config = folder / "adapter_config.json"
+    config.write_text('{"base_model_name_or_path": "owner/base"}')
+    assert "adapter_config.json" in pack(folder).files
+    config.write_text('{"base_model_name_or_path": "/home/me/base"}')
+    with pytest.raises(DataError, match="names the base of the adapter by its path here, /home/me"):
+        pack(folder)
+
+
 def test_what_cannot_be_published_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for directory in (tmp_path / "empty", tmp_path / "absent"):

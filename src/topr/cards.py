@@ -38,6 +38,8 @@ class ModelFacts:
 
     base: str | None
     """Name or path of the model that everything started from."""
+    base_is_local: bool = False
+    """It was a directory: a name on the hub that reads alike is another model."""
     lineage: Sequence[Sequence[str]] = field(default=())
     """What was made, in order: each a heading and lines, as `Lineage.steps` gives them."""
     results: Sequence[Mapping[str, Any]] = field(default=())
@@ -70,7 +72,7 @@ class RolloutFacts:
 def model_card(facts: ModelFacts) -> str:
     """Return the card of a model."""
     base = facts.base
-    on_hub = base is not None and hub.parse(base) is not None
+    on_hub = base is not None and not facts.base_is_local and hub.parse(base) is not None
     metadata: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",

@@ -62,12 +62,26 @@ def pack(directory: Path) -> Parcel:
         for path in sorted(folder.iterdir())
         if path.is_file() and any(fnmatch(path.name, name) for name in PUBLISHED[kind])
     }
+    _refuse_adapter_of_a_path(folder)
     own = folder / CARD
     if own.is_file():
         card = own.read_text(encoding="utf-8")
     else:
         card = rollouts_card(_of_rollouts(folder)) if kind == "dataset" else model_card(_of(folder))
     return Parcel(kind=kind, folder=folder, files=files, card=card)
+
+
+def _refuse_adapter_of_a_path(folder: Path) -> None:
+    config = folder / "adapter_config.json"
+    if (folder / "config.json").is_file() or not config.is_file():
+        return
+    base = str(_json(config).get("base_model_name_or_path"))
+    if Path(base).is_absolute():
+        raise DataError(
+            f"{config} names the base of the adapter by its path here, {base}, where nobody else "
+            "finds it: write its name on the hub there (base_model_name_or_path), or publish the "
+            "merged model"
+        )
 
 
 def _model_folder(directory: Path) -> Path:
@@ -98,7 +112,9 @@ def _of(folder: Path) -> ModelFacts:
     made = _json(folder / "topr.json")
     run = _run(folder)
     if run is None:
-        return ModelFacts(base=made.get("model"), lineage=_steps(made))
+        return ModelFacts(
+            base=made.get("model"), base_is_local=_local(made.get("revision")), lineage=_steps(made)
+        )
     lineage = read_lineage(run)
     summary, recipe = _json(run / "summary.json"), (run / "recipe.yaml").read_text("utf-8")
     place = folder.resolve().parent.relative_to(run)
@@ -108,6 +124,7 @@ def _of(folder: Path) -> ModelFacts:
     measured = _json(folder.parent / "evaluation.json")
     return ModelFacts(
         base=lineage.rollouts[0].model,
+        base_is_local=_local(lineage.rollouts[0].revision),
         lineage=lineage.steps(),
         results=summary.get("models", ()),
         comparisons=summary.get("comparisons", ()),
@@ -115,6 +132,11 @@ def _of(folder: Path) -> ModelFacts:
         this=(name, iteration),
         recipe=recipe,
     )
+
+
+def _local(revision: str | None) -> bool:
+    """Whether a model's revision is the fingerprint of a directory, and no commit of the hub."""
+    return revision is not None and revision.startswith("sha256:")
 
 
 def _of_rollouts(folder: Path) -> RolloutFacts:

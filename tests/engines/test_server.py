@@ -338,7 +338,8 @@ def test_a_killed_driver_takes_its_server_along_and_goes_on(
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     assert soon(lambda: all(map(gone, processes)))
-    noted = Journal(journal).rollouts
+    with Journal(journal) as there:
+        noted = there.rollouts
     with journal.open("ab") as file:
         file.write(b'{"problem_id": "What')  # a line that the kill broke off
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -277,11 +277,21 @@ def test_openai_batches_get_their_prompts_from_the_requests(tmp_path: Path) -> N
         take(tmp_path / "too-many", [TRL], beside=[ASKED])
 
 
-@pytest.mark.parametrize(("temperature", "kept"), [(1, True), (0.7, False)])
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({"temperature": 1, "top_p": 1}, True),
+        ({"temperature": 1, "top_p": 1, "top_k": -1, "min_p": 0, "logit_bias": {}}, True),
+        ({"temperature": 0.7, "top_p": 1}, False),
+        ({"temperature": 1}, False),  # top_p may be the server's default
+        ({"temperature": 1, "top_p": 1, "presence_penalty": 0.5}, False),
+        ({"temperature": 1, "top_p": 1, "logit_bias": {"5": 2}}, False),
+    ],
+)
 def test_log_probabilities_of_another_distribution_are_not_taken(
-    tmp_path: Path, temperature: float, kept: bool
+    tmp_path: Path, asked: dict[str, Any], kept: bool
 ) -> None:
-    body = {"model": "m", "prompt": [BOS, 9, 10], "temperature": temperature}
+    body = {"model": "m", "prompt": [BOS, 9, 10], **asked}
     choice = {
         "index": 0, "text": "x", "finish_reason": "stop", "token_ids": [11, EOS],
         "logprobs": {"tokens": ["x", "</s>"], "token_logprobs": [-0.5, -0.125]},
@@ -291,7 +301,7 @@ def test_log_probabilities_of_another_distribution_are_not_taken(
     (one,), _ = take(tmp_path / "r", [row], beside=[{"custom_id": "a", "body": body}])
     assert (one.prompt_ids, one.completion_ids) == ((BOS, 9, 10), (11, EOS))
     assert one.logprobs == ((-0.5, -0.125) if kept else None)
-    assert one.sampling == SamplingParams(temperature=temperature)
+    assert one.sampling == SamplingParams(temperature=asked["temperature"])
 
 
 def test_open_instruct_traces(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The sections of a recipe, one per stage. A stage is given its own section and no other."""
 
+import re
 from fnmatch import fnmatch
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -89,11 +90,24 @@ class VllmConfig(Section):
         return self
 
 
+_SECRET = re.compile(r"(api|access|auth)?[-_]?(key|token|secret|password)", re.IGNORECASE)
+
 SERVER_SHOWN = tuple(
     f"server.{key}" for key in ("url", "concurrency", "timeout", "patience", "api_key_env")
 )
 """Keys of `generate` that say how a server is reached, not what it draws: a run goes on when its
 server has moved."""
+
+
+SERVER_BODY_OF_TOPR = frozenset(
+    {
+        "model", "prompt", "n", "best_of", "max_tokens", "max_completion_tokens", "temperature",
+        "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "logprobs", "echo", "stream",
+        "return_token_ids", "include_stop_str_in_output", "skip_special_tokens",
+        "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
+    }
+)  # fmt: skip
+"""Fields of a request that fix what is sampled, or how it is read."""
 
 
 class ServerConfig(Section):
@@ -119,7 +133,32 @@ class ServerConfig(Section):
     """Name of the environment variable that holds the server's key. The key itself is read there
     and written nowhere."""
     extra_body: dict[str, Any] = {}
-    """Further fields of each request, laid over those that topr sends."""
+    """Further fields of each request, beside those that topr sends."""
+
+    @model_validator(mode="after")
+    def _nothing_but_further_fields(self) -> "ServerConfig":
+        taken = sorted(SERVER_BODY_OF_TOPR & self.extra_body.keys())
+        if taken:
+            raise ValueError(
+                f"extra_body.{taken[0]} would change what is sampled and not what rollouts say of "
+                "it: leave it out, and use the keys of generate (temperature, top_p, top_k, "
+                "max_tokens, stop)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> "ServerConfig":
+        """A recipe is kept in runs, and is shown on cards."""
+        words = (*(self.command or ()), *self.arguments)
+        named = [word for word in words if re.match(r"--?(api|hf)[-_](key|token)", word)]
+        named += [f"extra_body.{key}" for key in self.extra_body if _SECRET.fullmatch(key)]
+        if named or (self.url is not None and "@" in self.url.partition("://")[2].split("/")[0]):
+            raise ValueError(
+                f"{named[0] if named else 'url'} holds a secret, and recipes are written into run "
+                "directories and onto cards: put it into an environment variable, and name that "
+                "(api_key_env; a server that topr starts inherits the environment)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_server(self) -> "ServerConfig":

@@ -37,8 +37,8 @@ RESTARTS = 16
 that is taken back now and then needs, and an end where every start fails."""
 
 LOOPBACK = "127.0.0.2"
-"""Where a cluster of this process's own listens. Ray replaces 127.0.0.1 by the address at which
-other machines reach this one."""
+"""Address of a cluster of this process's own. Ray replaces 127.0.0.1 by the address at which other
+machines reach this one. It listens on all of them all the same, and wants a token."""
 
 REQUEST_SCHEMA = pa.schema(
     [
@@ -256,6 +256,12 @@ def _connect(address: str, **resources: int) -> None:
 
     own: dict[str, Any] = dict(resources)
     if address == "local":
+        if os.environ.get("RAY_AUTH_MODE", "token").lower() == "disabled":
+            raise EngineError(
+                "RAY_AUTH_MODE=disabled, and the processes of a Ray cluster listen on all of this "
+                "machine's addresses: unset it, so that they want a token, or connect to a "
+                "cluster of your own (generate.ray.address)"
+            )
         own |= {"include_dashboard": False, "_node_ip_address": LOOPBACK}
     with _quiet():
         try:

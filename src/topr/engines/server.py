@@ -80,6 +80,8 @@ class ServerEngine:
         self._config = config
         self._served = served
         self._served_name, self._abilities = self._meet()
+        if served is not None:
+            served.check_alive()  # else another server has taken its port, and was met
         self.records_logprobs = self._abilities.gives_logprobs
         self._warned = False
         if not self._abilities.draws:

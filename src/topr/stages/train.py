@@ -404,7 +404,8 @@ def _save_model(trainer: TOPRTrainer, folder: Path, config: TrainConfig) -> None
     processes.from_first(lambda: shutil.rmtree(trained, ignore_errors=True))
     trainer.save_model(str(trained))
     processes.wait()
-    if processes.first:
+
+    def put() -> None:
         (trained / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
         _put(trained, target if merge else folder)
         if merge:
@@ -412,7 +413,8 @@ def _save_model(trainer: TOPRTrainer, folder: Path, config: TrainConfig) -> None
             load_model(whole).save_pretrained(_temporary(folder))
             trainer.tokenizer.save_pretrained(_temporary(folder))
             _put(_temporary(folder), folder)
-    processes.wait()
+
+    processes.from_first(put)
 
 
 def _temporary(folder: Path) -> Path:

@@ -4,6 +4,7 @@ A hidden file of JSON lines beside the shards, gone once its shard is there. It 
 writer at a time. Which rollouts are still to be drawn is not decided here.
 """
 
+import fcntl
 import json
 from pathlib import Path
 from types import TracebackType
@@ -30,23 +31,35 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what an earlier writer noted. A last line that it did not finish is dropped.
-
-        Raises:
-            RunDirectoryError: the file holds something else.
-
-        """
+        """Note in a file, which is made when the journal is entered."""
         self.path = path
-        content = path.read_bytes() if path.exists() else b""
-        self._whole = content.rfind(b"\n") + 1
-        self.rollouts: list[Rollout] = _read(path, content[: self._whole])
+        self.rollouts: list[Rollout] = []
         """What was noted earlier; `add` leaves it alone."""
 
     def __enter__(self) -> Self:
-        """Open for `add`."""
+        """Read what an earlier writer noted, without a last line that it did not finish.
+
+        Raises:
+            RunDirectoryError: another process writes the file, or it holds something else.
+
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab", buffering=0)
-        self._file.truncate(self._whole)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise RunDirectoryError(
+                f"another process draws into {self.path.parent}: wait for it, or stop it first"
+            ) from None
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        try:
+            self.rollouts = _read(self.path, content[:whole])
+        except RunDirectoryError:
+            self._file.close()
+            raise
+        self._file.truncate(whole)
         return self
 
     def __exit__(

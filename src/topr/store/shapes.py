@@ -115,6 +115,13 @@ def tinker(row: Row) -> Iterator[Row]:
     }
 
 
+_CUTS: dict[str, Any] = {
+    "min_p": 0, "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1,
+    "logit_bias": {},
+}  # fmt: skip
+"""Fields of a request that make the sampled distribution another, and what turns them off."""
+
+
 def openai(row: Row) -> Iterator[Row]:
     """A line of a batch's output; a failed request has no completion and is left out."""
     response = row["response"] or {}
@@ -126,8 +133,12 @@ def openai(row: Row) -> Iterator[Row]:
         raise DataError("the request has several prompts: expected one for each custom_id")
     ids = bool(prompt) and isinstance(prompt, list) and isinstance(prompt[0], int)
     drawn = {n: asked[n] for n in ("temperature", "top_p", "top_k") if asked.get(n) is not None}
+    # What is not said may be the server's default, or the model's own.
     plain = (
-        drawn.get("temperature", 1) == 1 and drawn.get("top_p", 1) == 1 and not drawn.get("top_k")
+        drawn.get("temperature") == 1
+        and drawn.get("top_p") == 1
+        and drawn.get("top_k", 0) in (0, -1)
+        and all(asked.get(name) in (None, off) for name, off in _CUTS.items())
     )
     if drawn.get("top_k") == -1:  # vLLM's word for off
         drawn["top_k"] = 0

@@ -58,18 +58,23 @@ class Processes:
         """Return what `make` returns in the first process; the others don't call it.
 
         Raises:
-            ToprError: what `make` raised, in all processes.
+            ToprError: what `make` raised, in all processes; another exception as one in the others.
 
         """
         if self.count == 1:
             return make()
         made: list[Any] = [None, None]
+        unforeseen: Exception | None = None
         if self.first:
             try:
                 made[0] = make()
             except ToprError as error:
                 made[1] = error
+            except Exception as error:
+                made[1], unforeseen = ToprError(f"process 0: {error!r}"), error
         distributed.broadcast_object_list(made, src=0)
+        if unforeseen is not None:
+            raise unforeseen
         if made[1] is not None:
             raise made[1]
         found: T = made[0]
