@@ -26,7 +26,7 @@ CURVES = {
     "log_ratio/positive": "log-ratio of positives, nats",
     "log_ratio/negative": "log-ratio of negatives, nats",
     "weight/negative": "mean weight of negatives",
-    "weight/negative_below_0.01": "share of negatives with weight below 0.01",
+    "weight/negative_below_0.01": "negatives with weight < 0.01, share",
     "effective_sample_size": "effective sample size",
 }
 """What a key of the training log is, for people."""
