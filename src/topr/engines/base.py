@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from topr.errors import EngineError
-from topr.records import Rollout, SamplingParams
+from topr.records import FinishReason, Rollout, SamplingParams
 
 if TYPE_CHECKING:  # it takes seconds to import, and an engine may live elsewhere
     from transformers import PreTrainedTokenizerBase
@@ -61,6 +61,37 @@ class Engine(Protocol):
     def close(self) -> None:
         """Let go of the model: memory, processes, servers. Nothing can be drawn after it."""
         ...
+
+
+def make_rollout(
+    engine: Engine,
+    request: Request,
+    sample: int,
+    sampling: SamplingParams,
+    iteration: int,
+    *,
+    ids: tuple[int, ...],
+    logprobs: tuple[float, ...] | None,
+    reason: FinishReason,
+) -> Rollout:
+    """Return the record of one completion; its text is that of its ids, without special tokens."""
+    return Rollout(
+        problem_id=request.problem_id,
+        sample=sample,
+        prompt=request.prompt,
+        prompt_ids=request.prompt_ids,
+        completion=str(engine.tokenizer.decode(list(ids), skip_special_tokens=True)),
+        completion_ids=ids,
+        logprobs=logprobs,
+        finish_reason=reason,
+        sampling=sampling,
+        model=engine.model_name,
+        revision=engine.revision,
+        engine=engine.name,
+        iteration=iteration,
+        gold=request.gold,
+        question=request.question,
+    )
 
 
 def refuse_unfit(

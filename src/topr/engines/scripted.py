@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from topr.engines.base import Request
+from topr.engines.base import Request, make_rollout
 from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
 from topr.errors import EngineError
@@ -85,22 +85,15 @@ class ScriptedEngine:
         iteration: int,
     ) -> Rollout:
         ids, reason = self._tokens(self._text(request, sample), sampling.max_tokens, stops)
-        return Rollout(
-            problem_id=request.problem_id,
-            sample=sample,
-            prompt=request.prompt,
-            prompt_ids=request.prompt_ids,
-            completion=str(self.tokenizer.decode(list(ids), skip_special_tokens=True)),
-            completion_ids=ids,
+        return make_rollout(
+            self,
+            request,
+            sample,
+            sampling,
+            iteration,
+            ids=ids,
             logprobs=self._token_logprobs(request, sample, ids, sampling.seed),
-            finish_reason=reason,
-            sampling=sampling,
-            model=self.model_name,
-            revision=self.revision,
-            engine=self.name,
-            iteration=iteration,
-            gold=request.gold,
-            question=request.question,
+            reason=reason,
         )
 
     def _text(self, request: Request, sample: int) -> str:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from topr.config.sections import GenerateConfig, ModelConfig, ServerConfig
 from topr.engines.background import in_background
-from topr.engines.base import Request, refuse_unfit
+from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.client import Endpoint, Session
 from topr.engines.completions import Abilities, Answer, Prompt, body, probe, read_answer, whole
 from topr.engines.serving import Served, check_command, model_word
@@ -295,22 +295,15 @@ class ServerEngine:
         self, row: _Row, answer: Answer, sampling: SamplingParams, iteration: int
     ) -> Rollout:
         assert answer.ids is not None  # noqa: S101 - `whole` tokenises a text
-        return Rollout(
-            problem_id=row.request.problem_id,
-            sample=row.sample,
-            prompt=row.request.prompt,
-            prompt_ids=row.request.prompt_ids,
-            completion=str(self.tokenizer.decode(list(answer.ids), skip_special_tokens=True)),
-            completion_ids=answer.ids,
+        return make_rollout(
+            self,
+            row.request,
+            row.sample,
+            sampling,
+            iteration,
+            ids=answer.ids,
             logprobs=answer.logprobs,
-            finish_reason=answer.reason,
-            sampling=sampling,
-            model=self.model_name,
-            revision=self.revision,
-            engine=self.name,
-            iteration=iteration,
-            gold=row.request.gold,
-            question=row.request.question,
+            reason=answer.reason,
         )
 
 

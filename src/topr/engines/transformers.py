@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Request, refuse_unfit
+from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.decoding import Decoded, Decoding
 from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
@@ -158,23 +158,15 @@ class TransformersEngine:
     def _rollout(
         self, row: _Row, decoded: Decoded, sampling: SamplingParams, iteration: int
     ) -> Rollout:
-        text = self.tokenizer.decode(list(decoded.ids), skip_special_tokens=True)
-        return Rollout(
-            problem_id=row.request.problem_id,
-            sample=row.sample,
-            prompt=row.request.prompt,
-            prompt_ids=row.request.prompt_ids,
-            completion=str(text),
-            completion_ids=decoded.ids,
+        return make_rollout(
+            self,
+            row.request,
+            row.sample,
+            sampling,
+            iteration,
+            ids=decoded.ids,
             logprobs=decoded.logprobs,
-            finish_reason=FinishReason.STOP if decoded.stopped else FinishReason.LENGTH,
-            sampling=sampling,
-            model=self.model_name,
-            revision=self.revision,
-            engine=self.name,
-            iteration=iteration,
-            gold=row.request.gold,
-            question=row.request.question,
+            reason=FinishReason.STOP if decoded.stopped else FinishReason.LENGTH,
         )
 
     def _refuse_unfit(self, request: Request, sampling: SamplingParams) -> None:

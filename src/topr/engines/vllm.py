@@ -14,7 +14,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Request, refuse_unfit
+from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.streams import request_seed
 from topr.errors import ConfigError, EngineError
 from topr.models import ModelFacts, identity, load_tokenizer, model_facts
@@ -94,9 +94,8 @@ class VllmEngine:
         facts, revision = model_facts(model, tokenizer), identity(model)
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        from vllm.platforms import current_platform
-
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         arguments = llm_arguments(model, config)
         if current_platform.is_cpu():
@@ -202,22 +201,15 @@ class VllmEngine:
             )
         if sampling.temperature == 0:
             logprobs = (0.0,) * len(ids)  # of the one token that greedy decoding leaves
-        return Rollout(
-            problem_id=request.problem_id,
-            sample=sample,
-            prompt=request.prompt,
-            prompt_ids=request.prompt_ids,
-            completion=str(self.tokenizer.decode(list(ids), skip_special_tokens=True)),
-            completion_ids=ids,
+        return make_rollout(
+            self,
+            request,
+            sample,
+            sampling,
+            iteration,
+            ids=ids,
             logprobs=logprobs,
-            finish_reason=FinishReason(written.finish_reason),
-            sampling=sampling,
-            model=self.model_name,
-            revision=self.revision,
-            engine=self.name,
-            iteration=iteration,
-            gold=request.gold,
-            question=request.question,
+            reason=FinishReason(written.finish_reason),
         )
 
 
@@ -272,9 +264,8 @@ def sampling_arguments(sampling: SamplingParams, eos_ids: frozenset[int]) -> dic
 
 
 def _params(arguments: Mapping[str, Any]) -> Any:
-    from vllm.sampling_params import RequestOutputKind
-
     from vllm import SamplingParams as VllmSamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
     return VllmSamplingParams(**arguments, output_kind=RequestOutputKind.FINAL_ONLY)
 
