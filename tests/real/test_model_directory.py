@@ -174,7 +174,8 @@ def test_rows_that_are_no_rollouts_are_trained_on(folder, tmp_path, chat):
     )
     examples = pq.read_table(tmp_path / "out/training/examples.parquet").to_pylist()
     assert [row["prompt"] for row in examples] == [row["prompt"] for row in rows]
-    assert [row["tokens"] for row in examples] == [["2", "</s>"], ["3", "</s>"]]
+    end = "<|im_end|>" if chat else "</s>"  # a turn ends otherwise than a text
+    assert [row["tokens"] for row in examples] == [["2", end], ["3", end]]
     assert all(len(row["policy_logprobs"]) == 2 for row in examples)
 
 
