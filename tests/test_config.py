@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from topr.config import dump_recipe, load_recipe, recipe_schema, shipped_recipes
+from topr.config.engines import ServerConfig
 from topr.config.recipe import derived_sections
-from topr.config.sections import ServerConfig
 from topr.errors import ConfigError
 from topr.loop import run
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from topr.config import dump_recipe
-from topr.config.sections import Section
+from topr.config.base import Section
 from topr.environment import environment
 from topr.errors import RunDirectoryError
 from topr.store import write_json_atomic, write_text_atomic

@@ -1,5 +1,6 @@
 """Recipes: YAML in, validated sections out, resolved YAML back. No torch here."""
 
+from topr.config.base import Section
 from topr.config.curation import (
     AllRule,
     AnnaKareninaRule,
@@ -12,6 +13,7 @@ from topr.config.curation import (
     PositivesRule,
     Rule,
 )
+from topr.config.engines import RayConfig, ServerConfig, VllmConfig
 from topr.config.recipe import (
     Comparison,
     Recipe,
@@ -28,12 +30,8 @@ from topr.config.sections import (
     GradeConfig,
     LoraConfig,
     ModelConfig,
-    RayConfig,
-    Section,
-    ServerConfig,
     TaperConfig,
     TrainConfig,
-    VllmConfig,
 )
 from topr.config.tasks import (
     ArithmeticConfig,

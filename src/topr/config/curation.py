@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from topr.config.sections import Section
+from topr.config.base import Section
 
 
 class AllRule(Section):

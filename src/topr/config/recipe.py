@@ -13,16 +13,15 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from topr.config.base import Section
 from topr.config.curation import CurateConfig
+from topr.config.engines import RAY_SHOWN, SERVER_SHOWN
 from topr.config.sections import (
-    RAY_SHOWN,
-    SERVER_SHOWN,
     EvaluateConfig,
     GenerateConfig,
     GradeConfig,
     LoopConfig,
     ModelConfig,
-    Section,
     TrainConfig,
 )
 from topr.config.tasks import ArithmeticConfig, TaskConfig

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from topr.config.base import Section
 from topr.config.recipe import Recipe, read_values, validate
-from topr.config.sections import Section
 
 METRICS = re.compile(
     r"(pass|maj)@\d+|greedy|truncated|mean_length|few_correct"

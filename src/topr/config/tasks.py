@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from topr.config.sections import Section
+from topr.config.base import Section
 
 
 class WarmupConfig(Section):

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from transformers import PreTrainedTokenizerBase
 
-from topr.config.sections import GenerateConfig, ModelConfig, ServerConfig
+from topr.config.engines import ServerConfig
+from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.background import in_background
 from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.client import Endpoint, Session

@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from topr.config.sections import ModelConfig, ServerConfig
+from topr.config.engines import ServerConfig
+from topr.config.sections import ModelConfig
 from topr.engines import guard
 from topr.errors import ConfigError, EngineError
 

@@ -1,0 +1,29 @@
+"""What all sections of a recipe share. The sections themselves are elsewhere."""
+
+from fnmatch import fnmatch
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    SHOWN: ClassVar[tuple[str, ...]] = ("description", "needs")
+    """Dotted keys, `*` for any, that no number depends on."""
+
+    def fixed(self) -> dict[str, Any]:
+        """Return the values that numbers depend on, for a hash of them."""
+        return _without(self.model_dump(mode="json"), self.SHOWN)
+
+
+def _without(values: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
+    kept = {}
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        if any(fnmatch(dotted, key) for key in keys):
+            continue
+        kept[name] = _without(value, keys, f"{dotted}.") if isinstance(value, dict) else value
+    return kept
