@@ -41,7 +41,7 @@ def build_trainer(workload: Workload, options: argparse.Namespace, folder: str) 
             output_dir=folder,
             per_device_train_batch_size=len(step),
             max_steps=options.warmup + options.steps,
-            optim="adamw_torch",
+            optim="adamw_torch_fused",
             learning_rate=1e-6,
             lr_scheduler_type="constant",
             weight_decay=0.0,

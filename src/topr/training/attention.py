@@ -8,7 +8,7 @@ Not here: which tokens make a tree (`topr.training.batches`), and which models c
 one (`topr.training.logprobs`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +21,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from topr.errors import TrainingError
 
 NAME = "topr_tree"
+FEW_QUERIES = 1024
+"""On a CPU, torch's backward kernel is slower in bfloat16 than in float32 for fewer: up to 3.5 times
+for 100."""
 
 Node = tuple[int, int, int]
 """(start, end, stop): the node's own tokens are [start, end), its descendants' [end, stop)."""
@@ -126,8 +129,9 @@ class _TreeAttention(torch.autograd.Function):
 
     The queries of a node and of all its descendants attend to the node's own keys. With its causal
     mask aligned to the first query, the kernel gives descendants all keys and the node's own tokens
-    the earlier ones. A query's parts are joined by their log-sum-exp as they come. Backward, the
-    kernel needs the joint output and log-sum-exp only, so each node's call returns its exact share.
+    the earlier ones. A query's parts, one from each level of the tree, are joined by their
+    log-sum-exp. Backward, the kernel needs the joint output and log-sum-exp only, so each node's
+    call returns its exact share.
     """
 
     @staticmethod
@@ -135,24 +139,24 @@ class _TreeAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, nodes: tuple[Node, ...], scale: float
     ) -> Tensor:
         output = torch.empty_like(query)
-        lse = torch.full(query.shape[:-1], -torch.inf)
-        for start, end, stop in nodes:
-            part, part_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query[:, :, start:stop],
-                key[:, :, start:end],
-                value[:, :, start:end],
-                is_causal=True,
-                scale=scale,
-            )
-            there, there_lse = output[:, :, start:stop], lse[:, :, start:stop]
-            if torch.isinf(there_lse[0, 0, 0]):  # a root: nothing is there to join
-                there.copy_(part)
-                there_lse.copy_(part_lse)
-                continue
-            joint = torch.logaddexp(there_lse, part_lse)
-            share = (part_lse - joint).exp().unsqueeze(-1).to(part.dtype)
-            there.lerp_(part, share)
-            there_lse.copy_(joint)
+        lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        for depth, level in enumerate(_levels(nodes)):
+            part = output if depth == 0 else torch.zeros_like(query)
+            part_lse = lse if depth == 0 else torch.full_like(lse, -torch.inf)
+            for start, end, stop in level:
+                found, found_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                    query.narrow(2, start, stop - start),
+                    key.narrow(2, start, end - start),
+                    value.narrow(2, start, end - start),
+                    is_causal=True,
+                    scale=scale,
+                )
+                part.narrow(2, start, stop - start).copy_(found)
+                part_lse.narrow(2, start, stop - start).copy_(found_lse)
+            if depth > 0:
+                joint = torch.logaddexp(lse, part_lse)
+                output.lerp_(part, (part_lse - joint).exp().unsqueeze(-1).to(part.dtype))
+                lse = joint
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.nodes, ctx.scale = nodes, scale
         return output
@@ -160,29 +164,43 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         query, key, value, output, lse = ctx.saved_tensors
-        of_query, of_key, of_value = (torch.empty_like(x) for x in (query, key, value))
-        written = 0
+        tensors = gradient, query, key, value, output
+        exact = [x.float() for x in tensors]
+        of_query = torch.zeros_like(exact[1])
+        of_key, of_value = torch.empty_like(exact[2]), torch.empty_like(exact[3])
         for start, end, stop in ctx.nodes:
-            part = slice(start, stop)
-            q, k, v = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                gradient[:, :, part],
-                query[:, :, part],
-                key[:, :, start:end],
-                value[:, :, start:end],
-                output[:, :, part],
-                lse[:, :, part],
+            all_, own = (start, stop - start), (start, end - start)
+            of, q, k, v, out = exact if stop - start < FEW_QUERIES else tensors
+            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                of.narrow(2, *all_),
+                q.narrow(2, *all_),
+                k.narrow(2, *own),
+                v.narrow(2, *own),
+                out.narrow(2, *all_),
+                lse.narrow(2, *all_),
                 0.0,
                 True,
                 scale=ctx.scale,
             )
-            if start >= written:  # a root
-                of_query[:, :, part] = q
-                written = stop
-            else:
-                of_query[:, :, part] += q
-            of_key[:, :, start:end] = k
-            of_value[:, :, start:end] = v
-        return of_query, of_key, of_value, None, None
+            of_query.narrow(2, *all_).add_(found[0])
+            of_key.narrow(2, *own).copy_(found[1])
+            of_value.narrow(2, *own).copy_(found[2])
+        dtype = query.dtype
+        return of_query.to(dtype), of_key.to(dtype), of_value.to(dtype), None, None
+
+
+def _levels(nodes: Sequence[Node]) -> list[list[Node]]:
+    """Return the nodes by their depth in the tree, roots first."""
+    levels: list[list[Node]] = []
+    stops: list[int] = []  # of the ancestors of where we are
+    for node in nodes:
+        while stops and stops[-1] <= node[0]:
+            stops.pop()
+        if len(levels) == len(stops):
+            levels.append([])
+        levels[len(stops)].append(node)
+        stops.append(node[2])
+    return levels
 
 
 @cache

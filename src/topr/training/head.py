@@ -42,20 +42,23 @@ class Head:
         size = self.weight.shape[0]
         return list(_pieces(0, size, CPU_BLOCK if self.weight.device.type == "cpu" else size))
 
-    def logits(self, hidden: Tensor, temperature: Tensor, block: slice) -> Tensor:
+    def logits(self, scaled: Tensor, temperature: Tensor, block: slice) -> Tensor:
         """Return logits / temperature of some vocabulary entries, [n, v] float32.
 
-        Under autocast the product is taken in its type; on CUDA it comes out in float32 all the
-        same where nothing is differentiated.
+        On CUDA the product comes out in float32 where nothing is differentiated.
+
+        Args:
+            scaled: hidden states / temperature, [n, H], in the weight's type.
+            temperature: [n] float32.
+            block: which entries.
+
         """
-        dtype = _compute_dtype(hidden)
-        hidden = (hidden / temperature[:, None]).to(dtype)
-        weight = self.weight[block].to(dtype)
-        with torch.autocast(hidden.device.type, enabled=False):
-            if hidden.is_cuda and dtype != torch.float32 and not torch.is_grad_enabled():
-                logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+        weight = self.weight[block]
+        with torch.autocast(scaled.device.type, enabled=False):
+            if scaled.is_cuda and scaled.dtype != torch.float32 and not torch.is_grad_enabled():
+                logits = torch.mm(scaled, weight.t(), out_dtype=torch.float32)
             else:
-                logits = functional.linear(hidden, weight).float()
+                logits = functional.linear(scaled, weight).float()
         if self.bias is not None:
             logits = logits + self.bias[block].float() / temperature[:, None]
         return logits
@@ -73,16 +76,16 @@ def head_logprobs(head: Head, hidden: Tensor, targets: Tensor, temperature: Tens
         temperature: [N] float32.
 
     """
+    head, scaled = _for_products(head, hidden, temperature)
     parts = []
     for tokens in _pieces(0, len(targets), head.chunk):
+        chunk = scaled[tokens], targets[tokens], temperature[tokens]
         if torch.is_grad_enabled():
-            logits = head.logits(hidden[tokens], temperature[tokens], slice(None))
+            logits = head.logits(chunk[0], chunk[2], slice(None))
             chosen = logits.gather(1, targets[tokens, None]).squeeze(1)
             parts.append(chosen - logits.logsumexp(dim=1))
         else:
-            parts.append(
-                _Softmax(head, hidden[tokens], targets[tokens], temperature[tokens]).logprobs
-            )
+            parts.append(_Softmax(head, *chunk).logprobs)
     return torch.cat(parts)
 
 
@@ -115,17 +118,26 @@ class _Softmax:
     """The softmax of some tokens, block by block of the vocabulary."""
 
     def __init__(
-        self, head: Head, hidden: Tensor, targets: Tensor, temperature: Tensor, keep: bool = False
+        self,
+        head: Head,
+        scaled: Tensor,
+        targets: Tensor,
+        temperature: Tensor,
+        room: Tensor | None = None,
     ) -> None:
-        """Take one pass over the vocabulary; `keep` the exponentials for a gradient."""
+        """Take one pass over the vocabulary, and keep in `room` what a gradient needs of it: at
+        least n * V numbers in the type of products.
+        """
         self.blocks: list[tuple[slice, Tensor, Tensor]] = []
-        """Entries, exp(logits - highest of the block), and that highest: [n, v] and [n]."""
+        """Entries; exp(logits - highest of the block) in the type of products, 0 in the targets'
+        places; and that highest: [n, v] and [n].
+        """
         shape, device = targets.shape, targets.device
         chosen = torch.zeros(shape, device=device)
         highest = torch.full(shape, -torch.inf, device=device)
         total = torch.zeros(shape, device=device)
         for block in head.blocks():
-            exps = head.logits(hidden, temperature, block)
+            exps = head.logits(scaled, temperature, block)
             rows, columns = _within(targets, block)
             chosen[rows] = exps[rows, columns]
             top = exps.amax(dim=1)
@@ -133,8 +145,11 @@ class _Softmax:
             both = torch.maximum(highest, top)
             total = total * (highest - both).exp() + exps.sum(dim=1) * (top - both).exp()
             highest = both
-            if keep:
-                self.blocks.append((block, exps, top))
+            if room is not None:
+                exps[rows, columns] = 0
+                size, begin = exps.numel(), len(targets) * block.start
+                kept = room[begin : begin + size].view_as(exps).copy_(exps)
+                self.blocks.append((block, kept, top))
         self.log_total = highest + total.log()
         """log sum exp of the logits, [n]."""
         self.logprobs = chosen - self.log_total
@@ -158,30 +173,37 @@ class _WeightedLoss(torch.autograd.Function):
         lengths: tuple[int, ...],
         weigh: Weigh,
     ) -> tuple[Tensor, Tensor]:
-        head = Head(weight=weight, bias=bias)
-        gradients = _Gradients(head, hidden, ctx.needs_input_grad[:3])
+        layer = Head(weight=weight, bias=bias)
+        head, scaled = _for_products(layer, hidden, temperature)
+        gradients = _Gradients(layer, hidden, ctx.needs_input_grad[:3])
         logprobs = torch.empty(len(targets), device=hidden.device)
         loss = torch.zeros((), device=hidden.device)
+
+        size = min(head.chunk, len(targets)) * weight.shape[0]
+        room = torch.empty(size, dtype=scaled.dtype, device=scaled.device)
+
+        def softmax_of(tokens: slice, keep: bool) -> _Softmax:
+            part = scaled[tokens], targets[tokens], temperature[tokens]
+            return _Softmax(head, *part, room if keep else None)
+
         for sequences, first, last in _runs(lengths, head.chunk):
             pieces = list(_pieces(first, last, head.chunk))
             whole = len(pieces) == 1
             for tokens in pieces:
-                softmax = _Softmax(
-                    head, hidden[tokens], targets[tokens], temperature[tokens], whole
-                )
+                softmax = softmax_of(tokens, keep=whole)
                 logprobs[tokens] = softmax.logprobs
             weights = weigh(logprobs[first:last], sequences)
             loss -= (weights * logprobs[first:last]).sum()
             for tokens in pieces:
                 part = weights[tokens.start - first : tokens.stop - first]
-                alive = part.nonzero().squeeze(1) + tokens.start
+                alive = part.nonzero().squeeze(1)
                 if len(alive) == 0:
                     continue
                 if not whole:
-                    softmax = _Softmax(
-                        head, hidden[tokens], targets[tokens], temperature[tokens], True
-                    )
-                gradients.add(alive, alive - tokens.start, softmax, targets, part, temperature)
+                    softmax = softmax_of(tokens, keep=True)
+                gradients.add(
+                    head, softmax, tokens.start, alive, scaled, targets, temperature, part
+                )
         ctx.gradients = gradients
         ctx.mark_non_differentiable(logprobs)
         return loss, logprobs
@@ -198,67 +220,87 @@ class _WeightedLoss(torch.autograd.Function):
 class _Gradients:
     """Sums up the gradient of -sum(weight * log pi) in hidden states, head and bias."""
 
-    def __init__(self, head: Head, hidden: Tensor, needed: Sequence[bool]) -> None:
-        self.head = head
-        self.hidden = hidden
+    def __init__(self, layer: Head, hidden: Tensor, needed: Sequence[bool]) -> None:
         self.of_hidden = torch.zeros_like(hidden) if needed[0] else None
-        self.of_weight = torch.zeros_like(head.weight) if needed[1] else None
-        self.of_bias = torch.zeros_like(head.bias) if head.bias is not None and needed[2] else None
+        self.of_weight = torch.zeros_like(layer.weight) if needed[1] else None
+        with_bias = layer.bias is not None and needed[2]
+        self.of_bias = torch.zeros_like(layer.bias) if with_bias else None
 
     def add(
         self,
-        tokens: Tensor,
-        rows: Tensor,
+        head: Head,
         softmax: _Softmax,
+        start: int,
+        rows: Tensor,
+        scaled: Tensor,
         targets: Tensor,
-        weights: Tensor,
         temperature: Tensor,
+        weights: Tensor,
     ) -> None:
-        """Add the gradient of some tokens; `softmax` is overwritten.
+        """Add the gradient of some tokens of a chunk.
 
-        d(-w log pi)/d logits = w (softmax - onehot).
+        d(-w log pi)/d logits = w (softmax - onehot). The softmax of all but the target goes into
+        the products as the exponentials that the forward pass left, its factors into the small
+        side of them; the target's own entry, w (pi - 1), is taken in float32, where a token that
+        the model is sure of still has one.
 
         Args:
-            tokens: their numbers in the batch.
-            rows: their rows of `softmax` and `weights`.
-            softmax: of a chunk of tokens.
-            targets: of the whole batch, [N].
+            head: with its weight in the type of products.
+            softmax: of the chunk.
+            start: of the chunk, in the batch.
+            rows: of the chunk, whose weight is not 0.
+            scaled: hidden states / temperature of the batch, [N, H].
+            targets: of the batch, [N].
+            temperature: of the batch, [N].
             weights: of the chunk, [n].
-            temperature: of the whole batch, [N].
 
         """
-        some = len(rows) < len(weights)
-        weight = weights[rows] / temperature[tokens]
-        target, hidden = targets[tokens], self.hidden[tokens]
-        log_total = softmax.log_total[rows]
-        dtype = _compute_dtype(self.hidden)
-        of_hidden = torch.zeros(hidden.shape, device=hidden.device)
+        tokens = rows + start
+        weight, target, scaled = weights[rows], targets[tokens], scaled[tokens]
+        pull = weight * torch.expm1(softmax.logprobs[rows])
+        of_scaled = pull[:, None] * head.weight[target]
         for block, exps, top in softmax.blocks:
-            of_logits = exps.index_select(0, rows) if some else exps
-            of_logits.mul_((weight * (top[rows] - log_total).exp())[:, None])
-            at, columns = _within(target, block)
-            of_logits[at, columns] -= weight[at]
-            of_logits = of_logits.to(dtype)
-            with torch.autocast(hidden.device.type, enabled=False):
+            some = exps.index_select(0, rows) if len(rows) < len(weights) else exps
+            factor = weight * (top[rows] - softmax.log_total[rows]).exp()
+            with torch.autocast(scaled.device.type, enabled=False):
                 if self.of_hidden is not None:
-                    of_hidden += of_logits @ self.head.weight[block].to(dtype)
+                    of_scaled += factor[:, None] * (some @ head.weight[block])
                 if self.of_weight is not None:
-                    product = of_logits.t() @ hidden.to(dtype)
-                    self.of_weight[block] += product
+                    self.of_weight[block] += some.t() @ (factor[:, None] * scaled).to(some.dtype)
             if self.of_bias is not None:
-                self.of_bias[block] += of_logits.sum(dim=0)
+                self.of_bias[block] += (factor / temperature[tokens]).to(some.dtype) @ some
         if self.of_hidden is not None:
-            self.of_hidden[tokens] = of_hidden.to(self.of_hidden.dtype)
+            found = of_scaled / temperature[tokens, None]
+            self.of_hidden[tokens] = found.to(self.of_hidden.dtype)
+        if self.of_weight is not None:
+            _add_rows(self.of_weight, target, pull[:, None] * scaled)
+        if self.of_bias is not None:
+            _add_rows(self.of_bias[:, None], target, (pull / temperature[tokens])[:, None])
 
     def found(self) -> list[Tensor | None]:
         """Return the three gradients; None where none is needed."""
         return [self.of_hidden, self.of_weight, self.of_bias]
 
 
-def _compute_dtype(hidden: Tensor) -> torch.dtype:
-    """Return the type that autocast takes matrix products in, or the hidden states' own."""
+def _for_products(head: Head, hidden: Tensor, temperature: Tensor) -> tuple[Head, Tensor]:
+    """Return the head and hidden states / temperature in the type of matrix products: autocast's,
+    or the hidden states' own.
+    """
     kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    auto = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if auto else hidden.dtype
+    scaled = (hidden / temperature[:, None]).to(dtype)
+    return Head(weight=head.weight.to(dtype), bias=head.bias), scaled
+
+
+def _add_rows(to: Tensor, numbers: Tensor, rows: Tensor) -> None:
+    """Add float32 rows to those of the numbers, in place.
+
+    Rows of one number are summed first, by a product: in float32 and always in the same order.
+    """
+    numbers, places = numbers.unique(return_inverse=True)
+    one_hot = functional.one_hot(places, len(numbers)).to(rows.dtype)
+    to[numbers] += (one_hot.t() @ rows).to(to.dtype)
 
 
 def _within(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
