@@ -125,6 +125,36 @@ def test_chunks_of_the_head_change_nothing(monkeypatch, tokens, block):
     torch.testing.assert_close(found.double(), plain, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("logit", [8.0, 16.0, -200.0], ids=["likely", "certain", "hopeless"])
+def test_the_head_keeps_the_gradient_of_tokens_near_0_and_1(monkeypatch, dtype, logit):
+    # All numbers are exact in bfloat16. The targets share a row, in another block than the rest.
+    monkeypatch.setattr(head, "CPU_BLOCK", 8)
+    weight = torch.zeros(24, 4)
+    weight[3, 0] = logit
+    weight[10, 1], weight[20, 2] = 1.0, -1.0
+    hidden = torch.tensor([[1.0, 1.0, 0.5, 2.0], [1.0, -1.0, 2.0, 0.25]])
+    targets, weights = torch.tensor([3, 3]), torch.tensor([1.0, -0.5])
+    weight, hidden = weight.to(dtype).requires_grad_(), hidden.to(dtype).requires_grad_()
+    bias = torch.full((24,), 0.5).to(dtype).requires_grad_()
+    of = (hidden, weight, bias)
+
+    layer = head.Head(weight=weight, bias=bias)
+    temperature = torch.full((2,), 2.0)
+    loss, logprobs = head.weighted_loss(
+        layer, hidden, targets, temperature, [1, 1], lambda logprobs, sequences: weights[sequences]
+    )
+    found = torch.autograd.grad(loss, of)
+
+    logits = (hidden.double() @ weight.double().t() + bias.double()) / 2
+    plain = logits.log_softmax(dim=1)[:, 3]
+    torch.testing.assert_close(logprobs.double(), plain, atol=1e-5, rtol=1e-5)
+    expected = torch.autograd.grad(-(weights * plain).sum(), of)
+    for ours, theirs in zip(found, expected, strict=True):
+        gap = (ours.double() - theirs.double()).norm() / theirs.double().norm()
+        assert gap < (1e-4 if dtype == torch.float32 else 1e-2)
+
+
 def test_a_loss_that_is_scaled_has_its_gradient_scaled():
     model = tiny_model()
     rows = rows_with_a_common_start()

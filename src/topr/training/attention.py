@@ -22,8 +22,8 @@ from topr.errors import TrainingError
 
 NAME = "topr_tree"
 FEW_QUERIES = 1024
-"""On a CPU, torch's backward kernel is slower in bfloat16 than in float32 for fewer: up to 3.5 times
-for 100."""
+"""On a CPU, torch's backward kernel is slower in bfloat16 than in float32 for fewer: for 100, up to
+3.5 times."""
 
 Node = tuple[int, int, int]
 """(start, end, stop): the node's own tokens are [start, end), its descendants' [end, stop)."""

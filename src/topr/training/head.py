@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 CHUNK_LOGITS = 2**26
-"""Logits alive at a time: 256 MiB in float32. Half of that took a quarter more time on a CPU."""
+"""Logits alive at a time: 256 MiB in float32, 128 MiB in bfloat16 (in blocks of the vocabulary).
+Half of that took up to a quarter more time on a CPU."""
 CPU_BLOCK = 8192
 """Entries of the vocabulary in one product on a CPU. Without a gradient only one block is alive."""
 
@@ -175,10 +176,11 @@ class _WeightedLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         layer = Head(weight=weight, bias=bias)
         head, scaled = _for_products(layer, hidden, temperature)
-        gradients = _Gradients(layer, hidden, ctx.needs_input_grad[:3])
+        gradients = _Gradients(
+            layer, hidden, head, scaled, targets, temperature, ctx.needs_input_grad[:3]
+        )
         logprobs = torch.empty(len(targets), device=hidden.device)
         loss = torch.zeros((), device=hidden.device)
-
         size = min(head.chunk, len(targets)) * weight.shape[0]
         room = torch.empty(size, dtype=scaled.dtype, device=scaled.device)
 
@@ -196,14 +198,11 @@ class _WeightedLoss(torch.autograd.Function):
             loss -= (weights * logprobs[first:last]).sum()
             for tokens in pieces:
                 part = weights[tokens.start - first : tokens.stop - first]
-                alive = part.nonzero().squeeze(1)
-                if len(alive) == 0:
+                if not part.any():
                     continue
                 if not whole:
                     softmax = softmax_of(tokens, keep=True)
-                gradients.add(
-                    head, softmax, tokens.start, alive, scaled, targets, temperature, part
-                )
+                gradients.add(tokens.start, softmax, part)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(logprobs)
         return loss, logprobs
@@ -218,64 +217,68 @@ class _WeightedLoss(torch.autograd.Function):
 
 
 class _Gradients:
-    """Sums up the gradient of -sum(weight * log pi) in hidden states, head and bias."""
+    """Sums up the gradient of -sum(weight * log pi) in hidden states, head and bias.
 
-    def __init__(self, layer: Head, hidden: Tensor, needed: Sequence[bool]) -> None:
+    d(-w log pi)/d logits = w (softmax - onehot). The softmax of all but the target goes into the
+    products as the exponentials that the forward pass left, and its factors into the small side of
+    them. The target's own entry, w (pi - 1), is taken in float32: a token that the model is sure of
+    has its small gradient still.
+    """
+
+    def __init__(
+        self,
+        layer: Head,
+        hidden: Tensor,
+        head: Head,
+        scaled: Tensor,
+        targets: Tensor,
+        temperature: Tensor,
+        needed: Sequence[bool],
+    ) -> None:
+        """Begin with zeros.
+
+        Args:
+            layer: as its gradient is to be.
+            hidden: likewise, [N, H].
+            head: the layer with its weight in the type of products.
+            scaled: hidden states / temperature in that type, [N, H].
+            targets: [N].
+            temperature: [N].
+            needed: which of the three gradients.
+
+        """
+        self.head, self.scaled, self.targets = head, scaled, targets
+        self.temperature = temperature
         self.of_hidden = torch.zeros_like(hidden) if needed[0] else None
         self.of_weight = torch.zeros_like(layer.weight) if needed[1] else None
         with_bias = layer.bias is not None and needed[2]
         self.of_bias = torch.zeros_like(layer.bias) if with_bias else None
 
-    def add(
-        self,
-        head: Head,
-        softmax: _Softmax,
-        start: int,
-        rows: Tensor,
-        scaled: Tensor,
-        targets: Tensor,
-        temperature: Tensor,
-        weights: Tensor,
-    ) -> None:
-        """Add the gradient of some tokens of a chunk.
-
-        d(-w log pi)/d logits = w (softmax - onehot). The softmax of all but the target goes into
-        the products as the exponentials that the forward pass left, its factors into the small
-        side of them; the target's own entry, w (pi - 1), is taken in float32, where a token that
-        the model is sure of still has one.
-
-        Args:
-            head: with its weight in the type of products.
-            softmax: of the chunk.
-            start: of the chunk, in the batch.
-            rows: of the chunk, whose weight is not 0.
-            scaled: hidden states / temperature of the batch, [N, H].
-            targets: of the batch, [N].
-            temperature: of the batch, [N].
-            weights: of the chunk, [n].
-
-        """
+    def add(self, start: int, softmax: _Softmax, weights: Tensor) -> None:
+        """Add the gradient of the tokens from `start` on, whose weights are `weights`, [n]."""
+        rows = weights.nonzero().squeeze(1)
+        some = len(rows) < len(weights)
         tokens = rows + start
-        weight, target, scaled = weights[rows], targets[tokens], scaled[tokens]
+        scaled, target = self.scaled[tokens], self.targets[tokens]
+        weight, temperature = weights[rows], self.temperature[tokens]
         pull = weight * torch.expm1(softmax.logprobs[rows])
-        of_scaled = pull[:, None] * head.weight[target]
+        of_scaled = pull[:, None] * self.head.weight[target]
         for block, exps, top in softmax.blocks:
-            some = exps.index_select(0, rows) if len(rows) < len(weights) else exps
+            exps = exps.index_select(0, rows) if some else exps
             factor = weight * (top[rows] - softmax.log_total[rows]).exp()
             with torch.autocast(scaled.device.type, enabled=False):
                 if self.of_hidden is not None:
-                    of_scaled += factor[:, None] * (some @ head.weight[block])
+                    of_scaled += factor[:, None] * (exps @ self.head.weight[block])
                 if self.of_weight is not None:
-                    self.of_weight[block] += some.t() @ (factor[:, None] * scaled).to(some.dtype)
+                    self.of_weight[block] += exps.t() @ (factor[:, None] * scaled).to(exps.dtype)
             if self.of_bias is not None:
-                self.of_bias[block] += (factor / temperature[tokens]).to(some.dtype) @ some
+                self.of_bias[block] += (factor / temperature).to(exps.dtype) @ exps
         if self.of_hidden is not None:
-            found = of_scaled / temperature[tokens, None]
-            self.of_hidden[tokens] = found.to(self.of_hidden.dtype)
+            self.of_hidden[tokens] = (of_scaled / temperature[:, None]).to(self.of_hidden.dtype)
         if self.of_weight is not None:
             _add_rows(self.of_weight, target, pull[:, None] * scaled)
         if self.of_bias is not None:
-            _add_rows(self.of_bias[:, None], target, (pull / temperature[tokens])[:, None])
+            _add_rows(self.of_bias[:, None], target, (pull / temperature)[:, None])
 
     def found(self) -> list[Tensor | None]:
         """Return the three gradients; None where none is needed."""
