@@ -152,7 +152,7 @@ def test_the_head_keeps_the_gradient_of_tokens_near_0_and_1(monkeypatch, dtype, 
     expected = torch.autograd.grad(-(weights * plain).sum(), of)
     for ours, theirs in zip(found, expected, strict=True):
         gap = (ours.double() - theirs.double()).norm() / theirs.double().norm()
-        assert gap < (1e-4 if dtype == torch.float32 else 1e-2)
+        assert gap < (1e-3 if dtype == torch.float32 else 1e-2)
 
 
 def test_a_loss_that_is_scaled_has_its_gradient_scaled():

@@ -251,8 +251,9 @@ class _Gradients:
         self.temperature = temperature
         self.of_hidden = torch.zeros_like(hidden) if needed[0] else None
         self.of_weight = torch.zeros_like(layer.weight) if needed[1] else None
-        with_bias = layer.bias is not None and needed[2]
-        self.of_bias = torch.zeros_like(layer.bias) if with_bias else None
+        self.of_bias = (
+            torch.zeros_like(layer.bias) if layer.bias is not None and needed[2] else None
+        )
 
     def add(self, start: int, softmax: _Softmax, weights: Tensor) -> None:
         """Add the gradient of the tokens from `start` on, whose weights are `weights`, [n]."""
@@ -301,7 +302,7 @@ def _add_rows(to: Tensor, numbers: Tensor, rows: Tensor) -> None:
 
     Rows of one number are summed first, by a product: in float32 and always in the same order.
     """
-    numbers, places = numbers.unique(return_inverse=True)
+    numbers, places = torch.unique(numbers, return_inverse=True)
     one_hot = functional.one_hot(places, len(numbers)).to(rows.dtype)
     to[numbers] += (one_hot.t() @ rows).to(to.dtype)
 
