@@ -1,6 +1,6 @@
 """Trains the cases of `test_distributed` in each of the processes that a launcher starts.
 
-    torchrun ... distributed_worker.py DIRECTORY whole|sharded
+    torchrun ... distributed_worker.py DIRECTORY whole|sharded|zero
 
 Each process writes what it ended with: `CASE-RANK.safetensors` and `CASE-RANK.json`. No tests here.
 """
@@ -152,6 +152,34 @@ MODELS = {
 }
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
 
+ZERO = {
+    "topr": {},
+    "tied": {},
+    "padded": {"layout": "padded", "micro_batch_tokens": 60},
+    "plain_head": {},
+    "grpo": {"objective": "grpo", "layout": "shared", "shuffle_by": "prompt"},
+    "skip": {"skip_negatives": 0.5, "micro_batch_tokens": 60},
+    "accumulation": {"global_batch_size": 4, "gradient_accumulation_steps": 2},
+    "recompute": {"behavior_logprobs": "recompute"},
+    "adamw": {"optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 0.1},
+    "lora": {"learning_rate": 0.1, "behavior_logprobs": "recompute"},
+}
+"""Arguments of each training by DeepSpeed."""
+
+
+def zero_of(stage):
+    """DeepSpeed's configuration: what a user writes, in float32."""
+    return {
+        "zero_optimization": {
+            "stage": stage, "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_param_persistence_threshold": 0,  # small weights are in pieces as well
+        },
+        "gradient_clipping": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+    }  # fmt: skip
+
+
 RESUMED = {
     "save_strategy": "steps",
     "save_steps": 2,
@@ -211,6 +239,37 @@ def sharded(directory):
         (directory / "refused.txt").write_text(str(error))
 
 
+def zero(directory):
+    """DeepSpeed shards optimizer state, gradients and (stage 3) weights."""
+    import deepspeed
+
+    # Its operation in shared memory would be compiled first; gloo adds up as well.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for stage, case in ((2, "topr"), (2, "adamw"), *((3, case) for case in ZERO)):
+        name = f"{case}-{stage}"
+        trainer = trainer_of(directory, case, **ZERO[case], deepspeed=zero_of(stage))
+        trainer.train()
+        if stage == 3:
+            assert all(p.numel() == 0 < p.ds_numel for p in trainer.model.parameters())
+        (directory / f"{name}-{trainer.processes.rank}.json").write_text(
+            json.dumps(trainer.state.log_history)
+        )
+        trainer.save_model(str(directory / f"{name}-saved"))
+    killed(trainer_of(directory, "broken", **RESUMED, deepspeed=zero_of(3)))
+    resumed = trainer_of(directory, "broken", **RESUMED, deepspeed=zero_of(3))
+    resumed.train(resume_from_checkpoint=True)
+    resumed.save_model(str(directory / "resumed-saved"))
+    unfit = zero_of(3)
+    del unfit["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+    refused = []
+    for arguments in ({"optim": "adafactor", "deepspeed": zero_of(2)}, {"deepspeed": unfit}):
+        try:
+            trainer_of(directory, "refused", **arguments)
+        except TrainingError as error:
+            refused.append(str(error))
+    (directory / "refused.txt").write_text("\n".join(refused))
+
+
 if __name__ == "__main__":
-    {"whole": whole, "sharded": sharded}[sys.argv[2]](Path(sys.argv[1]))
+    {"whole": whole, "sharded": sharded, "zero": zero}[sys.argv[2]](Path(sys.argv[1]))
     torch.distributed.destroy_process_group()

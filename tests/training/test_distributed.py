@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from distributed_worker import CASES, LORA, MODELS, RESUMED, SHARDED, trained, trainer_of
+from distributed_worker import CASES, LORA, MODELS, RESUMED, SHARDED, ZERO, trained, trainer_of
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, set_seed
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, set_seed
 from tiny import tiny_model
 
 HERE = Path(__file__).parent
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed")
 
 
 def launch(count, *arguments, folder=None, launcher=("torch.distributed.run",), check=True):
@@ -51,6 +53,14 @@ def sharded(tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def zero(tmp_path_factory):
+    """The folder in which two processes trained all cases by DeepSpeed."""
+    directory = tmp_path_factory.mktemp("zero")
+    launch(2, HERE / "distributed_worker.py", directory, "zero")
+    return directory
+
+
 def distance(a, b):
     return sum((a[name] - b[name]).double().square().sum() for name in a).sqrt().item()
 
@@ -66,23 +76,41 @@ def initial(case):
 def assert_as_alone(directory, tmp_path, case, arguments):
     """The weights and the log of two processes are those of one."""
     alone, log = trained(tmp_path, case, **arguments)
-    way = distance(alone, initial(case))
-    assert way > 1e-2
     first, second = (load_file(directory / f"{case}-{rank}.safetensors") for rank in (0, 1))
     assert distance(first, second) == 0
+    assert_close(first, alone, case)
+    for rank in (0, 1):
+        assert_same_log(directory / f"{case}-{rank}.json", log)
+
+
+def assert_close(ours, expected, case):
+    """Weights are the same but for rounding, beside the way that training moved them."""
+    way = distance(expected, initial(case))
+    assert way > 1e-2
     # Adam divides by the gradient's own size, so rounding counts where a gradient is near 0. In
     # the other cases rounding was 3.5e-5 at most, by the processor's instructions.
-    assert distance(first, alone) < (1e-2 if case == "adamw" else 1e-4) * way
+    assert distance(ours, expected) < (1e-2 if case == "adamw" else 1e-4) * way
+
+
+def assert_same_log(path, log):
     timing = {"tokens_per_second", "train_runtime", "train_samples_per_second",
               "train_steps_per_second", "total_flos"}  # fmt: skip
-    for rank in (0, 1):
-        ours = json.loads((directory / f"{case}-{rank}.json").read_text())
-        assert len(ours) == len(log)
-        for line, expected in zip(ours, log, strict=True):
-            assert line.keys() == expected.keys()
-            for key in expected.keys() - timing - {"weight_histogram"}:
-                assert line[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), key
-            assert line.get("weight_histogram") == expected.get("weight_histogram")
+    ours = json.loads(path.read_text())
+    assert len(ours) == len(log)
+    for line, expected in zip(ours, log, strict=True):
+        assert line.keys() == expected.keys()
+        for key in expected.keys() - timing - {"weight_histogram"}:
+            assert line[key] == pytest.approx(expected[key], rel=1e-3, abs=1e-5), key
+        assert line.get("weight_histogram") == expected.get("weight_histogram")
+
+
+def saved(directory, case):
+    """The weights of a model as it was written."""
+    if case == "lora":
+        model = PeftModel.from_pretrained(tiny_model(), directory)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True)
+    return dict(model.named_parameters())
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
@@ -93,13 +121,8 @@ def test_two_processes_end_where_one_does(two, tmp_path, case):
 @pytest.mark.parametrize("case", sorted(SHARDED))
 def test_sharded_weights_end_where_whole_ones_do(sharded, tmp_path, case):
     assert_as_alone(sharded, tmp_path, case, SHARDED[case])
-    there = sharded / f"{case}-saved"
-    if case == "lora":
-        saved = PeftModel.from_pretrained(tiny_model(), there)
-    else:
-        saved = AutoModelForCausalLM.from_pretrained(there, use_safetensors=True)
     expected = load_file(sharded / f"{case}-0.safetensors")
-    assert distance(expected, dict(saved.named_parameters())) == 0
+    assert distance(expected, saved(sharded / f"{case}-saved", case)) == 0
 
 
 def test_a_sharded_training_goes_on_where_it_was_killed(sharded, tmp_path):
@@ -113,6 +136,40 @@ def test_a_sharded_training_goes_on_where_it_was_killed(sharded, tmp_path):
 
 def test_an_optimizer_that_cannot_be_sharded_is_refused_before_it_starts(sharded):
     assert "optim=adafactor, the default" in (sharded / "refused.txt").read_text()
+
+
+@needs_deepspeed
+@pytest.mark.parametrize(
+    ("case", "stage"), [("topr", 2), ("adamw", 2), *((case, 3) for case in sorted(ZERO))]
+)
+def test_deepspeed_ends_where_one_process_does(zero, tmp_path, case, stage):
+    alone, log = trained(tmp_path, case, **ZERO[case])
+    assert_close(saved(zero / f"{case}-{stage}-saved", case), alone, case)
+    for rank in (0, 1):
+        assert_same_log(zero / f"{case}-{stage}-{rank}.json", log)
+
+
+@needs_deepspeed
+def test_log_mu_is_kept_under_the_whole_weights_name(zero, tmp_path):
+    trained(tmp_path, "recompute", **ZERO["recompute"])
+    (ours,), (expected,) = (list((d / "recompute").glob("behavior-*")) for d in (zero, tmp_path))
+    assert ours.name == expected.name
+
+
+@needs_deepspeed
+def test_deepspeed_goes_on_where_it_was_killed(zero, tmp_path):
+    straight = trainer_of(tmp_path, "straight", **RESUMED)
+    straight.train()
+    expected = dict(straight.model.named_parameters())
+    way = distance(expected, dict(tiny_model().named_parameters()))
+    assert distance(saved(zero / "resumed-saved", "resumed"), expected) < 1e-2 * way
+
+
+@needs_deepspeed
+def test_what_deepspeed_would_train_or_save_wrongly_is_refused(zero):
+    adafactor, unsaved = (zero / "refused.txt").read_text().splitlines()
+    assert "optim=adafactor, the default" in adafactor
+    assert "without zero_optimization.stage3_gather_16bit_weights_on_model_save" in unsaved
 
 
 def test_a_nan_in_one_process_stops_all(two):

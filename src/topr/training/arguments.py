@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 
 @dataclass
@@ -100,3 +101,17 @@ class TOPRConfig(TrainingArguments):
     report_to: str | list[str] | None = field(
         default="none", metadata={"help": "Trackers beside the run's own log"}
     )
+
+    def __post_init__(self) -> None:
+        """See `transformers.TrainingArguments`. Models are loaded whole, with ZeRO-3 too."""
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        load_models_whole()
+
+
+def load_models_whole() -> None:
+    """Keep transformers from handing out models in pieces once it has heard of ZeRO-3.
+
+    Only DeepSpeed's engine can run those; but how a model is to be run is tried before there is
+    one, and other models that wrote rows are run without.
+    """
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]

@@ -25,6 +25,7 @@ from topr.store import atomic_path
 from topr.training.batches import CPU_TOKENS, Row, split_by_tokens
 from topr.training.logprobs import Choice, Forward, forward_of
 from topr.training.processes import ALONE, Processes
+from topr.training.sharding import whole
 
 logger = logging.getLogger(__name__)
 
@@ -308,9 +309,10 @@ def _fingerprint(model: nn.Module, rows: Dataset, numerics: str) -> str:
     """Hash what recomputed log-probabilities depend on: weights, precision, tokens."""
     digest = hashlib.sha256(numerics.encode())
     for name, parameter in model.named_parameters():
-        values = parameter.detach().float()
-        sums = [_whole(total) for total in (values.sum(), values.square().sum())]
-        digest.update(f"{name}{tuple(values.shape)}{sums[0]}{sums[1]}".encode())
+        with whole(parameter) as given:
+            values = given.float()
+            sums = [_plain(total) for total in (values.sum(), values.square().sum())]
+            digest.update(f"{name}{tuple(values.shape)}{sums[0]}{sums[1]}".encode())
     for row in rows:
         digest.update(np.asarray(row["prompt_ids"], np.int64).tobytes())
         digest.update(np.asarray(row["completion_ids"], np.int64).tobytes())
@@ -318,6 +320,6 @@ def _fingerprint(model: nn.Module, rows: Dataset, numerics: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _whole(value: torch.Tensor) -> torch.Tensor:
+def _plain(value: torch.Tensor) -> torch.Tensor:
     """Return a number that is spread over processes as a plain tensor."""
     return value.full_tensor() if isinstance(value, DTensor) else value

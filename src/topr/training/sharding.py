@@ -1,16 +1,21 @@
-"""Weights sharded over processes by FSDP2: what accelerate leaves to do.
+"""Weights sharded over processes, by FSDP2 or DeepSpeed: what accelerate leaves to do.
 
 Not here: the passes through a sharded model (`topr.training.passes`).
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor
 
 from topr.errors import TrainingError
 from topr.training.arguments import TOPRConfig
+
+SAVED_WHOLE = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
 
 
 def shards_weights(args: TOPRConfig) -> bool:
@@ -61,11 +66,18 @@ def shard_on_cpu(accelerator: Accelerator, args: TOPRConfig) -> None:
 
 def refuse_unfit_sharding(accelerator: Accelerator, args: TOPRConfig) -> None:
     """Refuse to train other than sharded where that was asked for, or to fail in the first step."""
-    if accelerator.is_fsdp2 and args.optim == "adafactor":
+    zero = stage_of_zero(accelerator)
+    if args.optim == "adafactor" and (accelerator.is_fsdp2 or zero):
         raise TrainingError(
-            "optim=adafactor, the default, does not work on weights that FSDP2 shards: that of "
-            "transformers mixes whole and sharded tensors. Set optim=adamw_torch and a learning "
-            "rate for it (train.optim, train.learning_rate), or train on whole weights"
+            "optim=adafactor, the default, does not work on weights that FSDP2 or ZeRO shard: it "
+            "looks at the rows and columns of whole matrices, and there are pieces. Set "
+            "optim=adamw_torch and a learning rate for it (train.optim, train.learning_rate), or "
+            "train on whole weights"
+        )
+    if zero == 3 and not _config_of_zero(accelerator).is_true(SAVED_WHOLE):
+        raise TrainingError(
+            f"DeepSpeed's configuration shards weights (stage 3), and without {SAVED_WHOLE} the "
+            "trained model would not be written: set that to true"
         )
     deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
     if shards_weights(args) and not (accelerator.is_fsdp2 or deepspeed):
@@ -74,3 +86,32 @@ def refuse_unfit_sharding(accelerator: Accelerator, args: TOPRConfig) -> None:
             f"accelerate set up {accelerator.distributed_type.value} instead; with FSDP, choose "
             "version 2"
         )
+
+
+def stage_of_zero(accelerator: Accelerator) -> int:
+    """Return what DeepSpeed shards: 1 optimizer state, 2 gradients too, 3 weights too; 0 nothing.
+
+    0 as well where DeepSpeed does not run.
+    """
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return 0
+    return int(_config_of_zero(accelerator).get_value("zero_optimization.stage", 0))
+
+
+def _config_of_zero(accelerator: Accelerator) -> Any:
+    return accelerator.state.deepspeed_plugin.hf_ds_config
+
+
+@contextmanager
+def whole(parameter: Tensor) -> Iterator[Tensor]:
+    """Give the whole of a weight that ZeRO-3 keeps in pieces, any other as it is.
+
+    All processes take part.
+    """
+    if not hasattr(parameter, "ds_id"):
+        yield parameter.detach()
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        yield parameter.detach()

@@ -32,7 +32,7 @@ from topr.errors import ConfigError, DivergedError
 from topr.models import load_model, load_tokenizer
 from topr.objectives import Objective
 from topr.store import write_json_atomic
-from topr.training.arguments import TOPRConfig
+from topr.training.arguments import TOPRConfig, load_models_whole
 from topr.training.batches import Row, ShuffledBatches, shares
 from topr.training.behavior import (
     LARGE_GAP,
@@ -196,13 +196,15 @@ class TOPRTrainer(Trainer):
         """See `transformers.Trainer`. Shards on CPUs too."""
         checkpoint_in_pieces(self.settings)
         super().create_accelerator_and_postprocess()
+        load_models_whole()
         shard_on_cpu(self.accelerator, self.settings)
         refuse_unfit_sharding(self.accelerator, self.settings)
         self.is_fsdp_enabled = self.accelerator.is_fsdp2
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """See `transformers.Trainer`. Weights are sharded by now, and no checkpoint is loaded."""
-        if self.sharded:
+        # Given an optimizer, a copy of this trainer is asked while DeepSpeed is being set up.
+        if self.sharded and optimizer is None:
             self._behavior_known()
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -373,8 +375,10 @@ class TOPRTrainer(Trainer):
         found = [{"row": row["row"], "name": row["name"], "reward": row["reward"]} for row in rows]
         if self.processes.first:
             write_json_atomic(path, {"step": self.state.global_step, "what": what, "rows": found})
+        if not self.is_deepspeed_enabled:  # That takes its step within the backward pass.
+            what += "; the weights were not changed by this step"
         raise DivergedError(
-            f"step {self.state.global_step}: {what}; the weights were not changed by this step. "
+            f"step {self.state.global_step}: {what}. "
             f"The {len(rows)} completions of the batch are listed in {path}. Try a lower learning "
             "rate, float32, or an objective with an upper limit"
         )
