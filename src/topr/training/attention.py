@@ -22,8 +22,8 @@ from topr.errors import TrainingError
 
 NAME = "topr_tree"
 FEW_QUERIES = 1024
-"""On a CPU, torch's backward kernel is slower in bfloat16 than in float32 for fewer: for 100, up to
-3.5 times."""
+"""On a CPU, torch's backward kernel is slower in bfloat16 than in float32 for fewer: for 100, three
+to five times (AVX-512 with bfloat16)."""
 
 Node = tuple[int, int, int]
 """(start, end, stop): the node's own tokens are [start, end), its descendants' [end, stop)."""
@@ -101,6 +101,8 @@ def tree_attention(
 
     """
     unknown = [name for name in ("sliding_window", "softcap", "s_aux") if further.get(name)]
+    if query.dtype == torch.float64:
+        unknown.append("float64")
     if dropout or unknown or query.shape[-1] != value.shape[-1]:
         raise TrainingError(
             f"{type(module).__name__} attends with {', '.join(unknown) or 'dropout or odd shapes'},"
@@ -164,23 +166,16 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         query, key, value, output, lse = ctx.saved_tensors
-        tensors = gradient, query, key, value, output
-        exact = [x.float() for x in tensors]
-        of_query = torch.zeros_like(exact[1])
-        of_key, of_value = torch.empty_like(exact[2]), torch.empty_like(exact[3])
+        of_query = torch.zeros_like(query, dtype=torch.float32)
+        of_key, of_value = (torch.empty_like(x, dtype=torch.float32) for x in (key, value))
         for start, end, stop in ctx.nodes:
             all_, own = (start, stop - start), (start, end - start)
-            of, q, k, v, out = exact if stop - start < FEW_QUERIES else tensors
+            parts = [gradient.narrow(2, *all_), query.narrow(2, *all_), key.narrow(2, *own),
+                     value.narrow(2, *own), output.narrow(2, *all_)]  # fmt: skip
+            if stop - start < FEW_QUERIES:
+                parts = [part.float() for part in parts]
             found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                of.narrow(2, *all_),
-                q.narrow(2, *all_),
-                k.narrow(2, *own),
-                v.narrow(2, *own),
-                out.narrow(2, *all_),
-                lse.narrow(2, *all_),
-                0.0,
-                True,
-                scale=ctx.scale,
+                *parts, lse.narrow(2, *all_), 0.0, True, scale=ctx.scale
             )
             of_query.narrow(2, *all_).add_(found[0])
             of_key.narrow(2, *own).copy_(found[1])

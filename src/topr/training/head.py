@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 CHUNK_LOGITS = 2**26
-"""Logits alive at a time: 256 MiB in float32, 128 MiB in bfloat16 (in blocks of the vocabulary).
-Half of that took up to a quarter more time on a CPU."""
+"""Logits alive at a time: 256 MiB in float32. In bfloat16 half of that on a CPU, block by block of
+the vocabulary; on a GPU half as much again. Half as many took up to a quarter more time on a CPU.
+"""
 CPU_BLOCK = 8192
 """Entries of the vocabulary in one product on a CPU. Without a gradient only one block is alive."""
 
@@ -60,9 +61,10 @@ class Head:
                 logits = torch.mm(scaled, weight.t(), out_dtype=torch.float32)
             else:
                 logits = functional.linear(scaled, weight).float()
-        if self.bias is not None:
-            logits = logits + self.bias[block].float() / temperature[:, None]
-        return logits
+        if self.bias is None:
+            return logits
+        add = logits.addr if torch.is_grad_enabled() else logits.addr_
+        return add(1 / temperature, self.bias[block].float())
 
 
 def head_logprobs(head: Head, hidden: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:
@@ -80,13 +82,13 @@ def head_logprobs(head: Head, hidden: Tensor, targets: Tensor, temperature: Tens
     head, scaled = _for_products(head, hidden, temperature)
     parts = []
     for tokens in _pieces(0, len(targets), head.chunk):
-        chunk = scaled[tokens], targets[tokens], temperature[tokens]
         if torch.is_grad_enabled():
-            logits = head.logits(chunk[0], chunk[2], slice(None))
+            logits = head.logits(scaled[tokens], temperature[tokens], slice(None))
             chosen = logits.gather(1, targets[tokens, None]).squeeze(1)
             parts.append(chosen - logits.logsumexp(dim=1))
         else:
-            parts.append(_Softmax(head, *chunk).logprobs)
+            softmax = _Softmax(head, scaled[tokens], targets[tokens], temperature[tokens])
+            parts.append(softmax.logprobs)
     return torch.cat(parts)
 
 
@@ -116,7 +118,11 @@ def weighted_loss(
 
 
 class _Softmax:
-    """The softmax of some tokens, block by block of the vocabulary."""
+    """The softmax of some tokens, from one pass over the vocabulary, block by block.
+
+    A target and all that is not the target are kept apart: of a token that the model is nearly
+    sure of, log pi and 1 - pi are what the others leave, and 1 less pi would be rounding alone.
+    """
 
     def __init__(
         self,
@@ -124,10 +130,20 @@ class _Softmax:
         scaled: Tensor,
         targets: Tensor,
         temperature: Tensor,
+        *,
+        keep: bool = False,
         room: Tensor | None = None,
     ) -> None:
-        """Take one pass over the vocabulary, and keep in `room` what a gradient needs of it: at
-        least n * V numbers in the type of products.
+        """Run the head.
+
+        Args:
+            head: in the type of products.
+            scaled: hidden states / temperature, [n, H], in that type.
+            targets: [n].
+            temperature: [n].
+            keep: keep in `blocks` what a gradient needs.
+            room: where to keep it, at least n * V numbers in that type.
+
         """
         self.blocks: list[tuple[slice, Tensor, Tensor]] = []
         """Entries; exp(logits - highest of the block) in the type of products, 0 in the targets'
@@ -135,25 +151,29 @@ class _Softmax:
         """
         shape, device = targets.shape, targets.device
         chosen = torch.zeros(shape, device=device)
-        highest = torch.full(shape, -torch.inf, device=device)
-        total = torch.zeros(shape, device=device)
+        highest = torch.full(shape, torch.finfo(torch.float32).min, device=device)
+        others = torch.zeros(shape, device=device)
         for block in head.blocks():
             exps = head.logits(scaled, temperature, block)
             rows, columns = _within(targets, block)
             chosen[rows] = exps[rows, columns]
-            top = exps.amax(dim=1)
+            exps[rows, columns] = -torch.inf
+            top = exps.amax(dim=1).clamp_(min=torch.finfo(torch.float32).min)
             exps = exps.sub_(top[:, None]).exp_()
             both = torch.maximum(highest, top)
-            total = total * (highest - both).exp() + exps.sum(dim=1) * (top - both).exp()
+            others = others * (highest - both).exp() + exps.sum(dim=1) * (top - both).exp()
             highest = both
-            if room is not None:
-                exps[rows, columns] = 0
-                size, begin = exps.numel(), len(targets) * block.start
-                kept = room[begin : begin + size].view_as(exps).copy_(exps)
-                self.blocks.append((block, kept, top))
-        self.log_total = highest + total.log()
+            if keep:
+                if room is not None:
+                    begin = len(targets) * block.start
+                    exps = room[begin : begin + exps.numel()].view_as(exps).copy_(exps)
+                self.blocks.append((block, exps.to(scaled.dtype), top))
+        log_others = highest + others.log()
+        self.log_total = torch.logaddexp(log_others, chosen)
         """log sum exp of the logits, [n]."""
-        self.logprobs = chosen - self.log_total
+        self.logprobs = -functional.softplus(log_others - chosen)
+        self.rest = torch.sigmoid(log_others - chosen)
+        """1 - pi of the targets, [n]."""
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -174,19 +194,19 @@ class _WeightedLoss(torch.autograd.Function):
         lengths: tuple[int, ...],
         weigh: Weigh,
     ) -> tuple[Tensor, Tensor]:
-        layer = Head(weight=weight, bias=bias)
-        head, scaled = _for_products(layer, hidden, temperature)
-        gradients = _Gradients(
-            layer, hidden, head, scaled, targets, temperature, ctx.needs_input_grad[:3]
-        )
+        head, scaled = _for_products(Head(weight=weight, bias=bias), hidden, temperature)
+        needed = zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+        found = [torch.zeros_like(x) if x is not None and need else None for x, need in needed]
+        gradients = _Gradients(head, scaled, targets, temperature, *found)
         logprobs = torch.empty(len(targets), device=hidden.device)
         loss = torch.zeros((), device=hidden.device)
-        size = min(head.chunk, len(targets)) * weight.shape[0]
-        room = torch.empty(size, dtype=scaled.dtype, device=scaled.device)
+        room = None
+        if len(head.blocks()) > 1:  # Made once: on a CPU fresh memory is slow.
+            room = scaled.new_empty(min(head.chunk, len(targets)) * weight.shape[0])
 
         def softmax_of(tokens: slice, keep: bool) -> _Softmax:
             part = scaled[tokens], targets[tokens], temperature[tokens]
-            return _Softmax(head, *part, room if keep else None)
+            return _Softmax(head, *part, keep=keep, room=room)
 
         for sequences, first, last in _runs(lengths, head.chunk):
             pieces = list(_pieces(first, last, head.chunk))
@@ -203,14 +223,15 @@ class _WeightedLoss(torch.autograd.Function):
                 if not whole:
                     softmax = softmax_of(tokens, keep=True)
                 gradients.add(tokens.start, softmax, part)
-        ctx.gradients = gradients
+        ctx.found = found
         ctx.mark_non_differentiable(logprobs)
         return loss, logprobs
 
     @staticmethod
     def backward(ctx: Any, of_loss: Tensor, _: Tensor) -> tuple[Any, ...]:
-        found = ctx.gradients.found()
-        del ctx.gradients
+        if ctx.found is None:
+            raise RuntimeError("the gradient was handed out: another backward needs a new forward")
+        found, ctx.found = ctx.found, None
         if of_loss != 1.0:
             found = [gradient * of_loss if gradient is not None else None for gradient in found]
         return (*found, None, None, None, None)
@@ -221,39 +242,34 @@ class _Gradients:
 
     d(-w log pi)/d logits = w (softmax - onehot). The softmax of all but the target goes into the
     products as the exponentials that the forward pass left, and its factors into the small side of
-    them. The target's own entry, w (pi - 1), is taken in float32: a token that the model is sure of
-    has its small gradient still.
+    them. The target's own entry, -w (1 - pi), is taken in float32.
     """
 
     def __init__(
         self,
-        layer: Head,
-        hidden: Tensor,
         head: Head,
         scaled: Tensor,
         targets: Tensor,
         temperature: Tensor,
-        needed: Sequence[bool],
+        of_hidden: Tensor | None,
+        of_weight: Tensor | None,
+        of_bias: Tensor | None,
     ) -> None:
-        """Begin with zeros.
+        """Begin.
 
         Args:
-            layer: as its gradient is to be.
-            hidden: likewise, [N, H].
-            head: the layer with its weight in the type of products.
+            head: in the type of products.
             scaled: hidden states / temperature in that type, [N, H].
             targets: [N].
             temperature: [N].
-            needed: which of the three gradients.
+            of_hidden: what is added to, [N, H]; None where it is not needed.
+            of_weight: likewise, [V, H].
+            of_bias: likewise, [V].
 
         """
         self.head, self.scaled, self.targets = head, scaled, targets
         self.temperature = temperature
-        self.of_hidden = torch.zeros_like(hidden) if needed[0] else None
-        self.of_weight = torch.zeros_like(layer.weight) if needed[1] else None
-        self.of_bias = (
-            torch.zeros_like(layer.bias) if layer.bias is not None and needed[2] else None
-        )
+        self.of_hidden, self.of_weight, self.of_bias = of_hidden, of_weight, of_bias
 
     def add(self, start: int, softmax: _Softmax, weights: Tensor) -> None:
         """Add the gradient of the tokens from `start` on, whose weights are `weights`, [n]."""
@@ -262,7 +278,7 @@ class _Gradients:
         tokens = rows + start
         scaled, target = self.scaled[tokens], self.targets[tokens]
         weight, temperature = weights[rows], self.temperature[tokens]
-        pull = weight * torch.expm1(softmax.logprobs[rows])
+        pull = -weight * softmax.rest[rows]
         of_scaled = pull[:, None] * self.head.weight[target]
         for block, exps, top in softmax.blocks:
             exps = exps.index_select(0, rows) if some else exps
@@ -281,10 +297,6 @@ class _Gradients:
         if self.of_bias is not None:
             _add_rows(self.of_bias[:, None], target, (pull / temperature)[:, None])
 
-    def found(self) -> list[Tensor | None]:
-        """Return the three gradients; None where none is needed."""
-        return [self.of_hidden, self.of_weight, self.of_bias]
-
 
 def _for_products(head: Head, hidden: Tensor, temperature: Tensor) -> tuple[Head, Tensor]:
     """Return the head and hidden states / temperature in the type of matrix products: autocast's,
@@ -300,11 +312,11 @@ def _for_products(head: Head, hidden: Tensor, temperature: Tensor) -> tuple[Head
 def _add_rows(to: Tensor, numbers: Tensor, rows: Tensor) -> None:
     """Add float32 rows to those of the numbers, in place.
 
-    Rows of one number are summed first, by a product: in float32 and always in the same order.
+    Rows of one number are summed first, in float32 and always in the same order.
     """
-    numbers, places = torch.unique(numbers, return_inverse=True)
-    one_hot = functional.one_hot(places, len(numbers)).to(rows.dtype)
-    to[numbers] += (one_hot.t() @ rows).to(to.dtype)
+    found, places, counts = torch.unique(numbers, return_inverse=True, return_counts=True)
+    ordered = rows[places.argsort(stable=True)]
+    to[found] += torch.segment_reduce(ordered, "sum", lengths=counts).to(to.dtype)
 
 
 def _within(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
