@@ -17,6 +17,14 @@ ACCELERATE = (
     "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
 )  # fmt: skip
+SHARDED = (
+    "train.optim=adamw_torch",
+    "train.training_arguments={fsdp: true, fsdp_config: {version: 2}}",
+)
+ACCELERATE_FSDP = (
+    "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2",
+    "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", *ACCELERATE[2:],
+)  # fmt: skip
 SETTINGS = (
     "train", "rows.jsonl", "-m", "model", "train.batch_size=4", "train.learning_rate=1e-3",
     "train.behavior_logprobs=recompute", "train.save_steps=1", "train.snapshots=[2]",
@@ -78,6 +86,27 @@ def test_two_processes_leave_what_one_leaves(folder, tmp_path, launcher):
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
     again = launched(folder, launcher, *SETTINGS, "-o", str(tmp_path / "two"))
     assert again.returncode == 0, again.stderr  # it is done: nothing is trained, nothing waits
+
+
+@pytest.mark.parametrize(
+    ("launcher", "settings"),
+    [(TORCHRUN, SHARDED), pytest.param(ACCELERATE_FSDP, SHARDED[:1], marks=pytest.mark.slow)],
+    ids=["torchrun", "accelerate"],
+)
+def test_sharded_weights_are_saved_whole_and_are_those_of_one(folder, tmp_path, launcher, settings):
+    if not (folder / "adamw").exists():
+        topr(folder, *SETTINGS, *SHARDED[:1], "-o", "adamw")
+    done = launched(folder, launcher, *SETTINGS, *settings, "-o", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "two") == files(folder / "adamw")
+    for name in ("model", "snapshots/step-000002"):
+        before, a, b = (
+            load_file(f / "model.safetensors")
+            for f in (folder / "model", tmp_path / "two" / name, folder / "adamw" / name)
+        )
+        way = sum((b[k] - before[k]).square().sum() for k in b).sqrt()
+        assert way > 1e-2
+        assert sum((a[k] - b[k]).square().sum() for k in b).sqrt() < 1e-2 * way
 
 
 def test_a_run_is_refused_there_and_told_what_to_do(folder):

@@ -1,6 +1,6 @@
 """Trains the cases of `test_distributed` in each of the processes that a launcher starts.
 
-    torchrun ... distributed_worker.py DIRECTORY whole|sharded|zero
+    torchrun ... distributed_worker.py DIRECTORY whole|sharded|resumed|zero
 
 Each process writes what it ended with: `CASE-RANK.safetensors` and `CASE-RANK.json`. No tests here.
 """
@@ -230,13 +230,17 @@ def sharded(directory):
         write(directory, case, *ended(trainer))
         trainer.save_model(str(directory / f"{case}-saved"))
     killed(trainer_of(directory, "broken", **RESUMED, **FSDP))
-    resumed = trainer_of(directory, "broken", **RESUMED, **FSDP)
-    resumed.train(resume_from_checkpoint=True)
-    write(directory, "resumed", *ended(resumed))
     try:
         trainer_of(directory, "adafactor", optim="adafactor", **FSDP)
     except TrainingError as error:
         (directory / "refused.txt").write_text(str(error))
+
+
+def resumed(directory):
+    """Sharded training goes on, with any number of processes."""
+    trainer = trainer_of(directory, "broken", **RESUMED, **FSDP)
+    trainer.train(resume_from_checkpoint=True)
+    write(directory, "resumed", *ended(trainer))
 
 
 def zero(directory):
@@ -256,9 +260,9 @@ def zero(directory):
         )
         trainer.save_model(str(directory / f"{name}-saved"))
     killed(trainer_of(directory, "broken", **RESUMED, deepspeed=zero_of(3)))
-    resumed = trainer_of(directory, "broken", **RESUMED, deepspeed=zero_of(3))
-    resumed.train(resume_from_checkpoint=True)
-    resumed.save_model(str(directory / "resumed-saved"))
+    trainer = trainer_of(directory, "broken", **RESUMED, deepspeed=zero_of(3))
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model(str(directory / "resumed-saved"))
     unfit = zero_of(3)
     del unfit["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
     refused = []
@@ -271,5 +275,5 @@ def zero(directory):
 
 
 if __name__ == "__main__":
-    {"whole": whole, "sharded": sharded, "zero": zero}[sys.argv[2]](Path(sys.argv[1]))
+    {"whole": whole, "sharded": sharded, "resumed": resumed, "zero": zero}[sys.argv[2]](Path(sys.argv[1]))
     torch.distributed.destroy_process_group()

@@ -125,7 +125,8 @@ def test_sharded_weights_end_where_whole_ones_do(sharded, tmp_path, case):
     assert distance(expected, saved(sharded / f"{case}-saved", case)) == 0
 
 
-def test_a_sharded_training_goes_on_where_it_was_killed(sharded, tmp_path):
+def test_three_processes_go_on_where_two_with_sharded_weights_were_killed(sharded, tmp_path):
+    launch(3, HERE / "distributed_worker.py", sharded, "resumed")
     straight = trainer_of(tmp_path, "straight", **RESUMED)
     straight.train()
     expected = dict(straight.model.named_parameters())

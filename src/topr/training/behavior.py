@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from topr.errors import DataError
 from topr.store import atomic_path
@@ -311,15 +310,10 @@ def _fingerprint(model: nn.Module, rows: Dataset, numerics: str) -> str:
     for name, parameter in model.named_parameters():
         with whole(parameter) as given:
             values = given.float()
-            sums = [_plain(total) for total in (values.sum(), values.square().sum())]
-            digest.update(f"{name}{tuple(values.shape)}{sums[0]}{sums[1]}".encode())
+            sums = f"{values.sum()}{values.square().sum()}"
+            digest.update(f"{name}{tuple(values.shape)}{sums}".encode())
     for row in rows:
         digest.update(np.asarray(row["prompt_ids"], np.int64).tobytes())
         digest.update(np.asarray(row["completion_ids"], np.int64).tobytes())
         digest.update(np.float32(row["temperature"]).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _plain(value: torch.Tensor) -> torch.Tensor:
-    """Return a number that is spread over processes as a plain tensor."""
-    return value.full_tensor() if isinstance(value, DTensor) else value

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from topr.errors import TrainingError
 from topr.training.arguments import TOPRConfig
@@ -104,12 +105,12 @@ def _config_of_zero(accelerator: Accelerator) -> Any:
 
 @contextmanager
 def whole(parameter: Tensor) -> Iterator[Tensor]:
-    """Give the whole of a weight that ZeRO-3 keeps in pieces, any other as it is.
+    """Give a weight whole for a while, also where each process has a piece of it.
 
     All processes take part.
     """
-    if not hasattr(parameter, "ds_id"):
-        yield parameter.detach()
+    if not hasattr(parameter, "ds_id"):  # ZeRO-3's
+        yield (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
         return
     import deepspeed
 
