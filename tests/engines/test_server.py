@@ -8,16 +8,25 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from completions_server import KINDS
-from servers import SCRIPT, end, free_port, launch, notes, open_server, serving
 
+from completions_server import KINDS
+from servers import (
+    end,
+    free_port,
+    gone,
+    launch,
+    notes,
+    open_server,
+    own,
+    own_processes,
+    serving,
+    soon,
+)
 from tiny import EOS, save_tiny, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
 from topr.engines import Engine, Request, check_engine
@@ -244,29 +253,6 @@ def test_what_a_run_cannot_use_is_refused_before_it(
 # A server of the engine's own
 
 
-def own(log: Path, *traits: str) -> dict[str, Any]:
-    return {"command": [sys.executable, "-I", str(SCRIPT), "{port}", str(log), *traits]}
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
-def soon(true: Callable[[], bool], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return true()
-
-
-def own_processes(log: Path) -> list[int]:
-    """The server that was told to note in `log`, and the process that it started."""
-    return [
-        *[p.pid for p in psutil.process_iter(["cmdline"]) if str(log) in (p.info["cmdline"] or ())],
-        *[note["child"] for note in notes(log) if "child" in note],
-    ]
-
-
 def test_an_own_server_is_ended_with_all_that_it_started(
     undisturbed: dict[Any, Rollout], model: Path, tmp_path: Path
 ) -> None:
@@ -274,7 +260,7 @@ def test_an_own_server_is_ended_with_all_that_it_started(
     with closing(open_server(model, **own(log, "parent"))) as engine:
         assert draw(engine) == undisturbed
         processes = own_processes(log)
-        assert len(processes) == 3  # what watches it, it, its child
+        assert len(processes) == 4  # the two that watch it, it, its child
         noted: Path = engine._served.log  # type: ignore[attr-defined]
     assert all(map(gone, processes))
     assert not noted.exists()
@@ -289,7 +275,7 @@ def test_an_own_server_that_dies_is_not_waited_for(model: Path, tmp_path: Path) 
         processes = own_processes(log)
         drawn = engine.generate(REQUESTS, SAMPLING)
         next(drawn)
-        os.kill(processes[1], signal.SIGKILL)
+        os.kill(processes[2], signal.SIGKILL)
         with pytest.raises(EngineError, match="the server that topr started has ended") as caught:
             list(drawn)
     assert all(map(gone, processes))
@@ -303,6 +289,15 @@ def test_an_own_server_that_is_no_use_is_ended(model: Path, tmp_path: Path) -> N
     with pytest.raises(EngineError, match="no model"):
         open_server(model, **own(log, "strict"))
     assert soon(lambda: not own_processes(log))
+
+
+def test_a_server_ends_when_what_watches_it_is_killed(model: Path, tmp_path: Path) -> None:
+    """As Ray kills the children of a worker that exits."""
+    log = tmp_path / "log"
+    with closing(open_server(model, **own(log, "parent"))) as engine:
+        processes = own_processes(log)
+        engine._served._process.kill()  # type: ignore[attr-defined]
+        assert soon(lambda: all(map(gone, processes)))
 
 
 DRIVER = """

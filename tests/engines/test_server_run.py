@@ -7,9 +7,9 @@ from typing import Any
 
 import psutil
 import pytest
-from servers import SCRIPT, notes
 
 from command_line import write_jsonl
+from servers import SCRIPT, notes
 from tiny import save_tiny
 from topr.config import load_recipe
 from topr.errors import ConfigError

@@ -5,8 +5,11 @@ A program of its own, which imports nothing of topr:
     python guard.py PID COMMAND ...
 
 It runs the command in a session of its own and ends that session, children and all, when process
-PID is no longer its parent (killed, even by SIGKILL), when it is told to end (SIGTERM), and when
-the command ends. Its exit status is the command's.
+PID is no longer its parent (killed, even by SIGKILL), when it is told to end (SIGTERM) or is killed
+itself, and when the command ends. Its exit status is the command's.
+
+It is two processes, since the first may be killed before it can end anything: Ray kills the
+children of a worker that exits, though not theirs.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
@@ -26,8 +30,25 @@ def main(parent: int, command: list[str]) -> int:
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    first = os.getpid()
+    second = os.fork()
+    if not second:
+        os.setsid()
+        return _serve(command, lambda: bool(told) or os.getppid() != first)
+    ended, status = 0, 0
+    while not ended and not told and os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+        ended, status = os.waitpid(second, os.WNOHANG)
+    if not ended:
+        os.kill(second, signal.SIGTERM)
+        _, status = os.waitpid(second, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _serve(command: list[str], over: Callable[[], bool]) -> int:
+    """Run a command until it ends or it is over; return its exit status."""
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
-    while server.poll() is None and not told and os.getppid() == parent:
+    while server.poll() is None and not over():
         time.sleep(POLL_SECONDS)
     if server.poll() is None:
         _signal(server.pid, signal.SIGTERM)

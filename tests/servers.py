@@ -5,12 +5,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 
 from topr.config import GenerateConfig, ModelConfig
 from topr.engines import Engine, open_engine
@@ -66,3 +67,32 @@ def notes(log: Path) -> list[dict[str, Any]]:
     """What a server noted; a kill may have cut the last line off."""
     lines = log.read_text().split("\n")[:-1] if log.exists() else []
     return [json.loads(line) for line in lines]
+
+
+# Servers that topr starts
+
+
+def own(log: Path, *traits: str) -> dict[str, Any]:
+    return {"command": [sys.executable, "-I", str(SCRIPT), "{port}", str(log), *traits]}
+
+
+def gone(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def soon(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true()
+
+
+def own_processes(log: Path) -> list[int]:
+    """What watches the server that was told to note in `log`, it, and what it started."""
+    return [
+        *[p.pid for p in psutil.process_iter(["cmdline"]) if str(log) in (p.info["cmdline"] or ())],
+        *[note["child"] for note in notes(log) if "child" in note],
+    ]
