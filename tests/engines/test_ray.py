@@ -208,29 +208,44 @@ def test_blocks_are_shards_while_every_worker_has_one() -> None:
     }  # fmt: skip
 
 
+def nodes(*resources: dict[str, float]) -> list[dict[str, Any]]:
+    """As `ray.nodes` has them, one that was lost among them."""
+    alive = [{"Alive": True, "Resources": own} for own in resources]
+    return [*alive, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+
+
+CPUS, EIGHT = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
+
+
 @pytest.mark.parametrize(
     ("settings", "there", "expected"),
     [
-        ({}, {"CPU": 8.0}, (1, 0.0)),
-        ({}, {"CPU": 64.0, "GPU": 8.0}, (8, 1.0)),
-        ({"engine": "vllm"}, {"CPU": 64.0, "GPU": 8.0}, (2, 4.0)),
-        ({"workers": 3}, {"CPU": 64.0, "GPU": 8.0}, (3, 1.0)),
-        ({"gpus_per_worker": 0.5}, {"CPU": 64.0, "GPU": 2.0}, (4, 0.5)),
-        ({"gpus_per_worker": 0, "workers": 4}, {"CPU": 4.0, "GPU": 2.0}, (4, 0.0)),
-        ({"cpus_per_worker": 32}, {"CPU": 64.0, "GPU": 8.0}, (2, 1.0)),
+        ({}, [CPUS], (1, 0.0)),
+        ({}, [EIGHT], (8, 1.0)),
+        ({}, [CPUS, EIGHT, EIGHT], (16, 1.0)),
+        ({"engine": "vllm"}, [EIGHT], (2, 4.0)),
+        ({"engine": "vllm"}, [{"CPU": 64.0, "GPU": 6.0}] * 2, (2, 4.0)),
+        ({"engine": "vllm"}, [EIGHT, {"CPU": 64.0, "GPU": 3.0}], (2, 4.0)),
+        ({"workers": 3}, [EIGHT], (3, 1.0)),
+        ({"gpus_per_worker": 0.5}, [{"CPU": 64.0, "GPU": 2.0}], (4, 0.5)),
+        ({"gpus_per_worker": 0, "workers": 4}, [{"CPU": 4.0, "GPU": 2.0}], (4, 0.0)),
+        ({"cpus_per_worker": 32}, [EIGHT], (2, 1.0)),
+        ({"cpus_per_worker": 48}, [EIGHT, EIGHT], (2, 1.0)),
     ],
 )
-def test_the_cluster_gives_the_number_of_workers(
-    settings: dict[str, Any], there: dict[str, float], expected: tuple[int, float]
+def test_the_nodes_give_the_number_of_workers(
+    settings: dict[str, Any], there: list[dict[str, float]], expected: tuple[int, float]
 ) -> None:
     config = GenerateConfig(engine="ray", ray=settings, vllm={"tensor_parallel_size": 4})
-    assert ray._size(config, there) == expected
+    assert ray._size(config, nodes(*there)) == expected
 
 
 def test_a_cluster_without_room_for_a_worker_is_refused() -> None:
+    """Two nodes that have room for it together have none."""
     config = GenerateConfig(engine="ray", ray={"engine": "vllm"}, vllm={"tensor_parallel_size": 16})
-    with pytest.raises(EngineError, match=r"16\.0.*the Ray cluster has 8 GPUs and 64 CPUs"):
-        ray._size(config, {"CPU": 64.0, "GPU": 8.0})
+    message = r"16\.0.* 8 GPUs and 64 CPUs; 0 GPUs and 8 CPUs:"
+    with pytest.raises(EngineError, match=message):
+        ray._size(config, nodes(EIGHT, CPUS, EIGHT))
 
 
 def test_the_engine_in_the_workers_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:

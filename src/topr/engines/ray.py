@@ -11,7 +11,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -58,7 +58,7 @@ class RayEngine:
 
     name = "ray"
     spans_shards = True
-    """Workers load the model once for all that it is given: see `topr.generation`."""
+    """Workers load the model once for all that one call gives: see `topr.generation`."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class RayEngine:
         if owns:
             _connect(config.ray.address or os.environ.get("RAY_ADDRESS") or "local")
         try:
-            workers, gpus = _size(config, ray.cluster_resources())
+            workers, gpus = _size(config, ray.nodes())
             return cls(
                 model, config, tokenizer, facts, workers=workers, gpus=gpus, owns_cluster=owns
             )
@@ -278,25 +278,30 @@ def _connect(address: str, **resources: int) -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _size(config: GenerateConfig, there: dict[str, float]) -> tuple[int, float]:
-    """Return how many workers, and the GPUs of each, for a cluster's resources.
+def _size(config: GenerateConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
+    """Return how many workers, and the GPUs of each, for the nodes of a cluster (`ray.nodes`).
 
     Raises:
-        EngineError: there is no room for a single worker.
+        EngineError: no node has room for a single worker.
 
     """
     settings = config.ray
+    there = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = settings.gpus_per_worker
     if gpus is None:
         spread = config.vllm.tensor_parallel_size if settings.engine == "vllm" else 1
-        gpus = float(spread if there.get("GPU", 0) else 0)
+        gpus = float(spread if any(node.get("GPU", 0) for node in there) else 0)
     needs = {"GPU": gpus, "CPU": settings.cpus_per_worker}
-    room = min(int(there.get(name, 0) // need) for name, need in needs.items() if need)
+    room = sum(
+        min(int(node.get(name, 0) // need) for name, need in needs.items() if need)
+        for node in there
+    )
     if not room:
+        has = {f"{node.get('GPU', 0):g} GPUs and {node.get('CPU', 0):g} CPUs" for node in there}
         raise EngineError(
-            f"a worker takes {needs}, and the Ray cluster has {there.get('GPU', 0):g} GPUs and "
-            f"{there.get('CPU', 0):g} CPUs: set generate.ray.gpus_per_worker and cpus_per_worker, "
-            "or connect to a larger cluster"
+            f"a worker takes {needs} of one node, and the nodes of the Ray cluster have "
+            f"{'; '.join(sorted(has, reverse=True))}: set generate.ray.gpus_per_worker and "
+            "cpus_per_worker, or connect to a cluster of larger nodes"
         )
     workers = settings.workers or (room if gpus else 1)
     if workers > room:
