@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from servers import gone, own, own_processes, serving, soon
 from tiny import save_tiny, tiny_model, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig, load_recipe
 from topr.engines import Engine, Request, check_engine, open_engine, ray
@@ -124,6 +125,49 @@ def test_killing_workers_loses_nothing_and_doubles_nothing(
     assert draw_all(opened, tmp_path, SAMPLING, kill).equals(without_ray)
     assert len(killed) == 2
     assert not any(psutil.pid_exists(pid) for pid in killed)
+
+
+# Over the engine `server`
+
+
+@pytest.fixture(scope="module")
+def from_a_server(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """What the server engine draws without Ray. The server's tokens are those of the seed."""
+    folder = tmp_path_factory.mktemp("server")
+    with (
+        serving(folder / "log") as url,
+        closing(open_engine(model, GenerateConfig(engine="server", server={"url": url}))) as engine,
+    ):
+        return draw_all(engine, folder / "rollouts", SAMPLING)
+
+
+def over_server(**server: Any) -> GenerateConfig:
+    return generate_config(ray={"engine": "server"}, server=server)
+
+
+def test_the_servers_of_workers_end_with_the_draw(
+    cluster: None, model: ModelConfig, from_a_server: pa.Table, tmp_path: Path
+) -> None:
+    log, started = tmp_path / "log", set[int]()
+    config = over_server(**own(log, "parent"))
+    with closing(open_engine(model, config)) as engine:
+        drawn = draw_all(
+            engine, tmp_path / "rollouts", SAMPLING, lambda: started.update(own_processes(log))
+        )
+    assert drawn.equals(from_a_server)
+    assert len(started) >= 4  # the two that watch a server, it, its child
+    assert soon(lambda: all(map(gone, started)))
+
+
+def test_a_worker_closes_its_engine(model: ModelConfig, tmp_path: Path) -> None:
+    """Ray Data lets go of it where the actor ends well, and calls nothing of it."""
+    log = tmp_path / "log"
+    config = over_server(**own(log)).model_copy(update={"engine": "server"})
+    worker = ray._Worker(model.model_dump(), model.path, config.model_dump())
+    started = own_processes(log)
+    assert len(started) == 3
+    del worker
+    assert all(map(gone, started))
 
 
 def test_what_cannot_be_drawn_is_refused_before_a_worker_is_started(opened: Engine) -> None:

@@ -206,6 +206,11 @@ class _Worker:
         self._engine = open_engine(ModelConfig(**model), GenerateConfig(**config))
         self._engine.model_name = name  # as the recipe has it, and not where this worker found it
 
+    def __del__(self) -> None:
+        """Close the engine: nothing else is called where an actor of Ray Data ends."""
+        if hasattr(self, "_engine"):  # it may not have opened
+            self._engine.close()
+
     def __call__(self, table: pa.Table, sampling: dict[str, Any], iteration: int) -> pa.Table:
         requests = [
             Request(**{**row, "prompt_ids": tuple(row["prompt_ids"])}) for row in table.to_pylist()
