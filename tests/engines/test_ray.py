@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,26 @@ def from_a_server(model: ModelConfig, tmp_path_factory: pytest.TempPathFactory) 
 
 def over_server(**server: Any) -> GenerateConfig:
     return generate_config(ray={"engine": "server"}, server=server)
+
+
+def test_workers_killed_over_a_server_that_is_there_lose_and_double_nothing(
+    cluster: None, model: ModelConfig, from_a_server: pa.Table, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        for process in workers() if not killed else ():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+                killed.append(process.pid)
+
+    with (
+        serving(tmp_path / "log", "paced") as url,
+        closing(open_engine(model, over_server(url=url))) as engine,
+    ):
+        assert draw_all(engine, tmp_path / "rollouts", SAMPLING, kill).equals(from_a_server)
+    assert killed
+    assert not any(psutil.pid_exists(pid) for pid in killed)
 
 
 def test_the_servers_of_workers_end_with_the_draw(

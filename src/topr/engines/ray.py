@@ -96,11 +96,7 @@ class RayEngine:
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
         """Refuse to go on without Ray, or without what the engine in the workers needs."""
-        if find_spec("ray") is None or find_spec("ray.data") is None:
-            raise ConfigError(
-                "generate.engine is ray, and the package ray is not installed here: install it "
-                f"(pip install 'topr[ray]'), or set generate.engine={config.ray.engine}"
-            )
+        _check_installed(config)
         from topr.engines import check_engine
 
         check_engine(model, inner_config(config))
@@ -114,7 +110,10 @@ class RayEngine:
             EngineError: the cluster cannot be reached, or is too small for one worker.
 
         """
-        cls.check(model, config)
+        if config.ray.engine == "server" and config.server.url is not None:
+            _check_installed(config)  # `check` refuses a server that is there: no run can train so
+        else:
+            cls.check(model, config)
         tokenizer = load_tokenizer(model)
         facts = model_facts(model, tokenizer)
         import ray
@@ -247,6 +246,14 @@ def blocks_of(requests: Sequence[Request], shard_problems: int, workers: int) ->
         pa.Table.from_pylist(rows[start : start + size], schema=REQUEST_SCHEMA)
         for start in range(0, len(rows), size)
     ]
+
+
+def _check_installed(config: GenerateConfig) -> None:
+    if find_spec("ray") is None or find_spec("ray.data") is None:
+        raise ConfigError(
+            "generate.engine is ray, and the package ray is not installed here: install it "
+            f"(pip install 'topr[ray]'), or set generate.engine={config.ray.engine}"
+        )
 
 
 def _connect(address: str, **resources: int) -> None:
