@@ -119,15 +119,15 @@ def check_logprobs(engine: Engine, recipe: Recipe) -> None:
         ConfigError: it records no log-probabilities, and training takes log mu from the sampler.
 
     """
-    if getattr(engine, "records_logprobs", True):
-        return
-    for where, train in _trainings(recipe).items():
-        if train.behavior_logprobs == "sampler":
-            raise ConfigError(
-                f"{where}.behavior_logprobs=sampler, but engine {engine.name!r} gives no "
-                "log-probabilities of what it draws (its warning says why): set "
-                f"{where}.behavior_logprobs=recompute, or draw with an engine that does"
-            )
+    trainings = _trainings(recipe).items()
+    wanted = [where for where, train in trainings if train.behavior_logprobs == "sampler"]
+    # Last, since it may cost the engine `ray` the start of a server.
+    if wanted and not getattr(engine, "records_logprobs", True):
+        raise ConfigError(
+            f"{wanted[0]}.behavior_logprobs=sampler, but engine {engine.name!r} gives no "
+            "log-probabilities of what it draws (its warning says why): set "
+            f"{wanted[0]}.behavior_logprobs=recompute, or draw with an engine that does"
+        )
 
 
 def _trainings(recipe: Recipe) -> dict[str, TrainConfig]:

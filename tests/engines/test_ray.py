@@ -1,6 +1,7 @@
 """The ray engine on a local cluster of two workers: the same rollouts, and none lost by a kill."""
 
 import importlib.util
+import logging
 import os
 import signal
 import subprocess
@@ -15,12 +16,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from servers import gone, own, own_processes, serving, soon
+from servers import gone, notes, own, own_processes, serving, soon
 from tiny import save_tiny, tiny_model, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig, load_recipe
 from topr.engines import Engine, Request, check_engine, open_engine, ray
 from topr.errors import ConfigError, EngineError
 from topr.generation import draw
+from topr.preparation import check_logprobs
 from topr.records import Problem, SamplingParams
 from topr.store import read_table
 
@@ -188,6 +190,24 @@ def test_a_worker_closes_its_engine(model: ModelConfig, tmp_path: Path) -> None:
     assert len(started) == 3
     del worker
     assert all(map(gone, started))
+
+
+def test_that_log_probabilities_are_missing_is_said_before_a_run_draws(
+    cluster: None, model: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, sampler = over_server(**own(tmp_path / "log", "textual")), load_recipe("quickstart", [])
+    recompute = load_recipe("quickstart", ["train.behavior_logprobs=recompute"])
+    caplog.set_level(logging.WARNING)
+    with closing(open_engine(model, config)) as engine:
+        check_logprobs(engine, recompute)
+        assert notes(tmp_path / "log") == own_processes(tmp_path / "log") == []
+        with pytest.raises(ConfigError, match="engine 'ray' gives no log-probabilities"):
+            check_logprobs(engine, sampler)
+        assert own_processes(tmp_path / "log") == []
+        assert caplog.text.count("train.behavior_logprobs=recompute") == 1
+    with closing(open_engine(model, config)) as engine:
+        assert draw_all(engine, tmp_path / "rollouts", SAMPLING)["logprobs"].null_count == 48
+    assert caplog.text.count("train.behavior_logprobs=recompute") == 2
 
 
 def test_what_cannot_be_drawn_is_refused_before_a_worker_is_started(opened: Engine) -> None:

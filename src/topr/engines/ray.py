@@ -12,8 +12,9 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,25 @@ class RayEngine:
         self.workers = workers
         self.gpus = gpus
         self._owns_cluster = owns_cluster
+        self._warned = False
+
+    @cached_property
+    def records_logprobs(self) -> bool:
+        """False where the engine in the workers records none. A worker of its own asks a server."""
+        if self.config.ray.engine != "server":
+            return True
+        import ray
+
+        asked = ray.remote(num_cpus=self.config.ray.cpus_per_worker, num_gpus=self.gpus)(
+            _records_logprobs
+        )
+        try:
+            found = bool(ray.get(asked.remote(*self._of_worker())))
+        except ray.exceptions.RayError as error:
+            raise EngineError(_told(str(error))) from error
+        if not found:
+            self._warn()
+        return found
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
@@ -184,9 +204,22 @@ class RayEngine:
             )
         try:
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                if table["logprobs"].null_count:
+                    self._warn()
                 yield from table_to_rollouts(table)
         except ray.exceptions.RayError as error:
             raise EngineError(_told(str(error))) from error
+
+    def _warn(self) -> None:
+        """Say once that log-probabilities are missing: what a worker says is in its log alone."""
+        if self._warned:
+            return
+        self._warned = True
+        logger.warning(
+            "engine %s in the workers gives completions without log-probabilities (their logs say "
+            "why): training on them needs train.behavior_logprobs=recompute",
+            self.config.ray.engine,
+        )
 
     def _of_worker(self) -> tuple[dict[str, Any], str, dict[str, Any]]:
         """Return what a worker is made of: a model that it finds, its name, and the settings."""
@@ -216,6 +249,14 @@ class _Worker:
         ]
         params = SamplingParams(**{**sampling, "stop": tuple(sampling["stop"])})
         return rollouts_to_table(self._engine.generate(requests, params, iteration=iteration))
+
+
+def _records_logprobs(model: dict[str, Any], name: str, config: dict[str, Any]) -> bool:
+    """Run in a worker of Ray: see `RayEngine.records_logprobs`."""
+    from topr.engines import open_engine
+
+    with closing(open_engine(ModelConfig(**model), GenerateConfig(**config))) as engine:
+        return getattr(engine, "records_logprobs", True)
 
 
 def inner_config(config: GenerateConfig) -> GenerateConfig:
