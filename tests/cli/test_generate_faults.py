@@ -1,12 +1,15 @@
 """`topr generate` killed, or out of disk, while it draws: the same command again ends the same."""
 
+import functools
 import importlib.util
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from command_line import topr, write_jsonl
+from servers import own
 from tiny import save_tiny
 from topr.store import read_table, shard_paths
 
@@ -26,7 +30,11 @@ task:
   test_problems: 4
   grader: numeric
 model: {path: model, device: cpu}
-generate: {n: 16, max_tokens: 150, batch_size: 8, shard_problems: 2}
+generate:
+  n: 16
+  max_tokens: 150
+  batch_size: 8
+  shard_problems: 2
 """
 ENGINES = [
     "transformers",
@@ -46,16 +54,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny(folder / "model", eos_token_id=None, max_position_embeddings=512)
     rows = [{"prompt": f"What is {i} + {i} ?", "answer": str(2 * i)} for i in range(16)]
     write_jsonl(folder / "sums.jsonl", rows)
-    (folder / "recipe.yaml").write_text(RECIPE)
+    server = f"  server: {json.dumps(own(folder / 'log', 'paced'))}\n"
+    (folder / "recipe.yaml").write_text(RECIPE + server)
     return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder: Path) -> pa.Table:
-    topr(folder, "generate", "recipe.yaml", "-o", "undisturbed")
-    table = read_table(folder / "undisturbed")
-    assert table.num_rows == 12 * 16
-    return table
+def undisturbed(folder: Path) -> Callable[[str], pa.Table]:
+    """What an engine draws when nothing happens."""
+
+    @functools.cache
+    def drawn(engine: str) -> pa.Table:
+        output = f"undisturbed-{engine}"
+        topr(folder, "generate", "recipe.yaml", "-o", output, f"generate.engine={engine}")
+        table = read_table(folder / output)
+        assert table.num_rows == 12 * 16
+        return table
+
+    return drawn
 
 
 def start(folder: Path, engine: str, output: str) -> subprocess.Popen[str]:
@@ -94,7 +110,10 @@ def ended_the_same(folder: Path, engine: str, output: str, undisturbed: pa.Table
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_killed_while_drawing_it_goes_on(
-    folder: Path, undisturbed: pa.Table, engine: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    undisturbed: Callable[[str], pa.Table],
+    engine: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     output = f"killed-{engine}"
@@ -107,17 +126,19 @@ def test_killed_while_drawing_it_goes_on(
     # Workers end with it. Ray's agents, which hold no model, give up a minute or two later.
     alive = psutil.wait_procs([c for c in children if not is_agent(c)], timeout=60)[1]
     assert alive == []
-    assert ended_the_same(folder, engine, output, undisturbed)
+    assert ended_the_same(folder, engine, output, undisturbed("transformers"))
 
 
+@pytest.mark.parametrize("engine", ["transformers", "server"])
 def test_out_of_disk_while_drawing_it_says_so_and_goes_on(
-    folder: Path, undisturbed: pa.Table
+    folder: Path, undisturbed: Callable[[str], pa.Table], engine: str
 ) -> None:
     """The kernel refuses what it writes beyond some bytes, from the second shard on."""
-    process = start(folder, "transformers", "full")
-    wait_for_a_shard(process, folder / "full")
+    output = f"full-{engine}"
+    process = start(folder, engine, output)
+    wait_for_a_shard(process, folder / output)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (500, 500))
     _, said = process.communicate(timeout=120)
     assert process.returncode not in (0, -signal.SIGXFSZ)
-    assert "File too large" in said
-    assert ended_the_same(folder, "transformers", "full", undisturbed)
+    assert "File too large" in said or "the disk is full" in said
+    assert ended_the_same(folder, engine, output, undisturbed(engine))
