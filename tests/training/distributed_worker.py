@@ -275,5 +275,6 @@ def zero(directory):
 
 
 if __name__ == "__main__":
-    {"whole": whole, "sharded": sharded, "resumed": resumed, "zero": zero}[sys.argv[2]](Path(sys.argv[1]))
+    train = {"whole": whole, "sharded": sharded, "resumed": resumed, "zero": zero}[sys.argv[2]]
+    train(Path(sys.argv[1]))
     torch.distributed.destroy_process_group()
