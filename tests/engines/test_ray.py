@@ -312,6 +312,7 @@ CPUS, EIGHT = {"CPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}
         ({"engine": "vllm"}, [EIGHT, {"CPU": 64.0, "GPU": 3.0}], (2, 4.0)),
         ({"workers": 3}, [EIGHT], (3, 1.0)),
         ({"gpus_per_worker": 0.5}, [{"CPU": 64.0, "GPU": 2.0}], (4, 0.5)),
+        ({"gpus_per_worker": 0.1}, [{"CPU": 64.0, "GPU": 1.0}], (10, 0.1)),
         ({"gpus_per_worker": 0, "workers": 4}, [{"CPU": 4.0, "GPU": 2.0}], (4, 0.0)),
         ({"cpus_per_worker": 32}, [EIGHT], (2, 1.0)),
         ({"cpus_per_worker": 48}, [EIGHT, EIGHT], (2, 1.0)),
@@ -341,7 +342,7 @@ def test_the_engine_in_the_workers_is_checked_too(monkeypatch: pytest.MonkeyPatc
 
 def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'topr\[ray\]'.*engine=transformers"):
+    with pytest.raises(ConfigError, match=r"pip install '.\[ray\]'.*engine=transformers"):
         check_engine(ModelConfig(path="m"), GenerateConfig(engine="ray"))
 
 

@@ -293,7 +293,7 @@ def _check_installed(config: GenerateConfig) -> None:
     if find_spec("ray") is None or find_spec("ray.data") is None:
         raise ConfigError(
             "generate.engine is ray, and the package ray is not installed here: install it "
-            f"(pip install 'topr[ray]'), or set generate.engine={config.ray.engine}"
+            f"(pip install '.[ray]' in topr's checkout), or set generate.engine={config.ray.engine}"
         )
 
 
@@ -346,7 +346,7 @@ def _size(config: GenerateConfig, nodes: Sequence[Mapping[str, Any]]) -> tuple[i
         gpus = float(spread if any(node.get("GPU", 0) for node in there) else 0)
     needs = {"GPU": gpus, "CPU": settings.cpus_per_worker}
     room = sum(
-        min(int(node.get(name, 0) // need) for name, need in needs.items() if need)
+        min(math.floor(node.get(name, 0) / need + 1e-6) for name, need in needs.items() if need)
         for node in there
     )
     if not room:

@@ -76,8 +76,8 @@ class VllmEngine:
         if spec is None or spec.origin is None:  # a folder of that name has no origin
             raise ConfigError(
                 "generate.engine is vllm, and the package vllm is not installed here: install it "
-                "(pip install 'topr[vllm]'; on a CPU, see docs/engines/vllm.md), or set "
-                "generate.engine=transformers"
+                "(pip install '.[vllm]' in topr's checkout; on a CPU, see docs/engines/vllm.md), "
+                "or set generate.engine=transformers"
             )
 
     @classmethod
