@@ -344,8 +344,9 @@ class _Run:
         self, model: ModelConfig, name: str, iteration: int, folder: Path, mark: str,
         config: EvaluateConfig,
     ) -> EvalResult:  # fmt: skip
-        if begin(folder / "evaluation", "evaluate", mark) is not None:
-            return read_evaluation(folder / RESULT_FILE)
+        with begin(folder / "evaluation", "evaluate", mark) as done:
+            if done is not None:  # no engine is opened for it
+                return read_evaluation(folder / RESULT_FILE)
         return measure(
             self.recipe, config, self.task, self._open(model), folder, name, iteration, mark,
             self.progress,

@@ -1,6 +1,5 @@
 """A run's or a study's directory: claimed by one process for one recipe, never overwritten."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -14,7 +13,7 @@ from topr.config import dump_recipe
 from topr.config.base import Section
 from topr.environment import environment
 from topr.errors import RunDirectoryError
-from topr.store import write_json_atomic, write_text_atomic
+from topr.store import locked, write_json_atomic, write_text_atomic
 
 
 @contextmanager
@@ -31,14 +30,7 @@ def claimed(recipe: Section, directory: Path) -> Iterator[None]:
                 f"{directory} is not empty ({', '.join(names[:5])}) and holds no run: give a new "
                 "directory"
             )
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunDirectoryError(
-                f"another process is running in {directory}: wait for it, or stop it first"
-            ) from None
+    with locked(directory):
         if found.is_file():
             _refuse_other_recipe(recipe, found)
         else:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from command_line import topr, write_jsonl
 from tiny import save_tiny
-from topr.store import read_manifest
+from topr.store import locked, read_manifest
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 ACCELERATE = (
@@ -33,7 +33,7 @@ SETTINGS = (
 
 def launched(folder, launcher, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "topr", *arguments],
+        [sys.executable, *(("-m", *launcher) if launcher else ()), "-m", "topr", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         cwd=folder, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
@@ -123,3 +123,15 @@ def test_an_error_of_the_first_process_ends_the_others(folder):
     done = launched(folder, TORCHRUN, *SETTINGS, "-o", "taken")
     assert done.returncode != 0
     assert "manifest.json is not a manifest" in done.stderr
+
+
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["alone", "torchrun"])
+def test_a_training_that_goes_on_elsewhere_is_left_alone(folder, tmp_path, launcher):
+    """As after a kill of torchrun, which leaves its workers training."""
+    work = tmp_path / "out/training"
+    (work / "checkpoint-1").mkdir(parents=True)  # not complete: it is being written
+    with locked(work):
+        done = launched(folder, launcher, *SETTINGS, "-o", str(tmp_path / "out"))
+    assert done.returncode != 0
+    assert f"another process is running in {work} (process {os.getpid()} on " in done.stderr
+    assert (work / "checkpoint-1").is_dir()

@@ -84,48 +84,49 @@ def evaluate(
     """
     shards = directory / SHARDS
     drawn = shards / "drawn"
-    if begin(shards, "evaluate", fingerprint) is not None:
-        shutil.rmtree(drawn, ignore_errors=True)
-        return read_evaluation(directory / RESULT_FILE)
-    problems = task.problems(Split(config.split))[: config.problems]
-    if not problems:
-        raise DataError(
-            f"task {task.name!r} has no {config.split} problems: choose another "
-            "`evaluate.split`, or give the task some"
-        )
-    draws = _draws(config, max_tokens, task.stop if stop is None else stop, seed)
-    for folder, (sampling, n) in draws.items():
-        draw(
-            problems,
-            engine,
-            sampling,
-            n,
-            drawn / folder,
-            shard_problems=shard_problems,
+    with begin(shards, "evaluate", fingerprint) as done:
+        if done is not None:
+            shutil.rmtree(drawn, ignore_errors=True)
+            return read_evaluation(directory / RESULT_FILE)
+        problems = task.problems(Split(config.split))[: config.problems]
+        if not problems:
+            raise DataError(
+                f"task {task.name!r} has no {config.split} problems: choose another "
+                "`evaluate.split`, or give the task some"
+            )
+        draws = _draws(config, max_tokens, task.stop if stop is None else stop, seed)
+        for folder, (sampling, n) in draws.items():
+            draw(
+                problems,
+                engine,
+                sampling,
+                n,
+                drawn / folder,
+                shard_problems=shard_problems,
+                iteration=iteration,
+                keep_columns=task.grader not in GRADERS,
+                progress=on_draw,
+            )
+        _grade(task, shards, [drawn / folder for folder in draws], grade, on_grade)
+        result = score(
+            read_table(shards, SCORED_COLUMNS),
+            name=name,
             iteration=iteration,
-            keep_columns=task.grader not in GRADERS,
-            progress=on_draw,
+            model=engine.model_name,
+            split=config.split,
+            pass_at=config.pass_at,
+            resamples=config.bootstrap,
+            seed=seed,
+            group_of=check_question if task.grader == "verdict" else None,
         )
-    _grade(task, shards, [drawn / folder for folder in draws], grade, on_grade)
-    result = score(
-        read_table(shards, SCORED_COLUMNS),
-        name=name,
-        iteration=iteration,
-        model=engine.model_name,
-        split=config.split,
-        pass_at=config.pass_at,
-        resamples=config.bootstrap,
-        seed=seed,
-        group_of=check_question if task.grader == "verdict" else None,
-    )
-    if task.grader == "verdict":
-        metrics = _of_verdicts(shards, engine.tokenizer, config.bootstrap, seed)
-        result = replace(result, metrics={**result.metrics, **metrics})
-    write_evaluation(directory / RESULT_FILE, result)
-    _finish(shards, fingerprint)
-    # The graded shards hold everything that the drawn ones do.
-    shutil.rmtree(drawn)
-    return result
+        if task.grader == "verdict":
+            metrics = _of_verdicts(shards, engine.tokenizer, config.bootstrap, seed)
+            result = replace(result, metrics={**result.metrics, **metrics})
+        write_evaluation(directory / RESULT_FILE, result)
+        _finish(shards, fingerprint)
+        # The graded shards hold everything that the drawn ones do.
+        shutil.rmtree(drawn)
+        return result
 
 
 def _of_verdicts(

@@ -47,42 +47,42 @@ def curate_rollouts(graded: Path, config: CurateConfig, directory: Path, *, mark
         DataError: the rows are not graded, or none is kept.
 
     """
-    done = begin(directory, "curate", mark)
-    if done is not None:
-        return done
-    sources, columns = _sources(graded), read_columns(graded)
-    result = curate(columns, config)
-    for leftover in shard_paths(directory):  # of a call that was killed before its manifest
-        leftover.unlink()
-    order_N = columns.order_N[result.keep[columns.order_N]]
-    for index, table in enumerate(_in_order(sources, result.keep, order_N)):
-        write_shard(directory, index, table)
-    tokens_N = columns.tokens_N
-    assert tokens_N is not None  # noqa: S101 - read_columns counts them
-    manifest = Manifest(
-        stage="curate",
-        fingerprint=mark,
-        rows=len(order_N),
-        files=tuple(path.name for path in shard_paths(directory)),
-        details={
-            **result.report,
-            "tokens": int(tokens_N.sum()),
-            "tokens_kept": int(tokens_N[result.keep].sum()),
-            "steps": [
-                {
-                    "rule": step.rule,
-                    "rows": step.rows,
-                    "kept": step.kept,
-                    "dropped": dict(step.dropped),
-                    "problems": step.problems,
-                    "positives": step.positives,
-                }
-                for step in result.steps
-            ],
-        },
-    )
-    write_manifest(directory, manifest)
-    return manifest
+    with begin(directory, "curate", mark) as done:
+        if done is not None:
+            return done
+        sources, columns = _sources(graded), read_columns(graded)
+        result = curate(columns, config)
+        for leftover in shard_paths(directory):  # of a call that was killed before its manifest
+            leftover.unlink()
+        order_N = columns.order_N[result.keep[columns.order_N]]
+        for index, table in enumerate(_in_order(sources, result.keep, order_N)):
+            write_shard(directory, index, table)
+        tokens_N = columns.tokens_N
+        assert tokens_N is not None  # noqa: S101 - read_columns counts them
+        manifest = Manifest(
+            stage="curate",
+            fingerprint=mark,
+            rows=len(order_N),
+            files=tuple(path.name for path in shard_paths(directory)),
+            details={
+                **result.report,
+                "tokens": int(tokens_N.sum()),
+                "tokens_kept": int(tokens_N[result.keep].sum()),
+                "steps": [
+                    {
+                        "rule": step.rule,
+                        "rows": step.rows,
+                        "kept": step.kept,
+                        "dropped": dict(step.dropped),
+                        "problems": step.problems,
+                        "positives": step.positives,
+                    }
+                    for step in result.steps
+                ],
+            },
+        )
+        write_manifest(directory, manifest)
+        return manifest
 
 
 def kept(details: Mapping[str, Any]) -> str:

@@ -58,29 +58,29 @@ def generate_rollouts(
         progress: told of completions and tokens.
 
     """
-    done = begin(directory, "generate", mark)
-    if done is not None:
-        return done
-    sampling = sampling_params(config, stop, seed)
-    with progress.bar("generating", len(problems) * config.n, "completions") as advance:
-        draw(
-            problems,
-            engine,
-            sampling,
-            config.n,
-            directory,
-            shard_problems=config.shard_problems,
-            iteration=iteration,
-            keep_columns=keep_columns,
-            progress=lambda completions, tokens: advance(completions, tokens=tokens),
+    with begin(directory, "generate", mark) as done:
+        if done is not None:
+            return done
+        sampling = sampling_params(config, stop, seed)
+        with progress.bar("generating", len(problems) * config.n, "completions") as advance:
+            draw(
+                problems,
+                engine,
+                sampling,
+                config.n,
+                directory,
+                shard_problems=config.shard_problems,
+                iteration=iteration,
+                keep_columns=keep_columns,
+                progress=lambda completions, tokens: advance(completions, tokens=tokens),
+            )
+        ids = read_table(directory, ["completion_ids"]).column("completion_ids")
+        manifest = Manifest(
+            stage="generate",
+            fingerprint=mark,
+            rows=len(ids),
+            files=tuple(path.name for path in shard_paths(directory)),
+            details={"problems": len(problems), "tokens": sum(map(len, ids))},
         )
-    ids = read_table(directory, ["completion_ids"]).column("completion_ids")
-    manifest = Manifest(
-        stage="generate",
-        fingerprint=mark,
-        rows=len(ids),
-        files=tuple(path.name for path in shard_paths(directory)),
-        details={"problems": len(problems), "tokens": sum(map(len, ids))},
-    )
-    write_manifest(directory, manifest)
-    return manifest
+        write_manifest(directory, manifest)
+        return manifest

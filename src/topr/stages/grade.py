@@ -40,21 +40,21 @@ def grade_rollouts(
     """
     if not (sources := shard_paths(rollouts)):
         raise DataError(f"{rollouts} holds no rollouts to grade: draw or import some first")
-    done = begin(directory, "grade", mark)
-    if done is not None:
-        return done
-    grade_shards(sources, grader, config, directory, progress=progress, bare=bare)
-    table = read_table(directory, ["grade", "reward"])
-    outcomes = Counter(table.column("grade").to_pylist())
-    manifest = Manifest(
-        stage="grade",
-        fingerprint=mark,
-        rows=table.num_rows,
-        files=tuple(path.name for path in shard_paths(directory)),
-        details={"grader": grader, "outcomes": dict(sorted(outcomes.items()))},
-    )
-    write_manifest(directory, manifest)
-    return manifest
+    with begin(directory, "grade", mark) as done:
+        if done is not None:
+            return done
+        grade_shards(sources, grader, config, directory, progress=progress, bare=bare)
+        table = read_table(directory, ["grade", "reward"])
+        outcomes = Counter(table.column("grade").to_pylist())
+        manifest = Manifest(
+            stage="grade",
+            fingerprint=mark,
+            rows=table.num_rows,
+            files=tuple(path.name for path in shard_paths(directory)),
+            details={"grader": grader, "outcomes": dict(sorted(outcomes.items()))},
+        )
+        write_manifest(directory, manifest)
+        return manifest
 
 
 def grade_shards(

@@ -69,54 +69,53 @@ def draw_in_rounds(
         progress: told of completions and tokens.
 
     """
-    done = begin(rollouts, "generate", mark)
-    if done is not None:
-        return done
-    begin(graded, "grade", mark)
-    check_ids(problems)
-    further = further_columns(problems) if keep_columns else {}
-    most = max(max_candidates(curation) or 0 for curation in curations)
-    open_ = np.arange(len(problems))
-    drawn = shards = 0
-    rounds: list[dict[str, int]] = []
-    columns: Columns | None = None
-    while len(open_) and drawn < most:
-        n = min(config.n, most - drawn)
-        chosen = [problems[int(i)] for i in open_]
-        title = f"generating, round {len(rounds) + 1} ({len(chosen)} problems)"
-        with progress.bar(title, n * len(chosen), "completions") as advance:
-            draw_shards(
-                chosen,
-                engine,
-                sampling_params(config, stop, seed),
-                n,
-                rollouts,
-                shard_problems=config.shard_problems,
-                iteration=iteration,
-                first_sample=drawn,
-                first_shard=shards,
-                further={name: values.take(open_) for name, values in further.items()},
-                progress=lambda completions, tokens: advance(completions, tokens=tokens),
-            )
-        made = shard_count(len(chosen), config.shard_problems)
-        sources = shard_paths(rollouts)[shards : shards + made]
-        grade_shards(sources, grader, grade, graded, progress=progress)
-        rounds.append({"problems": len(chosen), "completions": n * len(chosen)})
-        drawn, shards = drawn + n, shards + made
-        columns = read_columns(graded, shards=shards)
-        # The first round has every problem, so names are in the order of `problems`.
-        full = np.all([finished(columns, curation) for curation in curations], axis=0)
-        open_ = np.flatnonzero(~full)
-    check_none_further(rollouts, shards)
-    manifest = Manifest(
-        stage="generate",
-        fingerprint=mark,
-        rows=sum(each["completions"] for each in rounds),
-        files=tuple(path.name for path in shard_paths(rollouts)),
-        details={"problems": len(problems), "rounds": rounds, **savings(columns, most)},
-    )
-    write_manifest(rollouts, manifest)
-    return manifest
+    with begin(rollouts, "generate", mark) as done, begin(graded, "grade", mark):
+        if done is not None:
+            return done
+        check_ids(problems)
+        further = further_columns(problems) if keep_columns else {}
+        most = max(max_candidates(curation) or 0 for curation in curations)
+        open_ = np.arange(len(problems))
+        drawn = shards = 0
+        rounds: list[dict[str, int]] = []
+        columns: Columns | None = None
+        while len(open_) and drawn < most:
+            n = min(config.n, most - drawn)
+            chosen = [problems[int(i)] for i in open_]
+            title = f"generating, round {len(rounds) + 1} ({len(chosen)} problems)"
+            with progress.bar(title, n * len(chosen), "completions") as advance:
+                draw_shards(
+                    chosen,
+                    engine,
+                    sampling_params(config, stop, seed),
+                    n,
+                    rollouts,
+                    shard_problems=config.shard_problems,
+                    iteration=iteration,
+                    first_sample=drawn,
+                    first_shard=shards,
+                    further={name: values.take(open_) for name, values in further.items()},
+                    progress=lambda completions, tokens: advance(completions, tokens=tokens),
+                )
+            made = shard_count(len(chosen), config.shard_problems)
+            sources = shard_paths(rollouts)[shards : shards + made]
+            grade_shards(sources, grader, grade, graded, progress=progress)
+            rounds.append({"problems": len(chosen), "completions": n * len(chosen)})
+            drawn, shards = drawn + n, shards + made
+            columns = read_columns(graded, shards=shards)
+            # The first round has every problem, so names are in the order of `problems`.
+            full = np.all([finished(columns, curation) for curation in curations], axis=0)
+            open_ = np.flatnonzero(~full)
+        check_none_further(rollouts, shards)
+        manifest = Manifest(
+            stage="generate",
+            fingerprint=mark,
+            rows=sum(each["completions"] for each in rounds),
+            files=tuple(path.name for path in shard_paths(rollouts)),
+            details={"problems": len(problems), "rounds": rounds, **savings(columns, most)},
+        )
+        write_manifest(rollouts, manifest)
+        return manifest
 
 
 def savings(columns: Columns | None, most: int) -> dict[str, Any]:

@@ -43,7 +43,6 @@ from topr.store import (
     Manifest,
     atomic_path,
     begin,
-    read_manifest,
     read_rows,
     write_json_atomic,
     write_manifest,
@@ -104,67 +103,63 @@ def train_model(
     processes = processes_of(args)
     if processes.count > 1:
         progress = progress if processes.first else Silent()
-    done = processes.from_first(lambda: _finished(work, mark))
-    if done is not None:
-        return done
-    rows = _read_all(datasets)  # A wrong file or model is found before anything is written.
-    # Whole it may be larger than a device: pieces go there when it is sharded.
-    place = {"device": "cpu"} if shards_weights(args) else {}
-    start = model.model_copy(update={"dtype": config.dtype, **place})
-    loaded = load(start, config.lora.quantize if config.lora else None)
-    processes.from_first(lambda: begin(work, "train", mark))
-    set_seed(seed)
-    trainer = TOPRTrainer(
-        model=loaded.model,
-        args=args,
-        train_dataset=Dataset(rows),
-        processing_class=loaded.tokenizer,
-        callbacks=[CompleteCheckpoints(processes), LogFile(work / LOG_FILE)],
-        peft_config=adapter_of(config.lora, loaded, model) if config.lora else None,
-        behavior_model=_writers(loaded, writers, config),
-    )
-    trainer.remove_callback(PrinterCallback)
-    _say_shares(trainer, progress)
-    trainer.add_callback(
-        Snapshots(
-            config.snapshots, directory / SNAPSHOTS, lambda path: _save_model(trainer, path, config)
+    with ExitStack() as held:  # by the first process alone, to the end
+        done = processes.from_first(lambda: held.enter_context(begin(work, "train", mark)))
+        if done is not None:
+            processes.from_first(lambda: _drop_checkpoints(work))  # killed right after its manifest
+            return done
+        rows = _read_all(datasets)
+        # Whole it may be larger than a device: pieces go there when it is sharded.
+        place = {"device": "cpu"} if shards_weights(args) else {}
+        start = model.model_copy(update={"dtype": config.dtype, **place})
+        loaded = load(start, config.lora.quantize if config.lora else None)
+        set_seed(seed)
+        trainer = TOPRTrainer(
+            model=loaded.model,
+            args=args,
+            train_dataset=Dataset(rows),
+            processing_class=loaded.tokenizer,
+            callbacks=[CompleteCheckpoints(processes), LogFile(work / LOG_FILE)],
+            peft_config=adapter_of(config.lora, loaded, model) if config.lora else None,
+            behavior_model=_writers(loaded, writers, config),
         )
-    )
-    resume = processes.from_first(lambda: _last_complete(work))
-    if resume is not None:
-        progress.say(f"resuming training from {resume.name}")
-    if config.behavior_logprobs == "recompute" and not trainer.sharded:
-        title = "recomputing log mu"
-        with progress.bar(title, len(trainer.rows), "completions") as advance:
-            trainer.prepare_behavior(lambda n: advance(n))
-    with ExitStack() as stack:
-        # The bar starts with the first step: its rate must not count what comes before.
+        trainer.remove_callback(PrinterCallback)
+        _say_shares(trainer, progress)
         trainer.add_callback(
-            Bar(lambda: stack.enter_context(progress.bar("training", _steps(trainer), "steps")))
+            Snapshots(
+                config.snapshots,
+                directory / SNAPSHOTS,
+                lambda path: _save_model(trainer, path, config),
+            )
         )
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    lineage = {
-        "datasets": [os.path.relpath(dataset, directory) for dataset in datasets],
-        "written_by": dict(Counter(filter(None, trainer.rows["revision"]))),
-        "optimizer": config.optim,
-        "optimizer_state": "fresh",
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.lr_scheduler_type,
-    }
-    if config.lora is not None:
-        lineage["lora"] = config.lora.model_dump(mode="json")
-    _save_model(trainer, directory / "model", config)
-    examples = examples_table(trainer, rows)
-    return processes.from_first(lambda: _write(trainer, loaded, examples, directory, mark, lineage))
-
-
-def _finished(work: Path, mark: str) -> Manifest | None:
-    """Return the manifest of a training that is done."""
-    if read_manifest(work) is None:
-        return None
-    done = begin(work, "train", mark)
-    _drop_checkpoints(work)  # where it was killed right after its manifest
-    return done
+        resume = processes.from_first(lambda: _last_complete(work))
+        if resume is not None:
+            progress.say(f"resuming training from {resume.name}")
+        if config.behavior_logprobs == "recompute" and not trainer.sharded:
+            title = "recomputing log mu"
+            with progress.bar(title, len(trainer.rows), "completions") as advance:
+                trainer.prepare_behavior(lambda n: advance(n))
+        with ExitStack() as stack:
+            # The bar starts with the first step: its rate must not count what comes before.
+            trainer.add_callback(
+                Bar(lambda: stack.enter_context(progress.bar("training", _steps(trainer), "steps")))
+            )
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        lineage = {
+            "datasets": [os.path.relpath(dataset, directory) for dataset in datasets],
+            "written_by": dict(Counter(filter(None, trainer.rows["revision"]))),
+            "optimizer": config.optim,
+            "optimizer_state": "fresh",
+            "learning_rate": config.learning_rate,
+            "lr_scheduler_type": config.lr_scheduler_type,
+        }
+        if config.lora is not None:
+            lineage["lora"] = config.lora.model_dump(mode="json")
+        _save_model(trainer, directory / "model", config)
+        examples = examples_table(trainer, rows)
+        return processes.from_first(
+            lambda: _write(trainer, loaded, examples, directory, mark, lineage)
+        )
 
 
 def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:

@@ -78,45 +78,49 @@ def verify_rollouts(
 
     """
     work = directory / "drawn"
-    done = begin(directory, "verify", mark)
-    if done is not None:
-        shutil.rmtree(work, ignore_errors=True)  # where it was killed right after its manifest
-        return done
-    table = read_table(source) if source.is_dir() else read_rows(source)
-    _refuse_unfit(table, by)
-    candidates = candidates_of(table, columns)
-    problems = {candidate.id: task.problem(candidate) for candidate in candidates}
-    generate_rollouts(
-        list(problems.values()),
-        engine,
-        config,
-        work,
-        stop=task.stop,
-        keep_columns=False,
-        seed=seed,
-        iteration=0,
-        mark=mark,
-        progress=progress,
-    )
-    grade_rollouts(
-        work, task.grader, GradeConfig(), directory / "checks", mark=mark, progress=progress
-    )
-    found = scores(read_table(directory / "checks", CHECK_COLUMNS), engine.tokenizer)
-    scored = _with_scores(table, [found[candidate.id] for candidate in candidates])
-    _write(scored, source, directory)
-    metrics = _metrics(table, candidates, found, by, resamples, seed)
-    write_json_atomic(directory / METRICS_FILE, metrics)
-    manifest = Manifest(
-        stage="verify",
-        fingerprint=mark,
-        rows=len(scored),
-        files=tuple(path.name for path in shard_paths(directory)),
-        details={"model": engine.model_name, "revision": engine.revision, "checked": len(problems)}
-        | {"checks": config.n, "metrics": metrics},
-    )
-    write_manifest(directory, manifest)
-    shutil.rmtree(work)  # the graded checks hold everything that the drawn ones do
-    return manifest
+    with begin(directory, "verify", mark) as done:
+        if done is not None:
+            shutil.rmtree(work, ignore_errors=True)  # where it was killed right after its manifest
+            return done
+        table = read_table(source) if source.is_dir() else read_rows(source)
+        _refuse_unfit(table, by)
+        candidates = candidates_of(table, columns)
+        problems = {candidate.id: task.problem(candidate) for candidate in candidates}
+        generate_rollouts(
+            list(problems.values()),
+            engine,
+            config,
+            work,
+            stop=task.stop,
+            keep_columns=False,
+            seed=seed,
+            iteration=0,
+            mark=mark,
+            progress=progress,
+        )
+        grade_rollouts(
+            work, task.grader, GradeConfig(), directory / "checks", mark=mark, progress=progress
+        )
+        found = scores(read_table(directory / "checks", CHECK_COLUMNS), engine.tokenizer)
+        scored = _with_scores(table, [found[candidate.id] for candidate in candidates])
+        _write(scored, source, directory)
+        metrics = _metrics(table, candidates, found, by, resamples, seed)
+        write_json_atomic(directory / METRICS_FILE, metrics)
+        manifest = Manifest(
+            stage="verify",
+            fingerprint=mark,
+            rows=len(scored),
+            files=tuple(path.name for path in shard_paths(directory)),
+            details={
+                "model": engine.model_name,
+                "revision": engine.revision,
+                "checked": len(problems),
+            }
+            | {"checks": config.n, "metrics": metrics},
+        )
+        write_manifest(directory, manifest)
+        shutil.rmtree(work)  # the graded checks hold everything that the drawn ones do
+        return manifest
 
 
 def _refuse_unfit(table: pa.Table, by: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from topr.store.importers import import_rollouts
 from topr.store.intake import Incoming, incoming, write_rollouts
 from topr.store.intake import report as report_import
 from topr.store.journal import Journal, journal_path
+from topr.store.lock import locked
 from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
 from topr.store.rows import Rows, data_files
 from topr.store.schema import (
@@ -48,6 +49,7 @@ __all__ = [
     "import_rollouts",
     "incoming",
     "journal_path",
+    "locked",
     "read_manifest",
     "read_rows",
     "read_table",

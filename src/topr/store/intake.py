@@ -106,34 +106,35 @@ def write_rollouts(
         raise RunDirectoryError(
             f"{directory} holds rollouts already, which are not overwritten: write elsewhere"
         )
-    if (done := begin(directory, "import", mark)) is not None:
-        return done
-    tally: Counter[str] = Counter()
-    if given.format == OURS:
-        tables = _own(given.rows)
-    else:
-        rollouts = import_rollouts(
-            given.rows, columns=given.columns, tokenizer=tokenizer, model=model, sampling=sampling,
-            template=template, ends=ends, literal=literal, tally=tally,
-        )  # fmt: skip
-        chunks = iter(lambda: list(islice(rollouts, SHARD_ROWS)), [])
-        tables = (rollouts_to_table(chunk) for chunk in chunks)
-    found: Counter[str] = Counter()
-    for index, table in enumerate(tables):
-        if not (directory / f"part-{index:05d}.parquet").exists():
-            write_shard(directory, index, table)
-        found["rows"] += table.num_rows
-        found["graded"] += table.num_rows - table["grade"].null_count
-        found["without_logprobs"] += table["logprobs"].null_count
-    manifest = Manifest(
-        stage="import",
-        fingerprint=mark,
-        rows=found["rows"],
-        files=tuple(path.name for path in shard_paths(directory)),
-        details=details | _details(given, tally, found),
-    )
-    write_manifest(directory, manifest)
-    return manifest
+    with begin(directory, "import", mark) as done:
+        if done is not None:
+            return done
+        tally: Counter[str] = Counter()
+        if given.format == OURS:
+            tables = _own(given.rows)
+        else:
+            rollouts = import_rollouts(
+                given.rows, columns=given.columns, tokenizer=tokenizer, model=model,
+                sampling=sampling, template=template, ends=ends, literal=literal, tally=tally,
+            )  # fmt: skip
+            chunks = iter(lambda: list(islice(rollouts, SHARD_ROWS)), [])
+            tables = (rollouts_to_table(chunk) for chunk in chunks)
+        found: Counter[str] = Counter()
+        for index, table in enumerate(tables):
+            if not (directory / f"part-{index:05d}.parquet").exists():
+                write_shard(directory, index, table)
+            found["rows"] += table.num_rows
+            found["graded"] += table.num_rows - table["grade"].null_count
+            found["without_logprobs"] += table["logprobs"].null_count
+        manifest = Manifest(
+            stage="import",
+            fingerprint=mark,
+            rows=found["rows"],
+            files=tuple(path.name for path in shard_paths(directory)),
+            details=details | _details(given, tally, found),
+        )
+        write_manifest(directory, manifest)
+        return manifest
 
 
 def report(manifest: Manifest, reward: str | None) -> list[str]:

@@ -4,6 +4,8 @@ It describes what a directory holds; it does not decide whether the stage must r
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from topr._version import __version__
 from topr.errors import RunDirectoryError
 from topr.store.atomic import remove_leftovers, write_json_atomic
+from topr.store.lock import LOCK_FILE, locked
 from topr.store.schema import SCHEMA_VERSION
 
 _NAME = "manifest.json"
@@ -37,16 +40,30 @@ class Manifest:
     """Whatever else the stage has to say, in JSON's own types."""
 
 
-def begin(directory: Path, stage: str, fingerprint: str) -> Manifest | None:
-    """Return the manifest of a stage that is done; else mark the directory as this stage's.
+@contextmanager
+def begin(directory: Path, stage: str, fingerprint: str) -> Iterator[Manifest | None]:
+    """Give the manifest of a stage that is done; else hold the directory and mark it as this one's.
+
+    with begin(directory, "grade", fingerprint) as done:
+        if done is not None:
+            return done
+        ...
 
     Raises:
-        RunDirectoryError: what is there, finished or not, was made with other settings.
+        RunDirectoryError: what is there, finished or not, was made with other settings, or another
+            process is making it.
 
     """
+    # What is done is read by many at once, and may lie where nothing can be written.
+    with nullcontext() if read_manifest(directory) else locked(directory):
+        yield _begun(directory, stage, fingerprint)
+
+
+def _begun(directory: Path, stage: str, fingerprint: str) -> Manifest | None:
     manifest, started = read_manifest(directory), directory / _STARTED
     found = manifest.fingerprint if manifest else None
-    if manifest is None and started.is_file() and len(list(directory.iterdir())) > 1:
+    others = {path.name for path in directory.iterdir()} - {_STARTED, LOCK_FILE}
+    if manifest is None and started.is_file() and others:
         # Alone, it is of a call that failed before it left anything.
         found = json.loads(started.read_text(encoding="utf-8"))["fingerprint"]
     if found not in (None, fingerprint):

@@ -1,0 +1,50 @@
+"""One process at a time writes into a directory. What it writes there is not known here."""
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from topr.errors import RunDirectoryError
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+"""Stays when the lock is let go: to remove it would let two processes lock two files."""
+LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What a file system without locks answers: Lustre without its option `flock`, for one."""
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a directory, which is made if absent; the system lets go of it when the process ends.
+
+    Raises:
+        RunDirectoryError: another process holds it.
+
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK_FILE).open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RunDirectoryError(
+                f"another process is running in {directory} ({lock.read() or 'not known which'}): "
+                "wait for it, or stop it first"
+            ) from None
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise
+            logger.warning(
+                "%s: its file system has no locks (%s): see to it that one process writes there",
+                directory, error.strerror,
+            )  # fmt: skip
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
