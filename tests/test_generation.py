@@ -247,6 +247,24 @@ def test_a_full_disk_costs_the_completion_that_it_cut(tmp_path, draw_into, monke
     assert read_table(tmp_path).num_rows == 14
 
 
+@pytest.mark.parametrize("room", [0, 10])
+def test_a_journal_names_the_file_that_found_no_room(tmp_path, draw_into, monkeypatch, room):
+    draw_into(tmp_path / "drawn")
+    rollout = next(table_to_rollouts(read_table(tmp_path / "drawn")))
+
+    class Full:
+        def write(self, line):
+            if room == 0:
+                raise OSError(28, "No space left on device")
+            return room
+
+    with Journal(tmp_path / "journal") as journal, monkeypatch.context() as patch:
+        patch.setattr(journal, "_file", Full())
+        with pytest.raises(OSError, match=r"No space left on device: .*journal") as raised:
+            journal.add(rollout)
+    assert raised.value.errno == 28
+
+
 class Spanning(Backwards):
     """Is given all shards at once, and finishes the last problem first."""
 

@@ -1,8 +1,11 @@
 """The command line: parse, call one function, print. Loads no torch until a command needs it."""
 
+import errno
 import logging
+import os
 import sys
 import time
+from typing import NoReturn
 
 import typer
 
@@ -13,6 +16,8 @@ from topr.errors import ConfigError, ToprError
 
 TOGETHER = ("train",)
 """Commands that several processes may run together."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a full disk, a full quota and a limit of a file's size."""
 INTERRUPTED = 130
 """What typer ends with after Ctrl-C."""
 
@@ -48,19 +53,40 @@ def options(
 
 
 def main() -> None:
-    """Run the command line. A user's error is one message; an interruption says how to go on."""
+    """Run the command line. A user's error and a full disk are one message; an interruption says
+    how to go on.
+    """
     try:
         app()
     except ToprError as error:
-        rank, count = launched()
-        time.sleep(5 if rank else 0)  # What all say is said once: the launcher then ends the rest.
-        where = f" in process {rank} of {count}" if count > 1 else ""
-        err.print(f"[bold red]error{where}:[/] {_escaped(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        _end(str(error))
     except SystemExit as end:
         if end.code == INTERRUPTED:
             err.print("\ninterrupted; the same command goes on from here")
         raise
+    except Exception as error:
+        reason = _no_room(error)
+        if reason is None:
+            raise
+        what = getattr(error, "filename", None) or "a file"
+        _end(f"{what} could not be written: {reason}. Make room, and the same command goes on")
+
+
+def _end(message: str) -> NoReturn:
+    rank, count = launched()
+    time.sleep(5 if rank else 0)  # What all say is said once: the launcher then ends the rest.
+    where = f" in process {rank} of {count}" if count > 1 else ""
+    err.print(f"[bold red]error{where}:[/] {_escaped(message)}", soft_wrap=True)
+    sys.exit(1)
+
+
+def _no_room(error: Exception) -> str | None:
+    """Return what the system said where a file found no room; None for any other error."""
+    for code in NO_ROOM:
+        # safetensors has the number in its text alone.
+        if getattr(error, "errno", None) == code or f"(os error {code})" in str(error):
+            return os.strerror(code)
+    return None
 
 
 def _escaped(text: str) -> str:

@@ -35,6 +35,9 @@ def atomic_path(path: Path, *, overwrite: bool) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that fails does not say of what
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)

@@ -4,8 +4,10 @@ A hidden file of JSON lines beside the shards, gone once its shard is there. It 
 writer at a time. Which rollouts are still to be drawn is not decided here.
 """
 
+import errno
 import fcntl
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,9 +80,13 @@ class Journal:
         """
         (row,) = rollouts_to_table([rollout]).to_pylist()
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        written = self._file.write(line)
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
         if written != len(line):
-            raise OSError(f"{self.path}: {written} of {len(line)} bytes written: the disk is full")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
 
 def _read(path: Path, content: bytes) -> list[Rollout]:
