@@ -11,12 +11,18 @@ from typing import Any
 import datasets
 import huggingface_hub
 import pytest
+from typer.testing import CliRunner
 
 from topr import hub
+from topr.cli import app
 from topr.cli.sources import hub_or_path
+from topr.config import Gsm8kConfig, MathConfig, VerifierConfig, load_recipe
 from topr.errors import ConfigError, DataError, ModelError
 from topr.hub import HubName
+from topr.loop import candidates_mark
+from topr.tasks import Split, load_task
 from topr.tasks.sources import read_file_or_hub
+from topr.tasks.verifier import VerifierTask
 
 
 class FakeHub:
@@ -167,6 +173,53 @@ def test_a_task_takes_the_same_names(fake: FakeHub, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     read_file_or_hub("hf://datasets/o/n@v1", "train", key="train_file")
     assert asked == [("o/n", None, {"split": "train", "revision": "v1"})]
+
+
+def test_every_task_that_reads_problems_takes_them(fake: FakeHub) -> None:
+    for split, n in (("train", 1), ("test", 2)):
+        row = {"question": f"{n}+1?", "answer": f"#### {n + 1}"}
+        fake.put("o/gsm8k", **{f"{split}_dot_jsonl": json.dumps(row)})
+        row = {"problem": f"{n}+1?", "solution": f"It is \\boxed{{{n + 1}}}."}
+        fake.put("o/math", **{f"{split}_dot_jsonl": json.dumps(row)})
+    for config in (Gsm8kConfig(name="gsm8k"), MathConfig(name="math")):
+        files = {f"{s}_file": f"hf://datasets/o/{config.name}/{s}.jsonl" for s in ("train", "test")}
+        task = load_task(config.model_copy(update={**files, "validation_problems": 0}))
+        assert [problem.answer for problem in task.problems(Split.TRAIN)] == ["2"]
+        assert [problem.answer for problem in task.problems(Split.TEST)] == ["3"]
+
+
+def test_a_verifiers_candidates_may_be_there(fake: FakeHub) -> None:
+    rows = [
+        {"question": f"{q}?", "solution": s, "is_correct": s == "2"} for q in "ab" for s in "123"
+    ]
+    fake.put("o/learn", a_dot_jsonl="".join(json.dumps(row) + "\n" for row in rows))
+    fake.put("o/report", a_dot_jsonl=json.dumps(rows[0] | {"question": "c?"}) + "\n")
+    values = {"name": "verifier", "rollouts": "o/learn", "test_rollouts": "o/report"}
+    recipe = load_recipe("verifier-arithmetic").model_copy(
+        update={"task": VerifierConfig(**values)}
+    )
+    task = load_task(recipe.task)
+    assert len(task.problems(Split.TRAIN)) == 4
+    assert len(task.problems(Split.TEST)) == 1
+    assert isinstance(task, VerifierTask)
+    assert task.test_rollouts is not None
+    assert task.test_rollouts.name == "a.jsonl"
+    assert all(mark[0] is not None for mark in candidates_mark(recipe))
+
+
+def test_what_is_scored_may_be_there(fake: FakeHub) -> None:
+    rows = [
+        {"problem_id": p, "prompt": p, "completion": f"It is {s}.", "answer": str(s), "score": 0.5,
+         "grade": "correct" if s == 2 else "wrong", "sample": s, "completion_ids": [1],
+         "finish_reason": "stop", "reward": 1.0 if s == 2 else -1.0,
+         "sampling": {"temperature": 1.0}}
+        for p in "ab" for s in range(3)
+    ]  # fmt: skip
+    fake.put("o/n", a_dot_jsonl="".join(json.dumps(row) + "\n" for row in rows))
+    for command in (["eval", "o/n", "-o", "scored"], ["vote", "o/n", "--score", "score"]):
+        done = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert "33.3%" in CliRunner().invoke(app, ["eval", "o/n", "-o", "again"]).output
 
 
 def test_an_upload_is_one_commit_of_just_these_files(fake: FakeHub, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from topr import hub
 from topr.config import (
     Comparison,
     CurateConfig,
@@ -112,7 +113,7 @@ def candidates_mark(recipe: Recipe) -> list[Any]:
     if not isinstance(task, VerifierConfig):
         return []
     places = [place for place in (task.rollouts, task.test_rollouts) if place is not None]
-    return [content(Path(place))[1:] for place in places]
+    return [content(hub.local(place))[1:] for place in places]
 
 
 class _Run:

@@ -92,7 +92,10 @@ def train(
 
 def evaluate(
     source: Annotated[
-        str, typer.Argument(help="Recipe (with --model), or graded rollouts made anywhere.")
+        str,
+        typer.Argument(
+            help="Recipe (with --model), or graded rollouts made anywhere: a path or a hub name."
+        ),
     ],
     output: Output,
     overrides: Overrides = None,
@@ -102,7 +105,7 @@ def evaluate(
     """Measure a model on held-out problems, or score graded rollouts that are there already."""
     from topr.evaluation import RESULT_FILE, write_evaluation
 
-    if Path(source).exists() and not source.endswith((".yaml", ".yml")):
+    if _names_rollouts(source):
         from topr.config import EvaluateConfig, load_section
         from topr.evaluation import SCORED_COLUMNS, score
         from topr.store import read_rows, read_table
@@ -112,7 +115,7 @@ def evaluate(
             _refuse_model(source, model)
         if (output / RESULT_FILE).exists():
             _refuse(output / RESULT_FILE)
-        path = Path(source)
+        path = hub_or_path(source)
         shards = path.is_dir() or path.suffix == ".parquet"
         rollouts = read_table(path, SCORED_COLUMNS) if shards else read_rows(path)
         result = score(
@@ -141,6 +144,14 @@ def evaluate(
     out.print(escape(headline(result)), soft_wrap=True)
     for key, value in result.metrics.items():
         out.print(escape(f"  {key}: {_number(value)}"))
+
+
+def _names_rollouts(source: str) -> bool:
+    """Return whether `topr eval` is given rollouts; else it is a recipe, by name or as YAML."""
+    from topr.hub import parse
+
+    is_recipe = source.endswith((".yaml", ".yml"))
+    return not is_recipe and (Path(source).exists() or parse(source) is not None)
 
 
 def _number(value: Any) -> str:

@@ -82,7 +82,9 @@ def verify(
 
 
 def vote(
-    scored: Annotated[Path, typer.Argument(help="Graded completions with scores.")],
+    scored: Annotated[
+        Path, typer.Argument(parser=hub_or_path, help="Graded completions with scores.")
+    ],
     score: Annotated[str, typer.Option(help="Column of the scores.")] = "verifier_score",
     problem: Annotated[str | None, typer.Option(help="Column that names the problem.")] = None,
     candidates: Annotated[

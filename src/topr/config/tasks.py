@@ -74,7 +74,8 @@ class _DatasetConfig(Section):
     """What tasks read from the hub or from files share."""
 
     train_file: str | None = None
-    """Local JSONL, JSON or parquet (also .gz) with the training problems, instead of the hub."""
+    """JSONL, JSON or parquet (also .gz), or a hub name, with the training problems, instead of
+    `dataset`."""
     test_file: str | None = None
     """The same for the test problems."""
     validation_problems: Annotated[int, Field(ge=0)] = 500
@@ -166,8 +167,8 @@ class VerifierConfig(Section):
 
     name: Literal["verifier"]
     rollouts: str | None = None
-    """Graded rollouts to learn from, required: a directory of shards, or a file with question,
-    solution and whether it is right."""
+    """Graded rollouts to learn from, required: a directory of shards, a file with question,
+    solution and whether it is right, or a hub name."""
     test_rollouts: str | None = None
     """Graded rollouts to report on; none given: `test_problems` are held out of `rollouts`. A
     question that is in both is not trained on."""

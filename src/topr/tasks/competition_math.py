@@ -14,7 +14,7 @@ from topr.config import MathConfig
 from topr.records import Problem
 from topr.tasks.base import Split
 from topr.tasks.prompts import chat_prompt
-from topr.tasks.sources import Source, read_file, read_hub, read_hub_subsets
+from topr.tasks.sources import Source, read_file_or_hub, read_hub, read_hub_subsets
 from topr.tasks.splits import Splits, divide, pick, question_key
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class MathTask:
     def _train(self) -> list[Problem]:
         config = self._config
         source = (
-            read_file(config.train_file)
+            read_file_or_hub(config.train_file, "train", key="train_file")
             if config.train_file is not None
             else read_hub_subsets(config.dataset, "train", instead="train_file")
         )
@@ -145,7 +145,7 @@ class MathTask:
     def _test(self) -> list[Problem]:
         config = self._config
         source = (
-            read_file(config.test_file)
+            read_file_or_hub(config.test_file, "test", key="test_file")
             if config.test_file is not None
             else read_hub(config.test_dataset, None, "test", instead="test_file")
         )

@@ -10,7 +10,7 @@ from topr.config import Gsm8kConfig
 from topr.records import Message, Problem
 from topr.tasks.base import Split
 from topr.tasks.prompts import chat_prompt
-from topr.tasks.sources import Source, read_file, read_hub
+from topr.tasks.sources import Source, read_file_or_hub, read_hub
 from topr.tasks.splits import Splits, divide, pick
 
 EXAMPLES: tuple[tuple[str, str], ...] = (
@@ -110,7 +110,7 @@ class Gsm8kTask:
     def _read(self, split: str, file: str | None) -> Iterator[Problem]:
         config = self._config
         source = (
-            read_file(file)
+            read_file_or_hub(file, split, key=f"{split}_file")
             if file is not None
             else read_hub(config.dataset, config.subset, split, instead=f"{split}_file")
         )

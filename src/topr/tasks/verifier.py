@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from topr import hub
 from topr.config.tasks import VerifierConfig
 from topr.errors import ConfigError, DataError
 from topr.records import Message, Outcome, Problem, Split
@@ -112,7 +113,6 @@ class VerifierTask:
             completion=config.solution_column,
             reward=config.label_column,
         )
-        self.test_rollouts = None if config.test_rollouts is None else Path(config.test_rollouts)
         # A model that was not taught to stop goes on with a question of its own.
         own = config.template is None and config.prompt == "plain"
         self.stop: tuple[str, ...] = ("\nQuestion:",) if own else ()
@@ -159,6 +159,12 @@ class VerifierTask:
         )
 
     @cached_property
+    def test_rollouts(self) -> Path | None:
+        """Where the rollouts to report on lie, downloaded if need be; None where there are none."""
+        name = self._config.test_rollouts
+        return None if name is None else hub.local(name)
+
+    @cached_property
     def _splits(self) -> Splits:
         config = self._config
         test = config.test_rollouts
@@ -188,7 +194,7 @@ def read_candidates(source: str, columns: ColumnMap | None = None) -> list[Candi
     Greedy ones are left out where there are others, and so are those of which nothing is known.
 
     Args:
-        source: a directory of shards, or a file.
+        source: a directory of shards, a file, or a hub name.
         columns: of a file: where things are, as far as it is given.
 
     Raises:
@@ -196,7 +202,7 @@ def read_candidates(source: str, columns: ColumnMap | None = None) -> list[Candi
             is graded.
 
     """
-    path = Path(source)
+    path = hub.local(source)
     table = read_table(path, COLUMNS) if path.is_dir() else read_rows(path)
     if path.is_dir():
         temperature = pc.struct_field(table.column("sampling"), "temperature")
