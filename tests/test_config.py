@@ -86,6 +86,14 @@ def test_a_comparison_may_set_the_other_of_baseline_and_share():
         (["train.objective=grpo", "train.batch_size=8"], "train.batch_size to at least 16"),
         (["train.objective=tpor"], "did you mean|Did you mean 'topr'"),
         (["train.training_arguments={lerning: 1}"], "training_arguments.lerning is unknown"),
+        (
+            ["train.training_arguments={push_to_hub: true}"],
+            "leave it out, and upload.* `topr push`",
+        ),
+        (
+            ["train.training_arguments={hub_model_id: a/b}"],
+            "leave it out, and upload.* `topr push`",
+        ),
         (["compare={base: {}}"], "compare.base: a comparison's name"),
     ],
 )

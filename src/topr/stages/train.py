@@ -258,7 +258,8 @@ def training_arguments(
     """Translate the section `train` into the trainer's arguments. The one place that does.
 
     Raises:
-        ConfigError: `training_arguments` names no field, or one that the section has itself.
+        ConfigError: `training_arguments` names no field, one that the section has itself, or one
+            that uploads.
 
     """
     device = resolve_device(model.device)
@@ -306,6 +307,12 @@ def training_arguments(
     }
     known = {field.name for field in fields(TOPRConfig)}
     for name in config.training_arguments:
+        if name.startswith(("push_to_hub", "hub_")):
+            raise ConfigError(
+                f"train.training_arguments.{name}: training uploads nothing (transformers would "
+                "upload a pickle, training_args.bin, with the model): leave it out, and upload "
+                "what was trained with `topr push`"
+            )
         if name in chosen or name not in known:
             what = "is set by the section train itself" if name in chosen else "is unknown"
             raise ConfigError(
