@@ -146,7 +146,24 @@ def test_a_training_alone_has_its_own_line_of_descent(tmp_path: Path) -> None:
     card = pack(tmp_path / "out").card
     assert metadata(card)["base_model"] == "meta-llama/Meta-Llama-3-8B-Instruct"
     assert "207 steps of topr, on 2200 completions; 38.0% positive" in card
+    assert "lora" not in card
     assert "No evaluation lies beside this model." in card
+
+
+def test_a_training_alone_says_what_it_was_set_to(tmp_path: Path) -> None:
+    settings = {
+        "optimizer": "adamw_torch", "learning_rate": 1e-5, "lr_scheduler_type": "constant",
+        "lora": {"r": 16, "alpha": 32.0, "target_modules": "all-linear", "quantize": None},
+    }  # fmt: skip
+    write_model(tmp_path / "out" / "model", **settings)
+    card = pack(tmp_path / "out").card.replace("\\", "")
+    for line in (
+        "optimizer: adamw_torch",
+        "learning_rate: 1e-05",
+        "lr_scheduler_type: constant",
+        "lora: r 16, alpha 32.0, target_modules all-linear, quantize None",
+    ):
+        assert f"\n  - {line}\n" in card
 
 
 def test_rollouts_are_published_with_counts_and_no_text_of_theirs(tmp_path: Path) -> None:

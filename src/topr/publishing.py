@@ -29,6 +29,8 @@ PUBLISHED: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of files that are uploaded, by kind of repository. Nothing else is."""
 
+SETTINGS = ("optimizer", "learning_rate", "lr_scheduler_type")
+"""Keys of topr.json that a card without a recipe shows one by one."""
 _RUN_IS_ABOVE = 3
 """A model is at most so deep in its run: compare/NAME/model."""
 
@@ -176,7 +178,10 @@ def _steps(made: Mapping[str, Any]) -> list[list[str]]:
         f"{made.get('objective')}, on {made.get('rows')} completions; {share:.1%} positive, "
         f"baseline {baseline:+.2f}"
     )
-    return [[f"model {made.get('made')}", line]]
+    settings = [f"{key}: {made[key]}" for key in SETTINGS if key in made]
+    lora = [f"{key} {value}" for key, value in made.get("lora", {}).items()]
+    adapter = [f"lora: {', '.join(lora)}"] if lora else []
+    return [[f"model {made.get('made')}", line, *settings, *adapter]]
 
 
 def _where(measured: Mapping[str, Any]) -> str | None:
