@@ -190,6 +190,15 @@ def test_tinker_datums_are_cut_where_the_completion_begins(tmp_path: Path) -> No
     assert any("baseline=0" in line for line in report_import(manifest, "reward"))
 
 
+def test_a_tinker_datum_ends_as_its_last_token_says(tmp_path: Path) -> None:
+    prompt = [BOS, *ids_of("1+1=")]
+    rows = [datum(prompt, [*ids_of("2"), *end], 1.0) for end in ((EOS,), (), ())]
+    found, manifest = take(tmp_path / "r", rows)
+    assert [r.finish_reason.value for r in found] == ["stop", "length", "length"]
+    said = "\n".join(report_import(manifest, "reward"))
+    assert "3 with token ids do not say how they ended: 1 end with the tokenizer's end" in said
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

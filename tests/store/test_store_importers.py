@@ -107,6 +107,24 @@ def test_a_completion_ends_where_it_says_so() -> None:
         assert reasons == [*ended, *[ended[not ends]] * 2]
 
 
+def test_ids_that_do_not_say_how_they_ended_are_judged_by_the_last_one() -> None:
+    rows = [
+        {"prompt": "p", "completion_ids": [*plain("a"), *end], "finish_reason": reason}
+        for end, reason in [((EOS,), None), ((), None), ((), "stop"), ((EOS,), "length")]
+    ]
+    tally: Counter[str] = Counter()
+    ended = [FinishReason.STOP, FinishReason.LENGTH]
+    found = [r.finish_reason for r in imported(rows, tally=tally)]
+    assert found == [*ended, FinishReason.STOP, FinishReason.LENGTH]
+    assert (tally["ended_by_id"], tally["cut_off_by_id"], tally["ends_assumed"]) == (1, 1, 0)
+    told = [r.finish_reason for r in imported(rows[:2], ends=True)]
+    assert told == [FinishReason.STOP] * 2
+    tally.clear()
+    endless = imported(rows[:2], tokenizer=byte_tokenizer(eos=None), tally=tally)
+    assert [r.finish_reason for r in endless] == [FinishReason.STOP] * 2
+    assert (tally["cut_off_by_id"], tally["ends_assumed"]) == (0, 2)
+
+
 def test_an_end_spelled_out_in_the_text_is_the_end() -> None:
     (one,) = imported([{"prompt": "p", "completion": "a</s></s>tail"}], ends=False)
     assert one.completion == "a"

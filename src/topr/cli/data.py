@@ -56,12 +56,12 @@ def import_(
         bool, typer.Option("--literal", help="Take special tokens in prompts' text apart.")
     ] = False,
     ends: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Did completions without a finish reason end by themselves? yes, no, or a column "
-            "that says so."
+            "that says so; none: text did, token ids did where the last one is an end."
         ),
-    ] = "yes",
+    ] = None,
     model: Annotated[str, typer.Option(help="Who wrote the completions.")] = "unknown",
     temperature: Annotated[float, typer.Option(min=0, help="They were sampled at.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="They were sampled with; 1: off.")] = 1.0,
@@ -93,7 +93,7 @@ def import_(
         details={"source": str(source), "tokenizer": tokenizer},
         sampling=SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k),
         template=template.replace("\\n", "\n"),
-        ends={"yes": True, "no": False}.get(ends, ends),
+        ends=ends if ends is None else {"yes": True, "no": False}.get(ends, ends),
         literal=literal,
     )
     out.print(f"{manifest.rows} rollouts in {escape(str(output))}")

@@ -41,7 +41,7 @@ def import_rollouts(
     model: str,
     sampling: SamplingParams | None = None,
     template: str = _PLACE,
-    ends: bool | str = True,
+    ends: bool | str | None = None,
     literal: bool = False,
     iteration: int = 0,
     tally: Counter[str] | None = None,
@@ -65,7 +65,8 @@ def import_rollouts(
         sampling: how they were drawn; none given: temperature 1, nothing cut off.
         template: text around a prompt, `{prompt}` standing for it.
         ends: whether completions without a finish reason ended by themselves; a string names a
-            column that says so for each.
+            column that says so for each. None given: text did, and token ids did where the last one
+            ends a text or a turn, if the tokenizer has such a token.
         literal: special tokens that a prompt's text spells out are taken apart by a space.
         iteration: number recorded with rollouts that have none.
         tally: counts what was tokenised, kept, decoded and assumed, as `intake` explains.
@@ -92,7 +93,7 @@ def import_rollouts(
     return importer.run(rows)
 
 
-def _check(rows: Rows, columns: ColumnMap, template: str, ends: bool | str) -> None:
+def _check(rows: Rows, columns: ColumnMap, template: str, ends: bool | str | None) -> None:
     if _PLACE not in template:
         raise ConfigError(f"template {template!r} has no {_PLACE}, the place of the prompt")
     if columns.prompt_ids and template != _PLACE:
@@ -120,7 +121,7 @@ class _Importer:
         tokenizer: "PreTrainedTokenizerBase",
         defaults: dict[str, Any],
         template: str,
-        ends: bool | str,
+        ends: bool | str | None,
         literal: bool,
         tally: Counter[str],
     ) -> None:
@@ -160,7 +161,7 @@ class _Importer:
         """Return the fields that are read, the ids still None where text has to be tokenised."""
         prompt, prompt_ids = self._prompt(row), row.ids("prompt_ids")
         completion, completion_ids = self._completion(row)
-        finish_reason = row.finish_reason(self._ends)
+        finish_reason = row.finish_reason(True if self._ends is None else self._ends)
         known = row.there("finish_reason") or isinstance(self._ends, str)
         if completion_ids is None:
             end = self._end(prompt)
@@ -168,6 +169,10 @@ class _Importer:
             if spelled and spelled in completion:
                 completion, known = completion.partition(spelled)[0], True
                 finish_reason = FinishReason.STOP
+        elif not known and self._ends is None and self._end_ids:
+            ended, known = set(completion_ids[-1:]) <= self._end_ids, True
+            finish_reason = FinishReason.STOP if ended else FinishReason.LENGTH
+            self._tally["ended_by_id" if ended else "cut_off_by_id"] += 1
         self._tally["ends_assumed"] += not known
         self._tally["completions_tokenized"] += completion_ids is None
         self._tally["prompts_tokenized"] += prompt_ids is None
@@ -254,6 +259,12 @@ class _Importer:
     @cached_property
     def _turn_end(self) -> int | None:
         return turn_end(self._tokenizer)
+
+    @cached_property
+    def _end_ids(self) -> set[int]:
+        """The tokens that end a text or a turn, as far as the tokenizer says."""
+        turn = self._turn_end if self._tokenizer.chat_template else None
+        return {end for end in (self._tokenizer.eos_token_id, turn) if isinstance(end, int)}
 
     def _end(self, prompt: str | tuple[Message, ...]) -> int | None:
         """Return the token that ends what answers this prompt."""

@@ -75,15 +75,16 @@ def write_rollouts(
     details: dict[str, Any],
     sampling: SamplingParams | None = None,
     template: str = "{prompt}",
-    ends: bool | str = True,
+    ends: bool | str | None = None,
     literal: bool = False,
 ) -> Manifest:
     """Write the rollouts and return the manifest. Killed, the same call goes on.
 
     The manifest's details are `details` and: `format`; `tokenized`, how many prompts and
     completions had no ids and were tokenised here; `decoded`, how many completions had ids alone;
-    `ends_assumed`, how many did not say how they ended; `without_logprobs`; `graded`; `left_out`,
-    rows that hold no completion.
+    `ends_assumed`, how many did not say how they ended; `ended_by_id` and `cut_off_by_id`, of how
+    many their last id said it; `without_logprobs`; `graded`; `left_out`, rows that hold no
+    completion.
 
     Args:
         given: what came in.
@@ -153,6 +154,13 @@ def report(manifest: Manifest, reward: str | None) -> list[str]:
         lines.append(f"{kept} completions came with token ids, which are kept")
     if found["ends_assumed"]:
         lines.append(f"{found['ends_assumed']} do not say how they ended: taken as --ends says")
+    ended, cut_off = found["ended_by_id"], found["cut_off_by_id"]
+    if ended or cut_off:
+        lines.append(
+            f"{ended + cut_off} with token ids do not say how they ended: {ended} end with the "
+            f"tokenizer's end of a text or turn; {cut_off} do not, and count as cut off "
+            "(finish_reason length). Where a stop string ended them, import with --ends yes"
+        )
     if found["left_out"]:
         lines.append(f"{found['left_out']} rows hold no completion (failed requests): left out")
     lines += FORMATS[found["format"]].notes
@@ -180,6 +188,8 @@ def _details(given: Incoming, tally: Counter[str], found: Counter[str]) -> dict[
         },
         "decoded": tally["completions_decoded"],
         "ends_assumed": tally["ends_assumed"],
+        "ended_by_id": tally["ended_by_id"],
+        "cut_off_by_id": tally["cut_off_by_id"],
         "without_logprobs": found["without_logprobs"],
         "graded": found["graded"],
         "left_out": given.left_out["left_out"],
