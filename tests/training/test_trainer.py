@@ -437,6 +437,19 @@ def test_rows_without_a_reward_or_too_long_are_left_out_and_counted(tmp_path):
     assert composition.rows == 16 - 1 - composition.too_long
 
 
+def test_completions_that_were_cut_off_are_left_out_where_asked(tmp_path):
+    rows = made_rows()
+    for number, row in enumerate(rows):
+        row["finish_reason"] = "length" if number in (1, 2) else "stop"
+    assert make_trainer(tmp_path, rows).composition.truncated == 0
+    trainer = make_trainer(tmp_path, rows, mask_truncated=True)
+    assert (trainer.composition.truncated, trainer.composition.rows) == (2, 14)
+    assert set(trainer.rows["row"]) == set(range(16)) - {1, 2}
+    del rows[3]["finish_reason"]
+    with pytest.raises(DataError, match="row 3 has no column 'finish_reason'"):
+        make_trainer(tmp_path, rows, mask_truncated=True)
+
+
 def test_text_alone_is_tokenised_with_an_end(tmp_path):
     rows = [
         {"prompt": "The answer", "completion": " is 12", "reward": 1},

@@ -170,6 +170,9 @@ class TrainConfig(Section):
     """Autocast to bfloat16; log-probabilities stay float32."""
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Prompt and completion tokens at most; longer rows are dropped and counted."""
+    mask_truncated: bool = False
+    """Leave out completions that the token limit cut off (`finish_reason` `length`), and count
+    them: for rows that topr did not grade, which `grade.truncated` does not reach."""
     save_steps: Annotated[int, Field(ge=1)] = 100
     """Steps between checkpoints: what an interruption may cost at most."""
     snapshots: tuple[Annotated[int, Field(ge=1)], ...] = ()

@@ -53,6 +53,12 @@ class TOPRConfig(TrainingArguments):
     max_length: int | None = field(
         default=None, metadata={"help": "Prompt and completion tokens at most; longer rows go"}
     )
+    mask_truncated: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out completions that the token limit cut off (finish_reason length)"
+        },
+    )
     micro_batch_tokens: int | None = field(
         default=None,
         metadata={

@@ -47,6 +47,8 @@ class Composition:
     """Rows left out since their completion has no tokens."""
     too_long: int
     """Rows left out since they exceed `max_length`."""
+    truncated: int
+    """Rows left out since the token limit cut their completion off, with `mask_truncated`."""
 
     lowest: float
     """Smallest reward."""
@@ -67,6 +69,7 @@ def prepare_rows(
     *,
     vocabulary: int | None = None,
     max_length: int | None = None,
+    mask_truncated: bool = False,
 ) -> tuple[Dataset, Composition]:
     """Turn rows of prompt, completion and reward into tokens, and check every one.
 
@@ -82,6 +85,7 @@ def prepare_rows(
         vocabulary: token ids that the model knows; none given: as many as the tokenizer. A model's
             embedding is often padded, and a sampler may draw what is beyond the tokenizer.
         max_length: prompt and completion tokens at most.
+        mask_truncated: leave out rows with `finish_reason` `length`.
 
     Returns:
         Rows of `ROW_SCHEMA`, and what they are made of.
@@ -99,6 +103,9 @@ def prepare_rows(
         if reward is None:
             dropped["unscored"] += 1
             continue
+        if mask_truncated and _finish_reason(source, number) == FinishReason.LENGTH:
+            dropped["truncated"] += 1
+            continue
         row = _row(source, number, reward, tokenizer, vocabulary or len(tokenizer), ends)
         if not row["completion_ids"]:  # imported text can be empty: there is nothing to train on
             dropped["empty"] += 1
@@ -111,7 +118,8 @@ def prepare_rows(
     if not rows:
         raise DataError(
             f"no rows to train on: {dropped['unscored']} have no reward, {dropped['empty']} are "
-            f"empty and {dropped['too_long']} exceed max_length={max_length}"
+            f"empty, {dropped['too_long']} exceed max_length={max_length} and "
+            f"{dropped['truncated']} were cut off (mask_truncated={mask_truncated})"
         )
     composition = Composition(
         rows=len(rows),
@@ -119,6 +127,7 @@ def prepare_rows(
         unscored=dropped["unscored"],
         empty=dropped["empty"],
         too_long=dropped["too_long"],
+        truncated=dropped["truncated"],
         lowest=min(row["reward"] for row in rows),
         highest=max(row["reward"] for row in rows),
         signed=all(row["reward"] in (1.0, -1.0) for row in rows),
@@ -142,6 +151,16 @@ def _reward(source: Mapping[str, Any], number: int) -> float | None:
     if not np.isfinite(value):
         raise DataError(f"row {number}: reward {reward!r} is no finite number")
     return value
+
+
+def _finish_reason(source: Mapping[str, Any], number: int) -> Any:
+    if "finish_reason" not in source:
+        raise DataError(
+            f"row {number} has no column 'finish_reason' (columns: {', '.join(source)}), which "
+            "mask_truncated goes by: 'length' where the token limit cut the completion off. Add "
+            "it, or leave mask_truncated out"
+        )
+    return source["finish_reason"]
 
 
 def _row(

@@ -133,6 +133,7 @@ class TOPRTrainer(Trainer):
             processing_class,
             vocabulary=int(loaded.get_input_embeddings().weight.shape[0]),
             max_length=args.max_length,
+            mask_truncated=args.mask_truncated,
         )
         self.baseline, self.effective_positive_share = baseline_of(args, self.composition)
         warn_one_sided(self.objective, np.asarray(self.rows["reward"]) - self.baseline)
