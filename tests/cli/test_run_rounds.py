@@ -48,6 +48,7 @@ def test_killed_in_a_round_it_ends_with_the_undisturbed_dataset(tmp_path, enviro
     assert "draw up to 8 completions per problem, in rounds" in done.stdout
     assert "tokens in" in done.stdout
     assert "effective share p~" in done.stdout
+    assert "log mu as recorded differs from the trainer's own by" in done.stdout
     process = subprocess.Popen(
         command("run", "quickstart", "-o", killed, *OVERRIDES),
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -77,6 +78,7 @@ def test_killed_in_a_round_it_ends_with_the_undisturbed_dataset(tmp_path, enviro
     ]
     assert weights[0] == weights[1]
     report = (straight / "report.html").read_text()
+    assert "Recorded log μ against the trainer’s own" in report
     assert "<h3>Curation</h3>" in report
     assert "<code>anna_karenina</code>" in report
     assert "the problem&#39;s quota was full" in report

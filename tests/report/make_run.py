@@ -282,7 +282,8 @@ def _log_row(rng: random.Random, name: str, step: int, steps: int) -> dict[str, 
         # a taper bounded by 1, as the histogram's 21st bin (above 1) shows by staying empty
         w = 1.0 if collapse else min(1.0, math.exp(min(0.0, rng.gauss(down, 1.2 * t))))
         negative[min(19, int(w * 20))] += 1
-    return {
+    gap = {"behavior_gap/token_mean": 2.5e-6, "behavior_gap/sequence_max": 0.031}
+    return (gap if name == "topr" and step == 1 else {}) | {
         "step": step,
         "epoch": t,
         "loss": (-40 * t**2 if collapse else 0.1 - 0.18 * t) + rng.gauss(0, 0.015),

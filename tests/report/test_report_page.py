@@ -73,6 +73,14 @@ def test_numbers_of_the_summary_are_on_the_page(page):
         assert text in page.text
 
 
+def test_the_gap_of_log_mu_stands_by_the_training(page):
+    assert (
+        "before the first step; at 1 a ratio is off by a factor e. topr · iteration 1: 2.5e-06 "
+        in (page.text)
+    )
+    assert page.text.count("0.031 a completion at most.") == 2  # of the trainings that know it
+
+
 def test_header_says_what_was_run_and_on_what(page):
     for text in (
         "quickstart",

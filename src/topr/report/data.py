@@ -86,6 +86,22 @@ def tokens(run: Run) -> list[str]:
     return lines
 
 
+def gaps(run: Run) -> list[str]:
+    """Say how far each training's recorded log mu is from its own, where its log knows both."""
+    lines = []
+    for training in run.trainings:
+        token, most = (
+            as_number(training.log[0].get(f"behavior_gap/{key}"))
+            for key in ("token_mean", "sequence_max")
+        )
+        if token is not None and most is not None:
+            lines.append(
+                f"{visible(training.label)}: {token:.2g} nats a token on average, {most:.2g} a "
+                "completion at most."
+            )
+    return lines
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VoteRow:
     """What a number of candidates elects, by method, and what weights add to the majority."""

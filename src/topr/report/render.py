@@ -64,6 +64,7 @@ def _view(run: Run) -> dict[str, Any]:
         "datasets": data.datasets(run),
         "curation": data.curation(run),
         "tokens": data.tokens(run),
+        "gaps": data.gaps(run),
         "verifier": tables.summary(run.verifier) if run.verifier else None,
         "votes": data.votes(run),
         "environment": tables.flat(run.environment),

@@ -30,7 +30,7 @@ from topr.models import (
     resolve_device,
 )
 from topr.objectives import Taper, share_advice
-from topr.progress import Progress, Silent
+from topr.progress import Advance, Progress, Silent
 from topr.stages.callbacks import (
     COMPLETE,
     Bar,
@@ -141,9 +141,11 @@ def train_model(
                 trainer.prepare_behavior(lambda n: advance(n))
         with ExitStack() as stack:
             # The bar starts with the first step: its rate must not count what comes before.
-            trainer.add_callback(
-                Bar(lambda: stack.enter_context(progress.bar("training", _steps(trainer), "steps")))
-            )
+            def first_step() -> Advance:
+                _say_gap(trainer, progress)
+                return stack.enter_context(progress.bar("training", _steps(trainer), "steps"))
+
+            trainer.add_callback(Bar(first_step))
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         lineage = {
             "datasets": [os.path.relpath(dataset, directory) for dataset in datasets],
@@ -177,6 +179,17 @@ def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
     advice = share_advice(p, c, share)
     if advice is not None:
         logger.warning("%s", advice)
+
+
+def _say_gap(trainer: TOPRTrainer, progress: Progress) -> None:
+    """Show how far the recorded log mu is from the trainer's own, where both are known."""
+    gap = trainer.behavior_gap
+    if gap is not None:
+        progress.say(
+            f"log mu as recorded differs from the trainer's own by {gap.token_mean:.2g} nats a "
+            f"token on average, and by {gap.sequence_max:.2g} a completion at most, over "
+            f"{gap.rows} completions"
+        )
 
 
 def _writers(loaded: LoadedModel, others: Sequence[ModelConfig], config: TrainConfig) -> Writers:
