@@ -38,7 +38,7 @@ def check_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "the figures of a study need matplotlib: pip install 'topr[studies]'"
+            "the figures of a study need matplotlib: pip install matplotlib"
         ) from error
 
 
