@@ -182,7 +182,7 @@ class TrainConfig(Section):
     report_to: tuple[str, ...] = ()
     """Trackers of transformers beside the run's own log: wandb, tensorboard, trackio, mlflow."""
     training_arguments: dict[str, Any] = Field(default_factory=dict)
-    """Any further field of TOPRConfig, passed as it is."""
+    """Any further field of TOPRConfig, passed as it is; none that uploads (`topr push` does)."""
 
     @model_validator(mode="after")
     def _choices_agree(self) -> "TrainConfig":
