@@ -29,7 +29,7 @@ from topr.store import read_table
 pytestmark = [
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None,
-        reason="ray is not installed: pip install topr[ray]",
+        reason="ray is not installed: pip install .[ray]",
     ),
     pytest.mark.slow,
 ]

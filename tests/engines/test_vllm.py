@@ -21,7 +21,7 @@ def test_without_vllm_it_says_how_to_install_it(
         monkeypatch.setattr("sys.path", [str(tmp_path)])
     else:
         monkeypatch.setattr(vllm, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'topr\[vllm\]'.*engine=transformers"):
+    with pytest.raises(ConfigError, match=r"pip install '.\[vllm\]'.*engine=transformers"):
         check_engine(ModelConfig(path="m"), GenerateConfig(engine="vllm"))
 
 
