@@ -144,8 +144,8 @@ def test_out_of_disk_while_drawing_it_says_so_and_goes_on(
     assert process.returncode == 1
     assert "Traceback" not in said
     assert re.search(
-        rf"error: {output}/\S+ could not be written: (File too large|No space left on device). Make "
-        r"room, and the same command goes on\n\Z",
+        rf"error: {output}/\S+ could not be written: (File too large|No space left on device). "
+        r"Make room, and the same command goes on\n\Z",
         said,
     )
     assert ended_the_same(folder, engine, output, undisturbed(engine))

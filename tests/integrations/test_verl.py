@@ -24,11 +24,15 @@ from verl.trainer.ppo.core_algos import (
 )
 from verl.utils import omega_conf_to_dataclass
 from verl.utils import tensordict_utils as tu
+from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.utils.losses import ppo_loss
 
+from tiny import tiny_tokenizer
 from topr.errors import ConfigError, DataError
 from topr.integrations.verl import AGGREGATIONS, register
 from topr.objectives import OBJECTIVES, Taper, sequence_scale
+from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.store import export_rollouts, rollouts_to_table, write_rows
 
 LENGTHS = torch.tensor([3, 1, 5, 2, 4, 0])  # the last row is empty
 T = 6
@@ -322,3 +326,25 @@ def test_another_normalisation_than_the_papers_is_said_once(caplog):
         del POLICY_LOSS_REGISTRY["said"]
     (said,) = [r.message for r in caplog.records if "loss_mode=said" in r.message]
     assert "is loss_agg_mode=seq-mean-token-mean" in said
+
+
+def test_verls_data_set_reads_an_export(tmp_path):
+    rollouts = [
+        Rollout(
+            problem_id=f"p{p}", sample=sample, prompt=f"{p}=", prompt_ids=(5, 6),
+            completion=f" {p}", completion_ids=(7, 2), logprobs=(-0.5, -0.1),
+            finish_reason=FinishReason.STOP, sampling=SamplingParams(), model="writer",
+            revision=None, engine="transformers", iteration=0, gold=f"{p}",
+            question=f"What is {p}?", grade=Grade(outcome=Outcome.CORRECT, reward=1.0, answer=None),
+        )
+        for p in range(3) for sample in range(2)
+    ]  # fmt: skip
+    path = tmp_path / "verl.parquet"
+    exported = export_rollouts(rollouts_to_table(rollouts), "verl", data_source="openai/gsm8k")
+    write_rows(path, exported.table)
+    config = OmegaConf.create({"max_prompt_length": 100, "cache_dir": str(tmp_path / "cache")})
+    rows = RLHFDataset(str(path), tiny_tokenizer(chat_template=True), config)
+    assert len(rows) == 3  # a problem is a row, and no prompt is too long
+    assert rows[1]["raw_prompt"] == [{"role": "user", "content": "What is 1?"}]
+    assert rows[1]["data_source"] == "openai/gsm8k"
+    assert rows[1]["reward_model"]["ground_truth"] == "1"
