@@ -22,7 +22,7 @@ from topr.grading.user import load_function
 from topr.models import check_quantization, identity
 from topr.objectives import make_objective
 from topr.progress import Advance, Progress
-from topr.stages.train import training_arguments
+from topr.stages.train_arguments import training_arguments
 from topr.tasks import Split, Task
 
 logger = logging.getLogger(__name__)

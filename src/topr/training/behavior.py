@@ -69,6 +69,22 @@ class Gap:
             "behavior_gap/sequence_max": self.sequence_max,
         }
 
+    def say(self, *, trained_on: bool) -> None:
+        """Log the numbers; warn of a large gap where the recorded ones are trained on."""
+        logger.info(
+            "recorded and recomputed log-probabilities differ by %.2g per token on average (%.2g "
+            "at most) and by %.2g per completion at most, over %d completions",
+            self.token_mean, self.token_max, self.sequence_max, self.rows,
+        )  # fmt: skip
+        if trained_on and self.sequence_max > LARGE_GAP:
+            logger.warning(
+                "the sampler's log-probabilities are not those of this model in the trainer's "
+                "numerics: a completion's sum is off by up to %.2g. If the model that is trained "
+                "wrote these completions, set behavior_logprobs=recompute; if another did, this "
+                "is its distance from the model",
+                self.sequence_max,
+            )
+
 
 def recorded(rows: Dataset) -> list[np.ndarray[Any, Any]]:
     """Return log mu as the sampler recorded it, one float32 array per row.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import TrainerCallback
 
 from topr.objectives import Objective, Taper
 from topr.training.step import Step
@@ -113,7 +114,7 @@ class StepStatistics:
         return {"edges": edges, "positive": positive, "negative": negative}
 
 
-class Idleness:
+class Idleness(TrainerCallback):
     """Notices settings that did nothing over a whole epoch, and says so once each."""
 
     def __init__(self, objective: Objective) -> None:
@@ -139,7 +140,7 @@ class Idleness:
         largest = step.log_ratio_B.abs().max().item()
         self.largest_log_ratio = max(self.largest_log_ratio, largest)
 
-    def end_epoch(self) -> None:
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
         """Warn of what did nothing, and start the next epoch."""
         if self.steps and self.largest_log_ratio < SAME_RATIO:
             self._warn(

@@ -4,7 +4,6 @@ It does not sample, grade or choose: rows come graded, with the behaviour's log-
 the wish to have them recomputed.
 """
 
-import logging
 import time
 from collections import UserList
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,13 +33,7 @@ from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig, load_models_whole
 from topr.training.batches import Row, ShuffledBatches, shares
-from topr.training.behavior import (
-    LARGE_GAP,
-    Behavior,
-    Gap,
-    Writers,
-    recorded,
-)
+from topr.training.behavior import Behavior, Gap, Writers, recorded
 from topr.training.checks import (
     baseline_of,
     disable_dropout,
@@ -60,8 +53,6 @@ from topr.training.sharding import (
     shard_on_cpu,
 )
 from topr.training.step import Step
-
-logger = logging.getLogger(__name__)
 
 
 class TOPRTrainer(Trainer):
@@ -178,7 +169,7 @@ class TOPRTrainer(Trainer):
         self._idleness = Idleness(self.objective)
         self._parameter_count: int = sum(p.numel() for p in loaded.parameters())
         self._logged_at = time.perf_counter()
-        self.add_callback(_EndOfEpoch(self._idleness))
+        self.add_callback(self._idleness)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see `transformers.Trainer.train`. Measures the behaviour gap before it starts.
@@ -333,22 +324,8 @@ class TOPRTrainer(Trainer):
             self.behavior_gap = behavior.gap(rows)
         self.rows = rows.add_column("behavior_logprobs", [one.tolist() for one in logprobs])
         self.train_dataset = self.rows
-        gap = self.behavior_gap
-        if gap is None:
-            return
-        logger.info(
-            "recorded and recomputed log-probabilities differ by %.2g per token on average (%.2g "
-            "at most) and by %.2g per completion at most, over %d completions",
-            gap.token_mean, gap.token_max, gap.sequence_max, gap.rows,
-        )  # fmt: skip
-        if gap.sequence_max > LARGE_GAP and self.settings.behavior_logprobs == "sampler":
-            logger.warning(
-                "the sampler's log-probabilities are not those of this model in the trainer's "
-                "numerics: a completion's sum is off by up to %.2g. If the model that is trained "
-                "wrote these completions, set behavior_logprobs=recompute; if another did, this "
-                "is its distance from the model",
-                gap.sequence_max,
-            )
+        if self.behavior_gap is not None:
+            self.behavior_gap.say(trained_on=self.settings.behavior_logprobs == "sampler")
 
     def _as_given(self) -> AbstractContextManager[None]:
         """Switch a new adapter off, for a while: what is left is the model that it was put on."""
@@ -407,14 +384,6 @@ class TOPRTrainer(Trainer):
         rows = inputs["rows"]
         tokens: int = sum(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
         return 6 * tokens * self._parameter_count // self.processes.count
-
-
-class _EndOfEpoch(TrainerCallback):
-    def __init__(self, idleness: Idleness) -> None:
-        self._idleness = idleness
-
-    def on_epoch_end(self, *_: Any, **__: Any) -> None:
-        self._idleness.end_epoch()
 
 
 class Rows(UserList[Row]):
