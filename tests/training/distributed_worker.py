@@ -145,26 +145,12 @@ SHARDED = {
     "adamw": {"optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 0.1},
     "lora": {"learning_rate": 0.1, "behavior_logprobs": "recompute"},
 }
-"""Arguments of each training with sharded weights."""
+"""Arguments of each training with sharded weights, by FSDP2 and by DeepSpeed."""
 MODELS = {
     "tied": lambda: tiny_model(tie_word_embeddings=True),
     "plain_head": lambda: tiny_model("gemma2"),  # soft-capped logits: the model's own head
 }
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
-
-ZERO = {
-    "topr": {},
-    "tied": {},
-    "padded": {"layout": "padded", "micro_batch_tokens": 60},
-    "plain_head": {},
-    "grpo": {"objective": "grpo", "layout": "shared", "shuffle_by": "prompt"},
-    "skip": {"skip_negatives": 0.5, "micro_batch_tokens": 60},
-    "accumulation": {"global_batch_size": 4, "gradient_accumulation_steps": 2},
-    "recompute": {"behavior_logprobs": "recompute"},
-    "adamw": {"optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 0.1},
-    "lora": {"learning_rate": 0.1, "behavior_logprobs": "recompute"},
-}
-"""Arguments of each training by DeepSpeed."""
 
 
 def zero_of(stage):
@@ -249,9 +235,9 @@ def zero(directory):
 
     # Its operation in shared memory would be compiled first; gloo adds up as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    for stage, case in ((2, "topr"), (2, "adamw"), *((3, case) for case in ZERO)):
+    for stage, case in ((2, "topr"), (2, "adamw"), *((3, case) for case in SHARDED)):
         name = f"{case}-{stage}"
-        trainer = trainer_of(directory, case, **ZERO[case], deepspeed=zero_of(stage))
+        trainer = trainer_of(directory, case, **SHARDED[case], deepspeed=zero_of(stage))
         trainer.train()
         if stage == 3:
             assert all(p.numel() == 0 < p.ds_numel for p in trainer.model.parameters())

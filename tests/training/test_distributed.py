@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from distributed_worker import CASES, LORA, MODELS, RESUMED, SHARDED, ZERO, trained, trainer_of
+from distributed_worker import CASES, LORA, MODELS, RESUMED, SHARDED, trained, trainer_of
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, set_seed
@@ -141,10 +141,10 @@ def test_an_optimizer_that_cannot_be_sharded_is_refused_before_it_starts(sharded
 
 @needs_deepspeed
 @pytest.mark.parametrize(
-    ("case", "stage"), [("topr", 2), ("adamw", 2), *((case, 3) for case in sorted(ZERO))]
+    ("case", "stage"), [("topr", 2), ("adamw", 2), *((case, 3) for case in sorted(SHARDED))]
 )
 def test_deepspeed_ends_where_one_process_does(zero, tmp_path, case, stage):
-    alone, log = trained(tmp_path, case, **ZERO[case])
+    alone, log = trained(tmp_path, case, **SHARDED[case])
     assert_close(saved(zero / f"{case}-{stage}-saved", case), alone, case)
     for rank in (0, 1):
         assert_same_log(zero / f"{case}-{stage}-{rank}.json", log)
@@ -152,7 +152,7 @@ def test_deepspeed_ends_where_one_process_does(zero, tmp_path, case, stage):
 
 @needs_deepspeed
 def test_log_mu_is_kept_under_the_whole_weights_name(zero, tmp_path):
-    trained(tmp_path, "recompute", **ZERO["recompute"])
+    trained(tmp_path, "recompute", **SHARDED["recompute"])
     (ours,), (expected,) = (list((d / "recompute").glob("behavior-*")) for d in (zero, tmp_path))
     assert ours.name == expected.name
 
