@@ -3,11 +3,14 @@
 import itertools
 import json
 import logging
+import os
+from shutil import which
 
 import pytest
 import torch
 from peft import LoraConfig
 from rollouts_for_training import made_rows, plain_logprobs
+from torch._dynamo.utils import counters
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
@@ -613,10 +616,30 @@ def test_bfloat16_autocast_trains_nearly_the_same(tmp_path):
     assert 1e-5 < (found - expected).norm() / expected.norm() < 0.03
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="compiling on a CPU needs g++")
+@pytest.mark.filterwarnings("default")  # of torch's compiler
+def test_compiled_layers_train_the_same(tmp_path):
+    arguments = {"layout": "padded", "micro_batch_tokens": 60}  # passes of several shapes
+    expected = moved(tmp_path, **arguments)
+    counters.clear()
+    found = moved(tmp_path, torch_compile=True, **arguments)
+    assert expected.norm() > 0.01
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+    assert 0 < counters["stats"]["unique_graphs"] <= 2  # whatever the shape
+    assert "ACCELERATE_DYNAMO_BACKEND" not in os.environ
+
+
+def test_accelerates_own_way_of_compiling_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    with pytest.raises(TrainingError, match="the dynamo backend inductor"):
+        make_trainer(tmp_path, made_rows())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"torch_compile": True}, "compiled again"),
+        ({"torch_compile": True}, "torch_compile with layout=auto: .* compiled again"),
         ({"use_liger_kernel": True}, "need a GPU"),
         ({"fsdp": True}, "sharded weights are asked for"),
     ],

@@ -1,5 +1,6 @@
 """`TOPRConfig`: the trainer's arguments, those of `transformers.TrainingArguments` and ours."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -112,6 +113,9 @@ class TOPRConfig(TrainingArguments):
         """See `transformers.TrainingArguments`. Models are loaded whole, with ZeRO-3 too."""
         super().__post_init__()  # type: ignore[no-untyped-call]
         load_models_whole()
+        if self.torch_compile:  # All later trainings of the process would find it there.
+            os.environ.pop("ACCELERATE_DYNAMO_BACKEND", None)
+            os.environ.pop("ACCELERATE_DYNAMO_MODE", None)
 
 
 def load_models_whole() -> None:

@@ -4,7 +4,6 @@ before any compute is spent.
 
 import json
 import logging
-import os
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from topr.errors import ConfigError, TrainingError
 from topr.objectives import Objective, Taper, make_objective, resolve_baseline
 from topr.training.arguments import TOPRConfig
+from topr.training.compiling import refuse_unfit_compiling
 from topr.training.data import Composition
 from topr.training.step import Skip
 
@@ -47,12 +47,7 @@ def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
             "single sequences or weights in a way that the forward pass here does not know; shard "
             "weights with fsdp instead"
         )
-    if args.torch_compile or os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO").upper() != "NO":
-        raise TrainingError(
-            "torch_compile (or accelerate's dynamo backend) is on: every step has other lengths "
-            "and another tree of prompts and completions, for each of which the whole model would "
-            "be compiled again. Leave it out; on CUDA attention is compiled by itself"
-        )
+    refuse_unfit_compiling(args)
     if args.use_liger_kernel and args.device.type == "cpu":
         raise TrainingError("use_liger_kernel: Liger's kernels need a GPU, and this is a CPU")
     if args.n_gpu > 1:

@@ -80,6 +80,10 @@ def refuse_unfit_sharding(accelerator: Accelerator, args: TOPRConfig) -> None:
             f"DeepSpeed's configuration shards weights (stage 3), and without {SAVED_WHOLE} the "
             "trained model would not be written: set that to true"
         )
+    if args.torch_compile and (accelerator.is_fsdp2 or zero):
+        raise TrainingError(
+            "torch_compile with sharded weights was never tried: leave one of the two out"
+        )
     deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
     if shards_weights(args) and not (accelerator.is_fsdp2 or deepspeed):
         raise TrainingError(

@@ -41,6 +41,7 @@ from topr.training.checks import (
     refuse_unfit,
     skip_of,
 )
+from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
 from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
 from topr.training.logprobs import forward_of
@@ -155,6 +156,8 @@ class TOPRTrainer(Trainer):
         if not self.sharded:
             self._keep_whole(loaded)
         self.forward = self.processes.from_first(lambda: forward_of(loaded, args.layout))
+        if args.torch_compile:
+            compile_layers(loaded, args)
         self._passes = Passes(
             self.forward,
             self.accelerator,
@@ -189,6 +192,7 @@ class TOPRTrainer(Trainer):
         checkpoint_in_pieces(self.settings)
         super().create_accelerator_and_postprocess()
         load_models_whole()
+        leave_compiling_to_us(self.accelerator)
         shard_on_cpu(self.accelerator, self.settings)
         refuse_unfit_sharding(self.accelerator, self.settings)
         self.is_fsdp_enabled = self.accelerator.is_fsdp2
