@@ -117,6 +117,8 @@ def test_ids_that_do_not_say_how_they_ended_are_judged_by_the_last_one() -> None
     found = [r.finish_reason for r in imported(rows, tally=tally)]
     assert found == [*ended, FinishReason.STOP, FinishReason.LENGTH]
     assert (tally["ended_by_id"], tally["cut_off_by_id"], tally["ends_assumed"]) == (1, 1, 0)
+    (empty,) = imported([rows[0] | {"completion_ids": []}])
+    assert empty.finish_reason == FinishReason.LENGTH
     told = [r.finish_reason for r in imported(rows[:2], ends=True)]
     assert told == [FinishReason.STOP] * 2
     tally.clear()

@@ -235,7 +235,7 @@ def zero(directory):
 
     # Its operation in shared memory would be compiled first; gloo adds up as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    for stage, case in ((2, "topr"), (2, "adamw"), *((3, case) for case in SHARDED)):
+    for stage, case in ((0, "topr"), (2, "topr"), (2, "adamw"), *((3, case) for case in SHARDED)):
         name = f"{case}-{stage}"
         trainer = trainer_of(directory, case, **SHARDED[case], deepspeed=zero_of(stage))
         trainer.train()
@@ -251,8 +251,13 @@ def zero(directory):
     trainer.save_model(str(directory / "resumed-saved"))
     unfit = zero_of(3)
     del unfit["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+    other = zero_of(2) | {"optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}
     refused = []
-    for arguments in ({"optim": "adafactor", "deepspeed": zero_of(2)}, {"deepspeed": unfit}):
+    for arguments in (
+        {"optim": "adafactor", "deepspeed": zero_of(2)},
+        {"deepspeed": unfit},
+        {"deepspeed": other},
+    ):
         try:
             trainer_of(directory, "refused", **arguments)
         except TrainingError as error:

@@ -86,6 +86,8 @@ def _no_room(error: Exception) -> str | None:
         # safetensors has the number in its text alone.
         if getattr(error, "errno", None) == code or f"(os error {code})" in str(error):
             return os.strerror(code)
+    if "inline_container.cc" in str(error):  # torch.save has no number: a write was cut short
+        return "its writer stopped midway, as it does where the disk is full"
     return None
 
 

@@ -19,11 +19,17 @@ class Section(BaseModel):
         return _without(self.model_dump(mode="json"), self.SHOWN)
 
 
+ADDED: dict[str, Any] = {"mask_truncated": False}
+"""Keys that came when runs were there already, and the value at which all is as it was without
+them. There they are left out of hashes: such a run goes on."""
+
+
 def _without(values: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
     kept = {}
     for name, value in values.items():
         dotted = f"{prefix}{name}"
-        if any(fnmatch(dotted, key) for key in keys):
+        as_before = name in ADDED and value == ADDED[name]
+        if as_before or any(fnmatch(dotted, key) for key in keys):
             continue
         kept[name] = _without(value, keys, f"{dotted}.") if isinstance(value, dict) else value
     return kept

@@ -9,7 +9,7 @@ PID is no longer its parent (killed, even by SIGKILL), when it is told to end (S
 itself, and when the command ends. Its exit status is the command's.
 
 It is two processes, since the first may be killed before it can end anything: Ray kills the
-children of a worker that exits, though not theirs.
+children of a worker that exits, though not theirs. The second sees the first one go.
 """
 
 import contextlib

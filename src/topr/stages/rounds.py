@@ -5,6 +5,7 @@ which problems are full. Everything that was drawn stays in the stores, kept or 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,11 @@ def draw_in_rounds(
         progress: told of completions and tokens.
 
     """
-    with begin(rollouts, "generate", mark) as done, begin(graded, "grade", mark):
+    with ExitStack() as held:
+        done = held.enter_context(begin(rollouts, "generate", mark))
         if done is not None:
             return done
+        held.enter_context(begin(graded, "grade", mark))
         check_ids(problems)
         further = further_columns(problems) if keep_columns else {}
         most = max(max_candidates(curation) or 0 for curation in curations)

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -170,7 +171,7 @@ class _Importer:
                 completion, known = completion.partition(spelled)[0], True
                 finish_reason = FinishReason.STOP
         elif not known and self._ends is None and self._end_ids:
-            ended, known = set(completion_ids[-1:]) <= self._end_ids, True
+            ended, known = not self._end_ids.isdisjoint(completion_ids[-1:]), True
             finish_reason = FinishReason.STOP if ended else FinishReason.LENGTH
             self._tally["ended_by_id" if ended else "cut_off_by_id"] += 1
         self._tally["ends_assumed"] += not known
@@ -263,7 +264,10 @@ class _Importer:
     @cached_property
     def _end_ids(self) -> set[int]:
         """The tokens that end a text or a turn, as far as the tokenizer says."""
-        turn = self._turn_end if self._tokenizer.chat_template else None
+        turn = None
+        if self._tokenizer.chat_template:
+            with suppress(ModelError):  # a template that has no answers
+                turn = self._turn_end
         return {end for end in (self._tokenizer.eos_token_id, turn) if isinstance(end, int)}
 
     def _end(self, prompt: str | tuple[Message, ...]) -> int | None:

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from topr.errors import RunDirectoryError
@@ -21,7 +21,8 @@ LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory, which is made if absent; the system lets go of it when the process ends.
+    """Hold a directory, which is made if absent; the system lets go of it when the process and what
+    it has forked have ended.
 
     Raises:
         RunDirectoryError: another process holds it.
@@ -44,7 +45,7 @@ def locked(directory: Path) -> Iterator[None]:
                 "%s: its file system has no locks (%s): see to it that one process writes there",
                 directory, error.strerror,
             )  # fmt: skip
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        with suppress(OSError):  # A full disk is for what is written there to say.
+            os.truncate(lock.fileno(), 0)
+            os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield

@@ -61,10 +61,10 @@ class Head:
                 logits = torch.mm(scaled, weight.t(), out_dtype=torch.float32)
             else:
                 logits = functional.linear(scaled, weight).float()
-        if self.bias is None:
-            return logits
-        add = logits.addr if torch.is_grad_enabled() else logits.addr_
-        return add(1 / temperature, self.bias[block].float())
+            if self.bias is None:
+                return logits
+            add = logits.addr if torch.is_grad_enabled() else logits.addr_
+            return add(1 / temperature, self.bias[block].float())
 
 
 def head_logprobs(head: Head, hidden: Tensor, targets: Tensor, temperature: Tensor) -> Tensor:

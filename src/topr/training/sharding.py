@@ -68,6 +68,11 @@ def shard_on_cpu(accelerator: Accelerator, args: TOPRConfig) -> None:
 def refuse_unfit_sharding(accelerator: Accelerator, args: TOPRConfig) -> None:
     """Refuse to train other than sharded where that was asked for, or to fail in the first step."""
     zero = stage_of_zero(accelerator)
+    if zero and "optimizer" in _config_of_zero(accelerator).config:
+        raise TrainingError(
+            "DeepSpeed's configuration names an optimizer, and what was trained with is recorded "
+            "from optim: leave it out there, and set train.optim and train.learning_rate"
+        )
     if args.optim == "adafactor" and (accelerator.is_fsdp2 or zero):
         raise TrainingError(
             "optim=adafactor, the default, does not work on weights that FSDP2 or ZeRO shard: it "

@@ -348,6 +348,8 @@ class TOPRTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Return the gradient's norm, or stop: clipping by NaN would destroy the weights."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        if norm is None:  # DeepSpeed need not tell it.
+            return norm
         if not self.args.fp16 and not torch.isfinite(torch.as_tensor(float(norm))):
             self._stop_diverged(f"the gradient's norm is {float(norm)}", self._last_rows)
         return norm
