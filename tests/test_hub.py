@@ -4,6 +4,7 @@ nothing of this was run against the real one.
 
 import fnmatch
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,7 +60,8 @@ class FakeHub:
             if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns)
         ]
         self.calls.append(("download", repo, revision, tuple(sorted(wanted))))
-        copy = self.root / "cache" / repo
+        folder = f"datasets--{repo.replace('/', '--')}"
+        copy = self.root / "cache" / folder / "snapshots" / (revision or "c0ffee")
         for name in wanted:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((self.root / repo / name).read_bytes())
@@ -204,7 +206,10 @@ def test_a_verifiers_candidates_may_be_there(fake: FakeHub) -> None:
     assert isinstance(task, VerifierTask)
     assert task.test_rollouts is not None
     assert task.test_rollouts.name == "a.jsonl"
-    assert all(mark[0] is not None for mark in candidates_mark(recipe))
+    marks = candidates_mark(recipe)
+    assert marks == [["c0ffee", "a.jsonl"]] * 2
+    shutil.rmtree(fake.root / "cache")
+    assert candidates_mark(recipe) == marks  # whenever it was downloaded
 
 
 def test_what_is_scored_may_be_there(fake: FakeHub) -> None:

@@ -114,6 +114,15 @@ def local(name: str) -> Path:
     )
 
 
+def commit_of(path: Path) -> str | None:
+    """Return which commit a path in the hub's cache on this machine is of; None for another."""
+    for parent in path.parents:
+        cache = parent.parent
+        if cache.name == "snapshots" and cache.parent.name.startswith("datasets--"):
+            return parent.name
+    return None
+
+
 def rows(
     dataset: str,
     subset: str | None,

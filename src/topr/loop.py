@@ -113,7 +113,14 @@ def candidates_mark(recipe: Recipe) -> list[Any]:
     if not isinstance(task, VerifierConfig):
         return []
     places = [place for place in (task.rollouts, task.test_rollouts) if place is not None]
-    return [content(hub.local(place))[1:] for place in places]
+    return [_of_candidates(hub.local(place)) for place in places]
+
+
+def _of_candidates(path: Path) -> list[Any]:
+    commit = hub.commit_of(path)
+    if commit is not None and path.is_file():  # Downloaded again, the file has another time.
+        return [commit, path.name]
+    return content(path)[1:]
 
 
 class _Run:
