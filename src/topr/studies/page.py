@@ -264,7 +264,7 @@ def _made(results: Results) -> str:
     return (
         f"`topr study {results.study.name} -o DIR`, seeds "
         f"{', '.join(map(str, results.study.seeds))}; {len(results.cells)} cells, "
-        f"{results.seconds / 60:.0f} minutes of work; topr {found.get('topr')}"
+        f"{round(results.seconds) / 60:.0f} minutes of work; topr {found.get('topr')}"
         f"{commits}, torch "
         f"{packages.get('torch')}, transformers {packages.get('transformers')}, "
         f"{found.get('cpu', {}).get('count')} CPU cores."
