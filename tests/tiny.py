@@ -68,7 +68,7 @@ def _qwen2(**common: Any) -> PreTrainedConfig:
 
 
 def _qwen3(**common: Any) -> PreTrainedConfig:
-    return Qwen3Config(num_key_value_heads=2, head_dim=8, **common)
+    return Qwen3Config(num_key_value_heads=2, **({"head_dim": 8} | common))
 
 
 def _gemma(config: Callable[..., PreTrainedConfig], **common: Any) -> PreTrainedConfig:
@@ -89,7 +89,7 @@ def _gemma(config: Callable[..., PreTrainedConfig], **common: Any) -> PreTrained
 
 def _gemma1(**common: Any) -> PreTrainedConfig:
     common["initializer_range"] *= 0.4
-    return GemmaConfig(num_key_value_heads=1, head_dim=8, **common)
+    return GemmaConfig(num_key_value_heads=1, **({"head_dim": 8} | common))
 
 
 def _gemma2(**common: Any) -> PreTrainedConfig:

@@ -78,6 +78,14 @@ def memory_mb(field: str) -> float:
     raise ValueError(f"/proc/self/status has no {field}")
 
 
+def state_mb(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    """Parameters, their gradients, and what the optimizer keeps."""
+    kept = [value for state in optimizer.state.values() for value in state.values()]
+    tensors = [*model.parameters(), *(x for x in kept if torch.is_tensor(x))]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return sum(x.numel() * x.element_size() for x in (*tensors, *trained)) / MEGABYTE
+
+
 def materialise_state(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Make gradients and optimizer state exist; an update by gradients of zero changes nothing."""
     for parameter in model.parameters():

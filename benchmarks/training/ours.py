@@ -17,12 +17,21 @@ from typing import Any
 
 import torch
 from checking import GradientTap, SeenTrainer, compare, plain_step
-from measuring import MEGABYTE, StepClock, build_model, build_tokenizer, memory_mb, serve
+from measuring import (
+    MEGABYTE,
+    StepClock,
+    build_model,
+    build_tokenizer,
+    memory_mb,
+    serve,
+    state_mb,
+)
 from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback
 from workloads import Workload, add_arguments, chosen, completion_tokens, rows
 
 from topr.environment import prepare_process
+from topr.stages.train_arguments import CHECKPOINTING
 from topr.training import TOPRConfig
 
 
@@ -41,7 +50,8 @@ def build_trainer(workload: Workload, options: argparse.Namespace, folder: str) 
             output_dir=folder,
             per_device_train_batch_size=len(step),
             max_steps=options.warmup + options.steps,
-            optim="adamw_torch_fused",
+            optim=options.optim,
+            use_liger_kernel=options.liger,
             learning_rate=1e-6,
             lr_scheduler_type="constant",
             weight_decay=0.0,
@@ -55,7 +65,7 @@ def build_trainer(workload: Workload, options: argparse.Namespace, folder: str) 
             layout=options.layout,
             micro_batch_tokens=options.tokens,
             skip_negatives=options.skip,
-            gradient_checkpointing=options.checkpointing,
+            **{CHECKPOINTING: options.checkpointing},
         ),
         train_dataset=step,
         processing_class=build_tokenizer(workload.model["vocab_size"]),
@@ -70,14 +80,14 @@ def report(options: argparse.Namespace, workload: Workload, folder: str) -> dict
     clock = StepClock()
     trainer.add_callback(clock)
     if options.profile:
-        with profile(activities=[ProfilerActivity.CPU]) as found:
+        where = "cuda" if torch.cuda.is_available() else "cpu"
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
             trainer.train()
-        print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=30))
+        print(found.key_averages().table(sort_by=f"self_{where}_time_total", row_limit=30))
     else:
         trainer.train()
     seconds = clock.seconds[options.warmup :]
     tokens = completion_tokens(rows(workload))
-    parameters = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
     result = {
         "peer": "topr",
         "trainer": "topr",
@@ -93,7 +103,7 @@ def report(options: argparse.Namespace, workload: Workload, folder: str) -> dict
         "peak_rss_mb": memory_mb("VmHWM"),
         "baseline_rss_mb": clock.baseline_mb,
         "interpreter_rss_mb": interpreter_mb,
-        "state_mb": 4 * parameters / MEGABYTE,
+        "state_mb": state_mb(trainer.model, trainer.optimizer.optimizer),
     }
     if torch.cuda.is_available():
         result["peak_cuda_mb"] = torch.cuda.max_memory_allocated() / MEGABYTE
@@ -137,6 +147,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, help="of a micro-batch")
     parser.add_argument("--skip", help="skip_negatives: a number, or sample")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--optim", default="adamw_torch_fused")
+    parser.add_argument("--liger", action="store_true", help="Liger's kernels; needs a GPU")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--check", action="store_true", help="compare gradients, no timing")
     options = parser.parse_args(arguments)

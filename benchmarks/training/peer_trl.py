@@ -71,7 +71,15 @@ import torch
 import trl.kernels.chunked_logprob as trl_kernel
 import trl.trainer.utils as trl_utils
 from datasets import Dataset
-from measuring import MEGABYTE, StepClock, build_model, build_tokenizer, memory_mb, serve
+from measuring import (
+    MEGABYTE,
+    StepClock,
+    build_model,
+    build_tokenizer,
+    memory_mb,
+    serve,
+    state_mb,
+)
 from transformers import LlamaForCausalLM, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from workloads import PAD_ID, Workload, add_arguments, chosen, completion_tokens, rows
@@ -184,18 +192,21 @@ def with_advantages(step: list[Row]) -> list[Row]:
     ]
 
 
-def shared_arguments(settings: Settings, count: int, steps: int, folder: str) -> dict[str, Any]:
+def shared_arguments(
+    settings: Settings, count: int, folder: str, options: argparse.Namespace
+) -> dict[str, Any]:
     """Arguments of both trainers: one epoch over the rows is one optimizer step."""
     if count % settings.batch_size:
         raise ValueError(f"{count} rows do not divide into micro-batches of {settings.batch_size}")
     return {
         "output_dir": folder,
-        "num_train_epochs": steps,
+        "num_train_epochs": options.warmup + options.steps,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": count // settings.batch_size,
         "gradient_checkpointing": settings.checkpointing,
         "bf16": settings.bf16,
-        "optim": "adamw_torch_fused",
+        "optim": options.optim,
+        "use_liger_kernel": options.liger,
         "learning_rate": 1e-6,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
@@ -313,8 +324,7 @@ def report(
     interpreter_mb = memory_mb("VmRSS")
     step = ordered(rows(workload), options.trainer, settings)
     model = build_model(workload)
-    count = options.warmup + options.steps
-    arguments = shared_arguments(settings, len(step), count, folder)
+    arguments = shared_arguments(settings, len(step), folder, options)
     trainer = BUILDERS[options.trainer](model, step, settings, arguments)
     trainer.remove_callback(PrinterCallback)  # standard output is for the one line of JSON
     clock = StepClock()
@@ -335,7 +345,6 @@ def report(
         return result | check(trainer, step)
     trainer.train()
     seconds = clock.seconds[options.warmup :]
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     result |= {
         "seconds": [round(value, 4) for value in seconds],
         "cpu_seconds": [round(value, 4) for value in clock.cpu_seconds[options.warmup :]],
@@ -343,7 +352,7 @@ def report(
         "peak_rss_mb": memory_mb("VmHWM"),
         "baseline_rss_mb": clock.baseline_mb,
         "interpreter_rss_mb": interpreter_mb,
-        "state_mb": 4 * parameters / MEGABYTE,  # parameters, gradients, two moments
+        "state_mb": state_mb(model, trainer.optimizer.optimizer),
     }
     if torch.cuda.is_available():
         result["peak_cuda_mb"] = torch.cuda.max_memory_allocated() / MEGABYTE
@@ -362,6 +371,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="instead of the settings'")
     parser.add_argument("--batch-size", type=int, help="instead of the settings'")
+    parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--optim", default="adamw_torch_fused")
+    parser.add_argument("--liger", action="store_true", help="Liger's kernels; needs a GPU")
     parser.add_argument("--tile", type=int, nargs=2, help="tokens and vocabulary of a head tile")
     parser.add_argument("--check", action="store_true", help="compare log-probabilities, no timing")
     return parser.parse_args(arguments)
@@ -379,6 +391,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
             settings = replace(settings, batch_size=size)
     if options.batch_size:
         settings = replace(settings, batch_size=options.batch_size)
+    if options.checkpointing is not None:
+        settings = replace(settings, checkpointing=options.checkpointing)
     if options.tile:
         settings = replace(settings, tile=tuple(options.tile))
     apply_settings(settings)

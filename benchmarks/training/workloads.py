@@ -132,6 +132,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-length", type=int, help="of every prompt")
     parser.add_argument("--completion-length", type=int, help="median; half to twice as long")
     parser.add_argument("--vocabulary", type=int, help="entries, instead of the workload's")
+    parser.add_argument("--layers", type=int, help="of the model, instead of the workload's")
 
 
 def chosen(options: argparse.Namespace) -> Workload:
@@ -143,6 +144,7 @@ def chosen(options: argparse.Namespace) -> Workload:
         prompt_length=options.prompt_length,
         completion_length=options.completion_length,
         vocabulary=options.vocabulary,
+        layers=options.layers,
     )
 
 
@@ -154,6 +156,7 @@ def varied(
     prompt_length: int | None = None,
     completion_length: int | None = None,
     vocabulary: int | None = None,
+    layers: int | None = None,
 ) -> Workload:
     """A workload with some of its numbers changed; None keeps the workload's own."""
     changes: dict[str, Any] = {"prompts": prompts, "completions": completions}
@@ -165,6 +168,7 @@ def varied(
     result = replace(workload, **{name: value for name, value in changes.items() if value})
     model = dict(workload.model)
     model["vocab_size"] = vocabulary or model["vocab_size"]
+    model["num_hidden_layers"] = layers or model["num_hidden_layers"]
     longest = result.prompt_lengths[1] + result.completion_lengths[1]
     model["max_position_embeddings"] = max(model["max_position_embeddings"], longest)
     return replace(result, model=model)

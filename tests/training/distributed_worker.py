@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from rollouts_for_training import made_rows, plain_logprobs
 from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from rollouts_for_training import made_rows, plain_logprobs
 from tiny import tiny_model, tiny_tokenizer
 from topr.errors import DivergedError, TrainingError
 from topr.training import TOPRConfig, TOPRTrainer

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
-from rollouts_for_training import made_rows, plain_logprobs
 from transformers import AutoModelForCausalLM
 
 from command_line import write_jsonl
+from rollouts_for_training import made_rows, plain_logprobs
 from tiny import save_tiny, tiny_model, tiny_tokenizer
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import ConfigError, ModelError

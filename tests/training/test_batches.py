@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 import torch
-from rollouts_for_training import as_rows, made_rows
 
+from rollouts_for_training import as_rows, made_rows
 from topr.errors import TrainingError
 from topr.training.batches import ShuffledBatches, padded, shared, shares, split_by_tokens, spread
 

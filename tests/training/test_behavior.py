@@ -3,8 +3,8 @@
 import logging
 
 import pytest
-from rollouts_for_training import made_rows, plain_logprobs
 
+from rollouts_for_training import made_rows, plain_logprobs
 from tiny import tiny_model, tiny_tokenizer
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError

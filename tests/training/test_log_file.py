@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from rollouts_for_training import made_rows
 from transformers import TrainerCallback
 
 from command_line import write_jsonl
+from rollouts_for_training import made_rows
 from tiny import save_tiny
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import DivergedError

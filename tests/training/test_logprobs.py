@@ -1,11 +1,13 @@
 """Every way of running a model gives the plain computation's numbers and gradients."""
 
+import random
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from rollouts_for_training import as_rows, made_rows, plain_logprobs
 from torch.nn.attention.flex_attention import flex_attention
 
+from rollouts_for_training import as_rows, made_rows, plain_logprobs
 from tiny import ARCHITECTURES, tiny_model
 from topr.errors import TrainingError
 from topr.training import head
@@ -294,6 +296,40 @@ def test_the_block_mask_for_gpus_is_the_same_rule():
     flexible = flex_attention(q, k, v, block_mask=tree.block_mask(torch.device("cpu")))
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, tree.visible())
     torch.testing.assert_close(flexible, dense, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [1, 100, 128, 700, 1024])
+def test_blocks_that_no_query_sees_are_left_out_and_full_ones_are_full(size):
+    chance = random.Random(size)
+    nodes, start = [], 0
+    while start < size:  # prompts, and completions that end where their prompt's subtree does
+        own = min(start + chance.randint(1, 300), size)
+        stop = min(own + chance.randint(0, 400), size)
+        nodes.append((start, own, stop))
+        while own < stop:
+            end = min(own + chance.randint(1, 90), stop)
+            nodes.append((own, end, end))
+            own = end
+        start = stop
+    tree = Tree(nodes=tuple(nodes))
+    mask = tree.block_mask(torch.device("cpu"))
+    blocks = -(-size // 128)
+    visible = torch.zeros(128 * blocks, 128 * blocks, dtype=torch.bool)
+    visible[:size, :size] = tree.visible()
+    by_block = visible.view(blocks, 128, blocks, 128).transpose(1, 2)
+    full = _dense(mask.full_kv_num_blocks, mask.full_kv_indices)
+    partial = _dense(mask.kv_num_blocks, mask.kv_indices)
+    assert torch.equal(full, by_block.all(dim=(2, 3)))
+    assert not (partial & full).any()
+    assert not (by_block.any(dim=(2, 3)) & ~(partial | full)).any()
+    assert (partial | full).sum() <= 1.2 * by_block.any(dim=(2, 3)).sum() + 1
+
+
+def _dense(counts, indices):
+    found = torch.zeros(indices.shape[-2:], dtype=torch.bool)
+    for row, (count, columns) in enumerate(zip(counts[0, 0], indices[0, 0], strict=True)):
+        found[row, columns[:count].long()] = True
+    return found
 
 
 def test_what_a_tree_does_not_know_is_refused():

@@ -9,10 +9,10 @@ from shutil import which
 import pytest
 import torch
 from peft import LoraConfig
-from rollouts_for_training import made_rows, plain_logprobs
 from torch._dynamo.utils import counters
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
+from rollouts_for_training import made_rows, plain_logprobs
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
 from topr.errors import ConfigError, DataError, DivergedError, TrainingError
 from topr.objectives import make_objective

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from topr.errors import TrainingError
@@ -24,6 +25,13 @@ NAME = "topr_tree"
 FEW_QUERIES = 1024
 """On a CPU, torch's backward kernel is slower in bfloat16 than in float32 for fewer: for 100, three
 to five times (AVX-512 with bfloat16)."""
+
+MASK_BLOCK = 128
+"""Queries, and keys, of a block of FlexAttention's mask: its own default."""
+
+FLEX = {"FORCE_USE_FLEX_ATTENTION": True}
+"""Fewer than 128 queries get another kernel otherwise, which does not compile where several heads
+share keys (torch 2.11 to 2.13)."""
 
 Node = tuple[int, int, int]
 """(start, end, stop): the node's own tokens are [start, end), its descendants' [end, stop)."""
@@ -54,18 +62,41 @@ class Tree:
         return torch.tensor([stop for *_, stop in self.nodes]).repeat_interleave(lengths)
 
     def block_mask(self, device: torch.device) -> Any:
-        """Return the same rule as FlexAttention's block mask, made once for all layers."""
+        """Return the same rule as FlexAttention's block mask, made once for all layers.
+
+        Which blocks are seen follows from the largest and smallest stop of each block of keys, so
+        that no mask of [S, S] is ever there.
+        """
         if device not in self._masks:
-            from torch.nn.attention.flex_attention import create_block_mask
+            from torch.nn.attention.flex_attention import BlockMask
 
             stop_S = self._stops().to(device)
+            size = len(stop_S)
 
             def rule(_b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 return (key <= query) & (query < stop_S[key])
 
-            size = len(stop_S)
-            self._masks[device] = create_block_mask(rule, None, None, size, size, device=device)
+            blocks = -(-size // MASK_BLOCK)
+            stops = functional.pad(stop_S, (0, blocks * MASK_BLOCK - size)).view(blocks, MASK_BLOCK)
+            begin = torch.arange(blocks, device=device) * MASK_BLOCK
+            last = (begin + MASK_BLOCK)[:, None] - 1  # queries down, keys across
+            seen = (begin <= last) & (begin[:, None] < stops.amax(dim=1))
+            full = (begin + MASK_BLOCK <= begin[:, None]) & (last < stops.amin(dim=1))
+            full &= last < size
+            parts = [_listed(each) for each in (seen & ~full, full)]
+            self._masks[device] = BlockMask.from_kv_blocks(
+                *parts[0], *parts[1], MASK_BLOCK, mask_mod=rule, seq_lengths=(size, size)
+            )
         return self._masks[device]
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many blocks of keys each block of queries has, and which come first.
+
+    From [blocks, blocks] bool to [1, 1, blocks] and [1, 1, blocks, blocks] int32.
+    """
+    order = blocks.int().argsort(dim=1, descending=True, stable=True)
+    return blocks.sum(dim=1, dtype=torch.int32)[None, None], order.int()[None, None]
 
 
 def tree_attention(
@@ -117,12 +148,15 @@ def tree_attention(
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         output: Tensor = _TreeAttention.apply(query, key, value, tree.nodes, scale)  # type: ignore[no-untyped-call]
     else:
-        output = _flex()(
-            query, key, value,
-            block_mask=tree.block_mask(query.device),
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )  # fmt: skip
+        # Having compiled often enough, torch would go on uncompiled, with all scores in memory.
+        with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
+            output = _flex()(
+                query, key, value,
+                block_mask=tree.block_mask(query.device),
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+                kernel_options=FLEX,
+            )  # fmt: skip
     return output.transpose(1, 2), None
 
 
