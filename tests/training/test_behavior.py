@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+import torch
 
 from rollouts_for_training import made_rows, plain_logprobs
 from tiny import tiny_model, tiny_tokenizer
@@ -11,6 +12,7 @@ from topr.errors import DataError
 from topr.models import LoadedModel
 from topr.stages import train
 from topr.training import TOPRConfig, TOPRTrainer, Writers
+from topr.training.logprobs import Forward
 
 
 def mixed(*revisions):
@@ -83,3 +85,24 @@ def test_writers_of_the_hub_are_known_by_their_commit(monkeypatch):
 def test_rows_without_a_revision_are_the_only_given_writers(monkeypatch):
     loaded, found = writers(monkeypatch, ["owner/base"], {"owner/base": "5f0b02c7"})
     assert found.find(None) is loaded["owner/base"]
+
+
+def test_where_memory_runs_out_mu_is_recomputed_in_smaller_passes(tmp_path, monkeypatch, caplog):
+    rows = mixed("a")
+    made = trainer(tmp_path, rows, Writers(own="a", find=lambda revision: None))
+    sizes, plain = [], Forward.token_logprobs
+
+    def scarce(self, model, batch):
+        sizes.append(batch.input_ids.numel())
+        if sizes[-1] > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(self, model, batch)
+
+    monkeypatch.setattr(Forward, "token_logprobs", scarce)
+    made.prepare_behavior()
+    assert max(sizes) > 120  # it was halved more than once
+    assert "memory ran out in a forward pass" in caplog.text
+    monkeypatch.setattr(Forward, "token_logprobs", plain)
+    for row, found in zip(rows, made.rows["behavior_logprobs"], strict=True):
+        expected = plain_logprobs(tiny_model(seed=0), row).detach()
+        assert found == pytest.approx(expected.tolist(), abs=1e-4)

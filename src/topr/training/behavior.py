@@ -21,8 +21,9 @@ from torch import nn
 
 from topr.errors import DataError
 from topr.store import atomic_path
-from topr.training.batches import CPU_TOKENS, Row, split_by_tokens
+from topr.training.batches import CPU_TOKENS, GPU_TOKENS, Row, split_by_tokens
 from topr.training.logprobs import Choice, Forward, forward_of
+from topr.training.memory import halved, ran_out
 from topr.training.processes import ALONE, Processes
 from topr.training.sharding import whole
 
@@ -120,23 +121,27 @@ def recompute(
     tokens: int | None = CPU_TOKENS,
     progress: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
+    sharded: bool = False,
 ) -> list[np.ndarray[Any, Any]]:
     """Return log mu of each row's completion tokens under `model`, one float32 array per row.
+
+    Where memory runs out, the tokens of a pass are halved.
 
     Args:
         model: on its device.
         rows: of `topr.training.data.ROW_SCHEMA`.
         forward: how the model is run; none given: found by trying.
-        tokens: of one forward pass at most.
+        tokens: of one forward pass at most; None: `GPU_TOKENS`.
         progress: told of rows done.
         processes: that share the work; each gets the whole result.
+        sharded: whether the weights are, over the processes.
 
     """
     forward = forward or forward_of(model)
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    tokens = min(filter(None, processes.all_of(tokens)), default=None)  # the same parts for all
+    # The same parts for all, whatever one of them halves its own passes to.
+    tokens = budget = min(filter(None, processes.all_of(tokens)), default=GPU_TOKENS)
     listed: list[Row] = list(rows)
     own: dict[int, np.ndarray[Any, Any]] = {}
     for start in range(0, len(listed), WINDOW):
@@ -145,15 +150,35 @@ def recompute(
         for first in range(0, len(parts), processes.count):
             # Where parts run out the last is done again: sharded weights need all processes.
             part = parts[min(first + processes.rank, len(parts) - 1)]
-            batch = forward.batch([window[i] for i in part]).to(device)
-            values = forward.token_logprobs(model, batch).float().cpu()
-            for i, one in zip(part, values.split_with_sizes(batch.lengths), strict=True):
-                own[start + i] = one.numpy().copy()
+            chosen = [window[i] for i in part]
+            while True:
+                try:
+                    values = _logprobs(model, forward, chosen, budget)
+                    break
+                except RuntimeError as error:
+                    if not ran_out(error):
+                        raise
+                    budget = halved(forward, chosen, budget, error, sharded=sharded)
+            own |= zip((start + i for i in part), values, strict=True)
             if progress is not None:
                 progress(sum(map(len, parts[first : first + processes.count])))
     model.train(was_training)
     found = ChainMap(*processes.all_of(own))
     return [found[i] for i in range(len(listed))]
+
+
+def _logprobs(
+    model: nn.Module, forward: Forward, rows: Sequence[Row], tokens: int
+) -> list[np.ndarray[Any, Any]]:
+    """Return log pi of each row's completion tokens, from passes of at most `tokens`."""
+    found: dict[int, np.ndarray[Any, Any]] = {}
+    device = next(model.parameters()).device
+    for part in split_by_tokens(rows, tokens, share=forward.share):
+        batch = forward.batch([rows[i] for i in part]).to(device)
+        values = forward.token_logprobs(model, batch).float().cpu()
+        split = values.split_with_sizes(batch.lengths)
+        found |= zip(part, (one.numpy().copy() for one in split), strict=True)
+    return [found[i] for i in range(len(rows))]
 
 
 def recompute_cached(
@@ -166,6 +191,7 @@ def recompute_cached(
     numerics: str = "no",
     progress: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
+    sharded: bool = False,
 ) -> list[np.ndarray[Any, Any]]:
     """Return `recompute`'s result from the cache in `directory`, computing it where needed."""
     path = directory / f"behavior-logprobs-{_fingerprint(model, rows, numerics)}.parquet"
@@ -174,8 +200,9 @@ def recompute_cached(
         return cached
     logger.info("recomputing the behaviour log-probabilities of %d rows", len(rows))
     result = recompute(
-        model, rows, forward=forward, tokens=tokens, progress=progress, processes=processes
-    )
+        model, rows, forward=forward, tokens=tokens, progress=progress, processes=processes,
+        sharded=sharded,
+    )  # fmt: skip
     if processes.first:
         table = pa.table({"logprobs": pa.array(result, pa.list_(pa.float32()))})
         with atomic_path(path, overwrite=False) as temporary:
@@ -207,6 +234,8 @@ class Behavior:
     """Name of the autocast that is on around calls."""
     processes: Processes = ALONE
     """That share the work."""
+    sharded: bool = False
+    """Whether weights are, over the processes."""
 
     def recomputed(
         self, rows: Dataset, progress: Callable[[int], None] | None = None
@@ -227,6 +256,7 @@ class Behavior:
                 numerics=self.numerics,
                 progress=progress,
                 processes=self.processes,
+                sharded=self.sharded,
             )
             for i, one in zip(indices, found, strict=True):
                 result[i] = one
@@ -248,6 +278,7 @@ class Behavior:
                     forward=self._forward(writer),
                     tokens=self.tokens,
                     processes=self.processes,
+                    sharded=self.sharded,
                 )
                 return measure_gap(ours, recorded(sample))
         return None

@@ -4,7 +4,6 @@ Micro-batches under a budget of tokens, their order, and what happens when memor
 here: what a completion weighs (`topr.training.step`), and adding up over processes.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from topr.errors import TrainingError
 from topr.training.batches import CPU_TOKENS, Batch, split_by_tokens
 from topr.training.logprobs import Forward
+from topr.training.memory import halved
 from topr.training.processes import Processes
 from topr.training.step import Step
-
-logger = logging.getLogger(__name__)
 
 SHARDED_TOKENS = 8192
 """Tokens of a forward pass of sharded weights where nothing else is asked for: running out of
@@ -103,33 +100,9 @@ class Passes:
         return self.forward.batch(rows).to(self.processes.device)
 
     def halve(self, step: Step, error: RuntimeError) -> None:
-        """Halve the tokens of a pass, as memory ran out.
-
-        Raises:
-            TrainingError: there is nothing to halve, or weights are sharded.
-
-        """
+        """Halve the tokens of a pass, as memory ran out; see `halved`."""
         rows = [step.rows[i] for i in step.own]
-        longest = max(map(_tokens, rows))
-        parts = split_by_tokens(rows, self.tokens, share=self.forward.share)
-        size = max(self.forward.batch([rows[k] for k in p]).input_ids.numel() for p in parts)
-        if size <= longest:
-            raise TrainingError(
-                f"memory ran out on a single sequence of {longest} tokens: {error}. Set "
-                "max_length, gradient_checkpointing or bf16, or train an adapter"
-            ) from error
-        if self.sharded:
-            raise TrainingError(
-                f"memory ran out in a forward pass of {size} tokens, and the other processes are "
-                f"in the middle of it: {error}. Set micro_batch_tokens to {size // 2} or less"
-            ) from error
-        self.tokens = size // 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        logger.warning(
-            "memory ran out in a forward pass of %d tokens: micro_batch_tokens is %d from here on, "
-            "and the step is done again", size, self.tokens,
-        )  # fmt: skip
+        self.tokens = halved(self.forward, rows, self.tokens, error, sharded=self.sharded)
 
 
 def _tokens(row: Any) -> int:

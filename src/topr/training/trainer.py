@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -45,6 +44,7 @@ from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
 from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
 from topr.training.logprobs import forward_of
+from topr.training.memory import ran_out
 from topr.training.passes import Passes
 from topr.training.processes import processes_of
 from topr.training.sharding import (
@@ -265,7 +265,7 @@ class TOPRTrainer(Trainer):
                 loss, step = self._forward_backward(model, *pending[0])
                 pending = pending[1:]
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+                if not ran_out(error):
                     raise
                 self._passes.halve(self._step(rows, len(rows)), error)
                 model.zero_grad()
@@ -317,6 +317,7 @@ class TOPRTrainer(Trainer):
             directory=self.directory,
             tokens=self._passes.tokens,
             processes=self.processes,
+            sharded=self.sharded,
             numerics=self.accelerator.mixed_precision,
         )
         # In the numerics of the training steps, by the model as it was given.

@@ -1,0 +1,60 @@
+"""What is done where memory runs out in a forward or backward pass: fewer tokens at a time.
+
+A budget of tokens changes memory and time, never a number.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from topr.errors import TrainingError
+from topr.training.batches import Row, split_by_tokens
+from topr.training.logprobs import Forward
+
+logger = logging.getLogger(__name__)
+
+
+def ran_out(error: RuntimeError) -> bool:
+    """Say whether it was memory, on any device, that an error is about."""
+    return bool(should_reduce_batch_size(error))
+
+
+def halved(
+    forward: Forward, rows: Sequence[Row], tokens: int | None, error: RuntimeError, *, sharded: bool
+) -> int:
+    """Return half of the tokens of the largest forward pass over some rows, for which there was no
+    memory.
+
+    Args:
+        forward: how the model is run.
+        rows: of the passes.
+        tokens: of a pass at most, so far; None: all rows were in one.
+        error: what was raised.
+        sharded: whether weights are, so that other processes are in the middle of the pass.
+
+    Raises:
+        TrainingError: there is nothing to halve, or weights are sharded.
+
+    """
+    longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
+    parts = split_by_tokens(rows, tokens, share=forward.share)
+    size = max(forward.batch([rows[k] for k in part]).input_ids.numel() for part in parts)
+    if size <= longest:
+        raise TrainingError(
+            f"memory ran out on a single sequence of {longest} tokens: {error}. Set "
+            "max_length, gradient_checkpointing or bf16, or train an adapter"
+        ) from error
+    if sharded:
+        raise TrainingError(
+            f"memory ran out in a forward pass of {size} tokens, and the other processes are "
+            f"in the middle of it: {error}. Set micro_batch_tokens to {size // 2} or less"
+        ) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    logger.warning(
+        "memory ran out in a forward pass of %d tokens: micro_batch_tokens is %d from here on, "
+        "and the pass is done again", size, size // 2,
+    )  # fmt: skip
+    return size // 2
