@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from tiny import EOS, PAD, save_tiny, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
-from topr.engines import Request, open_engine
+from topr.engines import Engine, Request, open_engine
 from topr.engines.sampling import sampled_log_probs
 from topr.engines.stops import StopStrings
 from topr.engines.vllm import VllmEngine
@@ -57,7 +57,7 @@ def engine(model_path: Path) -> Iterator[VllmEngine]:
         yield opened
 
 
-def draw(engine: VllmEngine, requests: Iterable[Request] = REQUESTS, **sampling: Any) -> Drawn:
+def draw(engine: Engine, requests: Iterable[Request] = REQUESTS, **sampling: Any) -> Drawn:
     params = SamplingParams(**({"max_tokens": LIMIT} | sampling))
     rollouts = list(engine.generate(tuple(requests), params))
     drawn = {(rollout.problem_id, rollout.sample): rollout for rollout in rollouts}
@@ -254,3 +254,28 @@ def test_prompts_beyond_a_steps_budget_are_drawn(engine: VllmEngine) -> None:
         for i in range(200)
     ]
     assert len(draw(engine, many, max_tokens=2)) == 400
+
+
+def close(ours: Drawn, theirs: Drawn) -> bool:
+    """The same tokens, and log-probabilities but for the order in which numbers are added."""
+    return ids(ours) == ids(theirs) and all(
+        ours[key].logprobs == pytest.approx(theirs[key].logprobs, abs=TOLERANCE) for key in ours
+    )
+
+
+def test_a_model_spread_over_two_processes_draws_the_same(
+    engine: VllmEngine, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core for each
+    config = GenerateConfig(engine="vllm", vllm=SETTINGS | {"tensor_parallel_size": 2})
+    with closing(open_engine(ModelConfig(path=str(model_path)), config)) as spread:
+        assert isinstance(spread, VllmEngine)
+        assert close(draw(spread), draw(engine))
+
+
+def test_two_copies_as_workers_of_ray_draw_the_same(engine: VllmEngine, model_path: Path) -> None:
+    config = GenerateConfig(engine="ray", vllm=SETTINGS, ray={"workers": 2, "engine": "vllm"})
+    with closing(open_engine(ModelConfig(path=str(model_path)), config)) as workers:
+        found = draw(workers)
+    assert close(found, draw(engine))
+    assert {rollout.engine for rollout in found.values()} == {"vllm"}
