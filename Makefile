@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-vllm test-verl check docs bench format clean
+.PHONY: quickstart test test-gpu test-vllm test-verl check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
 
 test: $(READY)  ## set up, then run the tests (offline, on the CPU)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# Compiling for a GPU warns of torch's own code, so warnings are no errors here.
+test-gpu:  ## the tests on a CUDA device, in the environment of PYTHON, which has the GPU build of torch
+	HF_HUB_OFFLINE=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(PYTHON) -m pytest -n 4 --dist load -o filterwarnings= tests/gpu
 
 # All versions are pinned, and nothing else is installed: vLLM's CPU build names torchvision,
 # torchaudio and torchcodec, whose CUDA builds keep it from being imported.

@@ -92,6 +92,10 @@ def report(options: argparse.Namespace, workload: Workload, folder: str) -> dict
         "peer": "topr",
         "trainer": "topr",
         "settings": options.settings,
+        "optim": options.optim,
+        "liger": options.liger,
+        "checkpointing": options.checkpointing,
+        "micro_batch_tokens": options.tokens,
         "workload": workload.name,
         "prompts": workload.prompts,
         "dtype": options.dtype,
@@ -109,6 +113,7 @@ def report(options: argparse.Namespace, workload: Workload, folder: str) -> dict
         result["peak_cuda_mb"] = torch.cuda.max_memory_allocated() / MEGABYTE
         result["device"] = torch.cuda.get_device_name()
     packages = ("topr", "transformers", "torch", "accelerate", "datasets")
+    packages += ("liger-kernel",) if options.liger else ()
     return result | {"versions": {name: version(name) for name in packages}}
 
 

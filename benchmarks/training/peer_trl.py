@@ -105,7 +105,7 @@ BEST = {
     "A": Settings(batch_size=4, bf16=False, checkpointing=False, compact=True),
     "B": Settings(batch_size=4, bf16=False, checkpointing=False, compact=True),
     "C": Settings(batch_size=2, bf16=False, checkpointing=False, compact=True),
-    # On a GPU bf16 is the fast type, and 141 GB have room for the activations of 4 rows, not of 8.
+    # Not tuned. On a GPU bf16 is the fast type; 141 GB have room for these activations.
     "D": Settings(batch_size=4, bf16=True, checkpointing=False, compact=True),
 }
 BFLOAT16_BATCH_SIZE = {("A", "sft"): 8, ("A", "grpo"): 8, ("B", "grpo"): 8}
@@ -333,6 +333,9 @@ def report(
         "peer": "trl",
         "trainer": options.trainer,
         "settings": options.settings,
+        "optim": options.optim,
+        "liger": options.liger,
+        "checkpointing": settings.checkpointing,
         "workload": workload.name,
         "prompts": workload.prompts,
         "dtype": "bfloat16" if settings.bf16 else "float32",
@@ -358,6 +361,7 @@ def report(
         result["peak_cuda_mb"] = torch.cuda.max_memory_allocated() / MEGABYTE
         result["device"] = torch.cuda.get_device_name()
     packages = ("trl", "transformers", "torch", "accelerate", "datasets")
+    packages += ("liger-kernel",) if options.liger else ()
     return result | {"versions": {name: version(name) for name in packages}}
 
 

@@ -1,7 +1,6 @@
-"""Tests that need a CUDA device, and are skipped where there is none.
+"""Tests that need a CUDA device, and are skipped where there is none: `make test-gpu`."""
 
-HF_HUB_OFFLINE=1 python -m pytest -n 0 tests/gpu
-"""
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,12 @@ from tiny import tiny_model
 # FlexAttention takes heads of 16 and more.
 WIDE = {"hidden_size": 64, "num_attention_heads": 4, "initializer_range": 0.3}
 HEADS_OF_16 = {"qwen3": {"head_dim": 16}, "gemma": {"head_dim": 16}}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ def tree_of(prompts, completions, length):
 )
 def test_attention_over_trees_of_any_size_is_compiled_a_few_times(cuda, heads, dtype, tolerance):
     torch.manual_seed(0)
+    torch.compiler.reset()
     counters.clear()
     for prompts, completions, length in (
         (1, 2, 10), (2, 3, 40), (3, 4, 64), (1, 8, 200), (5, 2, 90), (2, 2, 400), (4, 4, 33),
@@ -55,7 +56,7 @@ def test_attention_over_trees_of_any_size_is_compiled_a_few_times(cuda, heads, d
         expected = torch.autograd.grad(dense, (q, k, v), upstream.double())
         for a, b in zip((ours, *found), (dense, *expected), strict=True):
             assert (a.double() - b.double()).norm() / b.double().norm() < tolerance
-    assert counters["stats"]["unique_graphs"] <= 3
+    assert 1 <= counters["stats"]["unique_graphs"] <= 3
 
 
 def rows(prompts=3, per_prompt=4):

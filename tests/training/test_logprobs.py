@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from rollouts_for_training import as_rows, made_rows, plain_logprobs
 from tiny import ARCHITECTURES, tiny_model
 from topr.errors import TrainingError
-from topr.training import head
+from topr.training import attention, head
 from topr.training.attention import Tree, tree_attention
 from topr.training.logprobs import Forward, forward_of
 
@@ -330,6 +330,16 @@ def _dense(counts, indices):
     for row, (count, columns) in enumerate(zip(counts[0, 0], indices[0, 0], strict=True)):
         found[row, columns[:count].long()] = True
     return found
+
+
+def test_attention_that_would_go_on_uncompiled_is_an_error(monkeypatch):
+    def compiled_too_often(*_, **__):
+        raise torch._dynamo.exc.FailOnRecompileLimitHit("recompile_limit reached")
+
+    monkeypatch.setattr(attention, "_compiled_flex", lambda: compiled_too_often)
+    q = torch.randn(1, 2, 50, 16)
+    with pytest.raises(TrainingError, match=r"compiled 64 times in this process.*layout=padded"):
+        attention._flex_attention(q, q, q, Tree(nodes=NODES), None)
 
 
 def test_what_a_tree_does_not_know_is_refused():

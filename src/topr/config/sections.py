@@ -151,7 +151,8 @@ class TrainConfig(Section):
     which are then computed with their prompt once."""
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens of one forward pass, prompts and padding included; none given: 4096 on a CPU, else the
-    whole batch, halved whenever memory runs out. It changes memory and time, never the gradient."""
+    whole batch, and 16,384 where log mu is recomputed; halved whenever memory runs out. It changes
+    memory and time, never the gradient."""
     layout: Literal["auto", "shared", "padded"] = "auto"
     """`shared`: a prompt is computed once for all its completions, and nothing is padded; `padded`:
     every sequence by itself; `auto`: `shared` where the model allows it. Same gradient."""

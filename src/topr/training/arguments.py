@@ -65,7 +65,8 @@ class TOPRConfig(TrainingArguments):
         metadata={
             "help": "Tokens of one forward pass, prompts and padding included. It splits the "
             "batch, and changes memory and time, never the gradient. None: 4096 on a CPU; "
-            "elsewhere the whole batch, halved whenever memory runs out"
+            "elsewhere the whole batch, and 16,384 where log mu is recomputed; halved whenever "
+            "memory runs out"
         },
     )
     layout: Literal["auto", "shared", "padded"] = field(

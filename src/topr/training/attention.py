@@ -30,8 +30,10 @@ MASK_BLOCK = 128
 """Queries, and keys, of a block of FlexAttention's mask: its own default."""
 
 FLEX = {"FORCE_USE_FLEX_ATTENTION": True}
-"""Fewer than 128 queries get another kernel otherwise, which does not compile where several heads
-share keys (torch 2.11 to 2.13)."""
+"""Fewer than 128 queries get another kernel otherwise, which does not compile where they times the
+heads that share a key are more than 128 (seen in torch 2.11)."""
+COMPILATIONS = 64
+"""Of attention in a process, for shapes, types, with and without gradient; torch's limit is 8."""
 
 Node = tuple[int, int, int]
 """(start, end, stop): the node's own tokens are [start, end), its descendants' [end, stop)."""
@@ -82,7 +84,6 @@ class Tree:
             last = (begin + MASK_BLOCK)[:, None] - 1  # queries down, keys across
             seen = (begin <= last) & (begin[:, None] < stops.amax(dim=1))
             full = (begin + MASK_BLOCK <= begin[:, None]) & (last < stops.amin(dim=1))
-            full &= last < size
             parts = [_listed(each) for each in (seen & ~full, full)]
             self._masks[device] = BlockMask.from_kv_blocks(
                 *parts[0], *parts[1], MASK_BLOCK, mask_mod=rule, seq_lengths=(size, size)
@@ -148,15 +149,7 @@ def tree_attention(
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         output: Tensor = _TreeAttention.apply(query, key, value, tree.nodes, scale)  # type: ignore[no-untyped-call]
     else:
-        # Having compiled often enough, torch would go on uncompiled, with all scores in memory.
-        with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
-            output = _flex()(
-                query, key, value,
-                block_mask=tree.block_mask(query.device),
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
-                kernel_options=FLEX,
-            )  # fmt: skip
+        output = _flex_attention(query, key, value, tree, scaling)
     return output.transpose(1, 2), None
 
 
@@ -232,9 +225,31 @@ def _levels(nodes: Sequence[Node]) -> list[list[Node]]:
     return levels
 
 
+def _flex_attention(
+    query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float | None
+) -> Tensor:
+    """Attention on a GPU. Uncompiled, as torch goes on beyond its limit, it holds all scores."""
+    limits = {"recompile_limit": COMPILATIONS, "fail_on_recompile_limit_hit": True}
+    try:
+        with torch._dynamo.config.patch(limits):
+            output: Tensor = _compiled_flex()(
+                query, key, value,
+                block_mask=tree.block_mask(query.device),
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+                kernel_options=FLEX,
+            )  # fmt: skip
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        raise TrainingError(
+            f"attention over prompts and completions was compiled {COMPILATIONS} times in this "
+            "process, for other shapes and types each time: set layout=padded, or go on in a new "
+            "process"
+        ) from error
+    return output
+
+
 @cache
-def _flex() -> Any:
-    """FlexAttention, compiled: uncompiled it holds all scores in memory."""
+def _compiled_flex() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)

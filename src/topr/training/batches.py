@@ -23,7 +23,8 @@ Row = Mapping[str, Any]
 CPU_TOKENS = 4096
 """Tokens of a forward pass on a CPU where nothing else is asked for. More were not faster."""
 GPU_TOKENS = 16_384
-"""Tokens of a forward pass without gradient on other devices, likewise: 3 GB with 8B parameters."""
+"""Tokens of a forward pass without gradient elsewhere: by estimate 3 GB with 8B parameters in
+bfloat16."""
 SHARED_START = 16
 """Tokens that the prompts of one forward pass must share to be computed once: fewer do not pay for
 another node of the tree."""

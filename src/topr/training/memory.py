@@ -44,7 +44,7 @@ def halved(
     if size <= longest:
         raise TrainingError(
             f"memory ran out on a single sequence of {longest} tokens: {error}. Set "
-            "max_length, gradient_checkpointing or bf16, or train an adapter"
+            "max_length or bf16, in training gradient_checkpointing, or train an adapter"
         ) from error
     if sharded:
         raise TrainingError(
@@ -54,7 +54,7 @@ def halved(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     logger.warning(
-        "memory ran out in a forward pass of %d tokens: micro_batch_tokens is %d from here on, "
-        "and the pass is done again", size, size // 2,
+        "memory ran out in a forward pass of %d tokens: it is done again, with %d at most from "
+        "here on. To begin with that, set micro_batch_tokens", size, size // 2,
     )  # fmt: skip
     return size // 2
