@@ -47,7 +47,8 @@ Two cores with them (AVX-512), bf16 autocast, rows a micro-batch, single runs:
 | GRPO             | -, 5,700, 7,300 (320)                   | 355, 385 (1,250), 423 (2,050)  |
 | small, 4 rows    | as 4 rows                               | SFT 391 (550), GRPO 394 (640)  |
 
-and on C with SFT 2 rows 275, 4 rows 247, 2 rows and small 256.
+and on C, 1, 2, 4 and 8 rows: SFT 223 (1,420), 257 (1,630), 278 (2,430), 259 (3,210); GRPO 250
+(1,380), 249 (1,960), 276 (2,350), 271 (3,670). Another day SFT had 275 with 2 rows, 247 with 4.
 
 * with --prompts 1, where the update of the parameters weighs more. padding_free is slower because
 without flash attention every token attends, masked, to the whole row. `loss_type="chunked_nll"`
@@ -108,7 +109,9 @@ BEST = {
     # Not tuned. On a GPU bf16 is the fast type; 141 GB have room for these activations.
     "D": Settings(batch_size=4, bf16=True, checkpointing=False, compact=True),
 }
-BFLOAT16_BATCH_SIZE = {("A", "sft"): 8, ("A", "grpo"): 8, ("B", "grpo"): 8}
+BFLOAT16_BATCH_SIZE = {
+    ("A", "sft"): 8, ("A", "grpo"): 8, ("B", "grpo"): 8, ("C", "sft"): 4, ("C", "grpo"): 4,
+}  # fmt: skip
 """Of BEST in bfloat16, where the processor has it, if another one is the fastest there."""
 
 
