@@ -78,6 +78,7 @@ def make_shard(directory: Path, index: int, rows: int, first_problem: int) -> No
         "grade": np.where(right, "correct", "wrong"),
         "reward": np.where(right, 1.0, -1.0).astype(np.float32),
         "answer": np.where(right, "18", "17"),
+        "question": prompts,
     }
     arrays = [
         value if isinstance(value, pa.Array) else pa.array(value, field.type)

@@ -1,6 +1,9 @@
 """The stage on disk: what is written, in which order, after a kill, and from other tools' files."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -218,3 +221,14 @@ def test_a_later_cap_sees_what_an_earlier_rule_left(tmp_path):
     table = read_table(tmp_path / "dataset")
     assert set(table["reward"].to_pylist()) == {1.0}
     assert len(set(table["problem_id"].to_pylist())) == table.num_rows
+
+
+def test_the_benchmark_of_a_large_store_makes_one_and_curates_it():
+    script = Path(__file__).parents[1] / "benchmarks/curation.py"
+    done = subprocess.run(
+        [sys.executable, script, "--rows", "960", "--shard-rows", "320"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "store: 960 rollouts" in done.stdout
+    assert "curated in" in done.stdout

@@ -13,7 +13,10 @@ from tiny import save_tiny
 from topr.store import read_table
 
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None,
+        reason="ray is not installed: pip install .[ray]",
+    ),
     pytest.mark.slow,
 ]
 

@@ -42,7 +42,8 @@ ENGINES = [
     pytest.param(
         "ray",
         marks=pytest.mark.skipif(
-            importlib.util.find_spec("ray") is None, reason="ray is not installed"
+            importlib.util.find_spec("ray") is None,
+            reason="ray is not installed: pip install .[ray]",
         ),
     ),
 ]

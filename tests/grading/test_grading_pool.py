@@ -161,7 +161,10 @@ def workers_of(marker):
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(),
+    reason="finds workers by their environment in /proc, which this system does not have",
+)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_its_parent(how, tmp_path):
     script = tmp_path / "parent.py"

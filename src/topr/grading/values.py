@@ -68,6 +68,7 @@ def _agree(a: Any, b: Any, digits: int) -> bool | None:
         return None
     try:
         x, y = a.evalf(digits), b.evalf(digits)
+    # What sympy raises where it cannot evaluate; NotImplementedError is its word for some of them.
     except (ValueError, TypeError, ArithmeticError, NotImplementedError, AttributeError):
         return None
     if not (x.is_number and y.is_number) or x.has(sympy.nan, sympy.zoo):
