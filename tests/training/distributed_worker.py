@@ -9,6 +9,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from peft import LoraConfig
@@ -21,6 +22,7 @@ from rollouts_for_training import made_rows, plain_logprobs
 from tiny import tiny_model, tiny_tokenizer
 from topr.errors import DivergedError, TrainingError
 from topr.training import TOPRConfig, TOPRTrainer
+from topr.training.logprobs import Forward
 
 CASES = {
     "topr": {},
@@ -36,6 +38,7 @@ CASES = {
     "single_rows": {"global_batch_size": 1, "max_steps": 6},  # one process has nothing to do
     "uneven": {"global_batch_size": 7},
     "recompute": {"behavior_logprobs": "recompute"},
+    "scarce_recompute": {"behavior_logprobs": "recompute"},  # memory, in the second process
     "adamw": {"optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 0.1},
     "adafactor": {"optim": "adafactor", "learning_rate": 1e-3, "max_grad_norm": 0.1},
     "lora": {"learning_rate": 0.1},
@@ -82,6 +85,8 @@ def trained(directory, case, **arguments):
     trainer = trainer_of(directory, case, **arguments)
     if case == "out_of_memory" and trainer.processes.rank == 1:
         run_out_of_memory(trainer)
+    if case == "scarce_recompute" and trainer.processes.rank == 1:
+        recompute_in_scarce_memory(trainer)
     trainer.train()
     return ended(trainer)
 
@@ -106,6 +111,21 @@ def run_out_of_memory(trainer):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     trainer.accelerator.backward = failing
+
+
+def recompute_in_scarce_memory(trainer):
+    """Recompute log mu with memory for passes of 60 tokens alone, in this process."""
+    sizes, plain = [], Forward.token_logprobs
+
+    def scarce(self, model, batch):
+        sizes.append(batch.input_ids.numel())
+        if sizes[-1] > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plain(self, model, batch)
+
+    with patch.object(Forward, "token_logprobs", scarce):
+        trainer.prepare_behavior()
+    assert max(sizes) > 120  # it was halved more than once
 
 
 def diverged(directory):
