@@ -182,7 +182,8 @@ def main() -> None:
     pythons = {"topr": sys.executable, "trl": options.peer_python}
     document: dict[str, Any] = {"about": about(options.threads), "results": {}}
     for workload in options.workloads:
-        runs: Runs = {name: [] for name in options.entries}
+        grouped = WORKLOADS[workload].completions > 1  # GRPO compares a prompt's completions
+        runs: Runs = {name: [] for name in options.entries if grouped or "GRPO" not in name}
         result: dict[str, Any] = {
             "model_flops": model_flops(varied(WORKLOADS[workload], prompts=options.prompts)),
             "check": check(workload, options),
@@ -192,7 +193,7 @@ def main() -> None:
         print(workload, "gradient", result["check"], flush=True)
         document["results"][workload] = result
         for number in range(options.rounds):
-            for name in options.entries:
+            for name in runs:
                 peer = ENTRIES[name][0]
                 arguments = arguments_of(ENTRIES[name], workload, options)
                 arguments += ["--steps", str(options.steps)]

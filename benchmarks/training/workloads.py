@@ -1,6 +1,6 @@
 """The workloads of the training benchmark: model shapes and random stored completions.
 
-Four are named; options change the numbers of one, for the scaling benchmark.
+Five are named; options change the numbers of one, for the scaling benchmark.
 
 Pure Python and numpy, so that every peer's virtual environment can import it. It knows neither a
 trainer nor torch: `model` holds the keyword arguments of `transformers.LlamaConfig`.
@@ -29,6 +29,8 @@ class Workload:
     """Completions per prompt."""
     prompt_lengths: tuple[int, int]
     """Uniform between the two, both included."""
+    common_start: int = 0
+    """Tokens that all prompts begin with."""
     completion_median: int
     """Median of the lognormal lengths, EOS included."""
     completion_lengths: tuple[int, int]
@@ -120,6 +122,18 @@ WORKLOADS: dict[str, Workload] = {
             completion_lengths=(80, 300),
             parameters="bfloat16",
         ),
+        # C as batches are drawn by default: each completion of another prompt, and all prompts
+        # begin with the same examples.
+        Workload(
+            name="E",
+            model=WIDE_VOCABULARY,
+            prompts=32,
+            completions=1,
+            prompt_lengths=(870, 930),
+            common_start=800,
+            completion_median=150,
+            completion_lengths=(80, 300),
+        ),
     )
 }
 
@@ -182,9 +196,11 @@ def rows(workload: Workload, seed: int = 0) -> list[dict[str, Any]]:
     """
     rng = np.random.default_rng(seed)
     result = []
+    start = _tokens(rng, workload, workload.common_start)
     for group in range(workload.prompts):
         low, high = workload.prompt_lengths
-        prompt = _tokens(rng, workload, int(rng.integers(low, high + 1)))
+        length = int(rng.integers(low, high + 1))
+        prompt = start + _tokens(rng, workload, length - workload.common_start)
         for index in range(workload.completions):
             drawn = rng.lognormal(math.log(workload.completion_median), workload.completion_sigma)
             length = int(np.clip(round(drawn), *workload.completion_lengths))
@@ -192,7 +208,7 @@ def rows(workload: Workload, seed: int = 0) -> list[dict[str, Any]]:
                 {
                     "prompt_ids": prompt,
                     "completion_ids": [*_tokens(rng, workload, length - 1), EOS_ID],
-                    "reward": 1.0 if index % 2 == 0 else -1.0,
+                    "reward": 1.0 if (group + index) % 2 == 0 else -1.0,
                     "group": group,
                 }
             )

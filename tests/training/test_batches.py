@@ -29,6 +29,27 @@ def test_a_prompts_completions_travel_together_where_it_is_shared():
     assert sum(len({rows[i]["group"] for i in part}) for part in parts) < 6 + len(parts)
 
 
+def test_what_all_prompts_begin_with_counts_once_in_a_budget():
+    rows = [
+        {"group": g, "prompt_ids": [*range(100, 120), g], "completion_ids": [s, 2], "temperature": 1.0}
+        for g in range(6)
+        for s in range(2)
+    ]  # fmt: skip
+    parts = split_by_tokens(rows, 30, share=True)  # the beginning, and two prompts of 1 + 2 * 2
+    assert parts == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert {shared([rows[i] for i in part]).input_ids.numel() for part in parts} == {30}
+
+
+def test_a_prompt_with_one_completion_is_a_node_of_its_own():
+    rows = [
+        {"group": g, "prompt_ids": [g, 7, 8], "completion_ids": [s, 2], "temperature": 1.0}
+        for g, s in ((5, 0), (6, 1), (6, 2))
+    ]
+    batch = shared(rows)
+    assert batch.tree.nodes == ((0, 5, 5), (5, 8, 12), (8, 10, 10), (10, 12, 12))
+    assert batch.predicts.tolist() == [2, 3, 7, 8, 7, 10]
+
+
 def test_padded_rows_that_travel_together_are_alike_in_length():
     rows = as_rows(made_rows(prompts=5, per_prompt=3, logprobs=False))
     parts = split_by_tokens(rows, 100, share=False)

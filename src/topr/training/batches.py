@@ -106,7 +106,8 @@ def shared(rows: Sequence[Row]) -> Batch:
             positions.append(len(prompt) + np.arange(len(completion)))
             children.append((end, stop, stop))
             end = stop
-        nodes += [(start, last + 1, end), *children]
+        # A prompt with one completion is a plain sequence.
+        nodes += [(start, last + 1, end), *children] if len(indices) > 1 else [(start, end, end)]
     if common:
         nodes.insert(0, (0, common, end))
     return Batch(
@@ -160,9 +161,9 @@ def split_by_tokens(rows: Sequence[Row], budget: int | None, *, share: bool) -> 
         rows: with `prompt_ids`, `completion_ids` and `group`.
         budget: tokens that one forward pass is given, padding included. A single sequence that is
             longer has a micro-batch to itself. None: all rows in one.
-        share: the rows will be laid out by `shared`: a prompt counts once, and its completions stay
-            together where the budget allows. Otherwise by `padded`: rows alike in length travel
-            together.
+        share: the rows will be laid out by `shared`: a prompt counts once, as does what all prompts
+            begin with, and a prompt's completions stay together where the budget allows. Otherwise
+            by `padded`: rows alike in length travel together.
 
     Returns:
         The rows' positions. Which rows travel together changes memory and time, never the gradient.
@@ -175,12 +176,14 @@ def split_by_tokens(rows: Sequence[Row], budget: int | None, *, share: bool) -> 
         longest[group] = max(size, longest.get(group, 0))
     keys = [(-longest[g], g, -n) if share else (-n,) for g, n in zip(groups, sizes, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: (keys[i], i))
+    prompts = {row["group"]: row["prompt_ids"] for row in rows}
+    common = _common_start(list(prompts.values())) if share else 0
     parts: list[list[int]] = []
     tokens, width, before = 0, 0, None
     for i in order:
         if share:
             known = groups[i] == before
-            tokens += len(rows[i]["completion_ids"]) + (0 if known else len(rows[i]["prompt_ids"]))
+            tokens += len(rows[i]["completion_ids"]) if known else sizes[i] - common
         else:
             width = max(width, sizes[i])
             tokens = width * (1 + (len(parts[-1]) if parts else 0))
