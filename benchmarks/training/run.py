@@ -65,6 +65,16 @@ def arguments_of(entry: Entry, workload: str, options: argparse.Namespace) -> li
     return arguments
 
 
+def fitting(workload: str, entries: list[str]) -> list[str]:
+    """The entries that can run: GRPO compares the completions of a prompt with each other."""
+    if WORKLOADS[workload].completions > 1:
+        return entries
+    unfit = [name for name in entries if "GRPO" in name]
+    for name in unfit:
+        print(f"{workload}: {name} is left out, since a prompt has one completion", flush=True)
+    return [name for name in entries if name not in unfit]
+
+
 def check(workload: str, options: argparse.Namespace) -> dict[str, Any]:
     """Compare topr's gradient with the plain one on some prompts; stop where it is another."""
     arguments = arguments_of(ENTRIES["topr"], workload, options)
@@ -182,8 +192,8 @@ def main() -> None:
     pythons = {"topr": sys.executable, "trl": options.peer_python}
     document: dict[str, Any] = {"about": about(options.threads), "results": {}}
     for workload in options.workloads:
-        grouped = WORKLOADS[workload].completions > 1  # GRPO compares a prompt's completions
-        runs: Runs = {name: [] for name in options.entries if grouped or "GRPO" not in name}
+        entries = fitting(workload, options.entries)
+        runs: Runs = {name: [] for name in entries}
         result: dict[str, Any] = {
             "model_flops": model_flops(varied(WORKLOADS[workload], prompts=options.prompts)),
             "check": check(workload, options),

@@ -175,6 +175,11 @@ def varied(
     """A workload with some of its numbers changed; None keeps the workload's own."""
     changes: dict[str, Any] = {"prompts": prompts, "completions": completions}
     if prompt_length:
+        if prompt_length < workload.common_start:
+            raise ValueError(
+                f"{prompt_length=}, but all prompts begin with the same "
+                f"{workload.common_start} tokens"
+            )
         changes["prompt_lengths"] = (prompt_length, prompt_length)
     if completion_length:
         changes["completion_median"] = completion_length

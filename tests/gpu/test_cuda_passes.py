@@ -68,7 +68,7 @@ def rows(prompts=3, per_prompt=4):
     found = []
     for p in range(prompts):
         prompt = [*range(30, 70), *ids(20 + 7 * p)]
-        for s in range(per_prompt):
+        for s in range(per_prompt if p else 1):
             found.append(
                 {
                     "row": len(found),

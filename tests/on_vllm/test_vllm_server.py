@@ -22,8 +22,8 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from command_line import topr
-from tiny import PAD, TURN_END, save_tiny, tiny_tokenizer
+from command_line import read_jsonl, topr
+from tiny import PAD, TURN_END, save_tiny, tiny_model, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
 from topr.engines import Request, check_engine, open_engine
 from topr.engines.sampling import sampled_log_probs
@@ -225,26 +225,58 @@ def test_a_kill_in_the_middle_loses_and_doubles_nothing(
     assert same_tokens({(r.problem_id, r.sample): r for r in drawn}, undisturbed)
 
 
-def test_gsm8k_questions_are_drawn_and_graded(
-    engine: ServerEngine, server: Process, model_path: Path, shared_data: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def gsm8k_model(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model whose tokenizer knows the words of GSM8K: eight examples are 900 tokens."""
+    questions = [row["question"] for row in read_jsonl(shared_data / "gsm8k_train.jsonl.gz")]
+    tokenizer = TOKENIZER.train_new_from_iterator(questions, 2048)
+    path = tmp_path_factory.mktemp("gsm8k-model")
+    tokenizer.save_pretrained(path)
+    size = {"hidden_size": 128, "max_position_embeddings": 2048}
+    tiny_model(vocab_size=len(tokenizer), **size).save_pretrained(path)
+    return path
+
+
+def test_the_gsm8k_recipe_evaluates_on_a_server_of_its_own(
+    gsm8k_model: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    """The command line against the server, on real questions; the model knows no answer."""
+    """Real questions after eight examples, drawn as the recipe says, fewer of them and shorter. The
+    model is small and knows no answer."""
     topr(
-        tmp_path, "eval", "gsm8k", "-m", model_path, "-o", "evaluated",
+        tmp_path, "eval", "gsm8k", "-m", gsm8k_model, "-o", "evaluated",
         f"task.train_file={(shared_data / 'gsm8k_train.jsonl.gz').resolve()}",
         f"task.test_file={(shared_data / 'gsm8k_test.jsonl.gz').resolve()}",
-        "task.few_shot=0", "task.prompt=plain", "evaluate.problems=20", "evaluate.n=2",
-        "evaluate.pass_at=[1,2]", "generate.max_tokens=16", "generate.engine=server",
-        f"generate.server.url=http://127.0.0.1:{server.port}", "grade.workers=1",
+        "evaluate.problems=20", "evaluate.n=4", "evaluate.max_tokens=256",
+        "generate.engine=server", "generate.server.patience=300",
+        f"generate.server.arguments={json.dumps(ARGUMENTS)}",
     )  # fmt: skip
     evaluated = json.loads((tmp_path / "evaluated/evaluation.json").read_text())
     assert evaluated["problems"] == 20
     rows = read_table(tmp_path / "evaluated/evaluation").to_pylist()
-    assert len(rows) == 60
+    drawn = {(r["problem_id"], r["sample"], r["sampling"]["temperature"]) for r in rows}
+    assert len(drawn) == len(rows) == 20 * (4 + 1)
     for row in rows:
-        assert (row["engine"], row["model"]) == ("server", str(model_path))
-        assert len(row["logprobs"]) == len(row["completion_ids"]) <= 16
+        assert (row["engine"], row["model"]) == ("server", str(gsm8k_model))
+        assert row["sampling"]["top_k"] == (500 if row["sampling"]["temperature"] else 0)
+        assert row["prompt"].count("Question: ") == 9
+        assert 700 < len(row["prompt_ids"]) < 1400
+        assert len(row["logprobs"]) == len(row["completion_ids"]) <= 256
         assert row["grade"] is not None
+    assert max(len(row["completion_ids"]) for row in rows) > 100
+
+
+def test_the_command_line_draws_from_a_server_that_is_there(
+    server: Process, model_path: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    topr(
+        tmp_path, "eval", "gsm8k", "-m", model_path, "-o", "evaluated",
+        f"task.train_file={(shared_data / 'gsm8k_train.jsonl.gz').resolve()}",
+        f"task.test_file={(shared_data / 'gsm8k_test.jsonl.gz').resolve()}",
+        "task.few_shot=0", "evaluate.problems=4", "evaluate.n=2", "evaluate.max_tokens=16",
+        "generate.engine=server", f"generate.server.url=http://127.0.0.1:{server.port}",
+    )  # fmt: skip
+    rows = read_table(tmp_path / "evaluated/evaluation").to_pylist()
+    assert len(rows) == 4 * (2 + 1)
 
 
 def same_tokens(one: Drawn, other: Drawn) -> bool:

@@ -1,6 +1,7 @@
 """Layout and shuffling."""
 
 import itertools
+import random
 from collections import Counter
 
 import pytest
@@ -30,14 +31,57 @@ def test_a_prompts_completions_travel_together_where_it_is_shared():
 
 
 def test_what_all_prompts_begin_with_counts_once_in_a_budget():
+    start = range(100, 120)
     rows = [
-        {"group": g, "prompt_ids": [*range(100, 120), g], "completion_ids": [s, 2], "temperature": 1.0}
+        {"group": g, "prompt_ids": [*start, g], "completion_ids": [s, 2], "temperature": 1.0}
         for g in range(6)
         for s in range(2)
     ]  # fmt: skip
     parts = split_by_tokens(rows, 30, share=True)  # the beginning, and two prompts of 1 + 2 * 2
     assert parts == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert {shared([rows[i] for i in part]).input_ids.numel() for part in parts} == {30}
+
+
+def test_prompts_that_begin_alike_share_their_beginning_among_others():
+    one, other = list(range(100, 120)), list(range(200, 230))
+    prompts = [[*one, 1], [*other, 2], [3, 4, 5], [*other, 6], [*one, 7], [*one[:16], 8]]
+    rows = [
+        {"group": g, "prompt_ids": prompt, "completion_ids": [9, 2], "temperature": 1.0}
+        for g, prompt in enumerate(prompts)
+    ]
+    batch = shared(rows)
+    expected = [*one[:16], *one[16:], 1, 9, 2, *one[16:], 7, 9, 2, 8, 9, 2]
+    expected += [*other, 2, 9, 2, 6, 9, 2, 3, 4, 5, 9, 2]
+    assert batch.input_ids.tolist() == [expected]
+    assert batch.tree.nodes == (
+        (0, 16, 33), (16, 23, 23), (23, 30, 30), (30, 33, 33), (33, 63, 69), (63, 66, 66),
+        (66, 69, 69), (69, 74, 74),
+    )  # fmt: skip
+    assert batch.predicts.tolist() == [20, 21, 63, 64, 71, 72, 66, 67, 27, 28, 30, 31]
+    assert split_by_tokens(rows, 36, share=True) == [[1, 3], [0, 4, 5], [2]]
+    assert split_by_tokens(rows, 33, share=True) == [[1], [3], [0, 4, 5], [2]]
+    assert split_by_tokens(rows, None, share=True) == [[1, 3, 0, 4, 5, 2]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_micro_batch_is_over_the_budget(seed):
+    chance = random.Random(seed)
+    starts = [[], list(range(100, 117)), list(range(200, 240))]
+    rows = [
+        {"group": g, "prompt_ids": prompt, "completion_ids": [0] * chance.randint(1, 9),
+         "temperature": 1.0}
+        for g in range(8)
+        for prompt in [[*chance.choice(starts), *range(g, g + chance.randint(1, 5))]]
+        for _ in range(chance.randint(1, 3))
+    ]  # fmt: skip
+    chance.shuffle(rows)
+    for budget in (1, 30, 60, 100, 150):
+        parts = split_by_tokens(rows, budget, share=True)
+        assert sorted(i for part in parts for i in part) == list(range(len(rows)))
+        for part in parts:
+            chosen = [rows[i] for i in part]
+            assert len(part) == 1 or shared(chosen).input_ids.numel() <= budget
+            assert len(split_by_tokens(chosen, budget, share=True)) == 1
 
 
 def test_a_prompt_with_one_completion_is_a_node_of_its_own():
@@ -166,3 +210,12 @@ def test_a_prompt_is_cut_only_where_it_is_more_than_a_fair_share():
     assert all(halves)
     assert shares(rows, 2, whole_groups=True) == [[0, 1, 2, 3], []]
     assert shares(sized((30, 30), (30, 30)), 2, whole_groups=False) == [[0, 1], [2, 3]]
+
+
+def test_shares_do_not_count_what_prompts_begin_with_together():
+    rows = [
+        {"group": g, "prompt_ids": [*range(790), *[g] * 110], "completion_ids": [0] * 150}
+        for g in range(4)
+        for _ in range(16)
+    ]
+    assert [len(share) for share in shares(rows, 8, whole_groups=False)] == [8] * 8

@@ -150,9 +150,9 @@ class TrainConfig(Section):
     """What is shuffled into batches: single completions, or prompts with all their completions,
     which are then computed with their prompt once."""
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Tokens of one forward pass, prompts and padding included; none given: 4096 on a CPU, else the
-    whole batch, and 16,384 where log mu is recomputed; halved whenever memory runs out. It changes
-    memory and time, never the gradient."""
+    """Tokens of one forward pass, padding included and what is shared once; none given: 4096 on a
+    CPU, else the whole batch, and 16,384 where log mu is recomputed; halved whenever memory runs
+    out. It changes memory and time, never the gradient."""
     layout: Literal["auto", "shared", "padded"] = "auto"
     """`shared`: a prompt is computed once for all its completions, and nothing is padded; `padded`:
     every sequence by itself; `auto`: `shared` where the model allows it. Same gradient."""

@@ -63,10 +63,10 @@ class TOPRConfig(TrainingArguments):
     micro_batch_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens of one forward pass, prompts and padding included. It splits the "
-            "batch, and changes memory and time, never the gradient. None: 4096 on a CPU; "
-            "elsewhere the whole batch, and 16,384 where log mu is recomputed; halved whenever "
-            "memory runs out"
+            "help": "Tokens of one forward pass, padding included and what is shared once. It "
+            "splits the batch, and changes memory and time, never the gradient. None: 4096 on a "
+            "CPU; elsewhere the whole batch, and 16,384 where log mu is recomputed; halved "
+            "whenever memory runs out"
         },
     )
     layout: Literal["auto", "shared", "padded"] = field(

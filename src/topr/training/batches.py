@@ -26,8 +26,8 @@ GPU_TOKENS = 16_384
 """Tokens of a forward pass without gradient elsewhere: by estimate 3 GB with 8B parameters in
 bfloat16."""
 SHARED_START = 16
-"""Tokens that the prompts of one forward pass must share to be computed once: fewer do not pay for
-another node of the tree."""
+"""Tokens that prompts of one forward pass must have in common at their beginning for it to be
+computed once: fewer do not pay for another node of the tree."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,35 +81,41 @@ def padded(rows: Sequence[Row]) -> Batch:
 def shared(rows: Sequence[Row]) -> Batch:
     """Lay all sequences end to end in one row, each prompt once, before its completions.
 
-    What all prompts begin with (few-shot examples) is there once too. Nothing is padded.
+    What prompts begin with together (few-shot examples) is there once too. Nothing is padded.
     """
     members: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         members.setdefault(row["group"], []).append(i)
-    prompts = [np.asarray(rows[indices[0]]["prompt_ids"]) for indices in members.values()]
-    common = _common_start(prompts)
-    ids, positions, nodes = [prompts[0][:common]], [np.arange(common)], list[Node]()
-    end = common
+    prompts = {group: np.asarray(rows[found[0]]["prompt_ids"]) for group, found in members.items()}
+    ids, positions, nodes = list[Any](), list[Any](), list[Node]()
+    end = 0
     predicts: list[Any] = [None] * len(rows)
-    for prompt, indices in zip(prompts, members.values(), strict=True):
-        start, last = end, end + len(prompt) - common - 1
-        end = last + 1
-        ids.append(prompt[common:])
-        positions.append(np.arange(common, len(prompt)))
-        children = list[Node]()
-        for i in indices:
-            completion = np.asarray(rows[i]["completion_ids"])
-            stop = end + len(completion)
-            predicts[i] = np.arange(end - 1, stop - 1)
-            predicts[i][0] = last  # The first token is predicted where the prompt ends.
-            ids.append(completion)
-            positions.append(len(prompt) + np.arange(len(completion)))
-            children.append((end, stop, stop))
-            end = stop
-        # A prompt with one completion is a plain sequence.
-        nodes += [(start, last + 1, end), *children] if len(indices) > 1 else [(start, end, end)]
-    if common:
-        nodes.insert(0, (0, common, end))
+    for groups, common in _alike(prompts):
+        ids.append(prompts[groups[0]][:common])
+        positions.append(np.arange(common))
+        begin = end
+        end += common
+        below = list[Node]()
+        for group in groups:
+            prompt, indices = prompts[group], members[group]
+            start, last = end, end + len(prompt) - common - 1
+            end = last + 1
+            ids.append(prompt[common:])
+            positions.append(np.arange(common, len(prompt)))
+            children = list[Node]()
+            for i in indices:
+                completion = np.asarray(rows[i]["completion_ids"])
+                stop = end + len(completion)
+                predicts[i] = np.arange(end - 1, stop - 1)
+                predicts[i][0] = last  # The first token is predicted where the prompt ends.
+                ids.append(completion)
+                positions.append(len(prompt) + np.arange(len(completion)))
+                children.append((end, stop, stop))
+                end = stop
+            # A prompt with one completion is a plain sequence.
+            several = len(indices) > 1
+            below += [(start, last + 1, end), *children] if several else [(start, end, end)]
+        nodes += [(begin, begin + common, end), *below] if common else below
     return Batch(
         input_ids=torch.from_numpy(np.concatenate(ids)).long()[None],
         position_ids=torch.from_numpy(np.concatenate(positions))[None],
@@ -120,15 +126,26 @@ def shared(rows: Sequence[Row]) -> Batch:
     )
 
 
+def _alike(prompts: Mapping[int, Any]) -> list[tuple[list[int], int]]:
+    """Gather prompts that begin with the same `SHARED_START` tokens.
+
+    Returns the groups that do, those first seen first, and how many tokens they all begin with; 0
+    for a prompt that is alone. Each prompt keeps a token of its own.
+    """
+    found: dict[Any, list[int]] = {}
+    for group, prompt in prompts.items():
+        start = tuple(prompt[:SHARED_START]) if len(prompt) > SHARED_START else group
+        found.setdefault(start, []).append(group)
+    return [(groups, _common_start([prompts[g] for g in groups])) for groups in found.values()]
+
+
 def _common_start(prompts: Sequence[Any]) -> int:
-    """Return how many tokens all prompts begin with, 0 where too few are worth a node."""
     if len(prompts) < 2:
         return 0
-    shortest = min(map(len, prompts)) - 1  # Each prompt keeps a token of its own.
+    shortest = min(map(len, prompts)) - 1
     columns = np.stack([prompt[:shortest] for prompt in prompts])
     same = (columns == columns[0]).all(axis=0)
-    common = int(shortest if same.all() else same.argmin())
-    return common if common >= SHARED_START else 0
+    return int(shortest if same.all() else same.argmin())
 
 
 def _completions(rows: Sequence[Row]) -> dict[str, Any]:
@@ -161,37 +178,54 @@ def split_by_tokens(rows: Sequence[Row], budget: int | None, *, share: bool) -> 
         rows: with `prompt_ids`, `completion_ids` and `group`.
         budget: tokens that one forward pass is given, padding included. A single sequence that is
             longer has a micro-batch to itself. None: all rows in one.
-        share: the rows will be laid out by `shared`: a prompt counts once, as does what all prompts
-            begin with, and a prompt's completions stay together where the budget allows. Otherwise
-            by `padded`: rows alike in length travel together.
+        share: the rows will be laid out by `shared`: a prompt counts once, as does what prompts
+            begin with together, and these and a prompt's completions stay together where the budget
+            allows. Otherwise by `padded`: rows alike in length travel together.
 
     Returns:
         The rows' positions. Which rows travel together changes memory and time, never the gradient.
 
     """
     sizes = [len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows]
+    if not share:
+        return _split_padded(sizes, budget)
     groups = [row["group"] for row in rows]
+    alike = _alike({row["group"]: row["prompt_ids"] for row in rows})
+    kin = {group: number for number, (found, _) in enumerate(alike) for group in found}
     longest: dict[int, int] = {}
     for group, size in zip(groups, sizes, strict=True):
         longest[group] = max(size, longest.get(group, 0))
-    keys = [(-longest[g], g, -n) if share else (-n,) for g, n in zip(groups, sizes, strict=True)]
-    order = sorted(range(len(rows)), key=lambda i: (keys[i], i))
-    prompts = {row["group"]: row["prompt_ids"] for row in rows}
-    common = _common_start(list(prompts.values())) if share else 0
+    largest = [max(longest[group] for group in found) for found, _ in alike]
+
+    def place(i: int) -> tuple[int, ...]:
+        group = groups[i]
+        return -largest[kin[group]], kin[group], -longest[group], group, -sizes[i], i
+
     parts: list[list[int]] = []
-    tokens, width, before = 0, 0, None
-    for i in order:
-        if share:
-            known = groups[i] == before
-            tokens += len(rows[i]["completion_ids"]) if known else sizes[i] - common
-        else:
-            width = max(width, sizes[i])
-            tokens = width * (1 + (len(parts[-1]) if parts else 0))
+    tokens, before = 0, -1
+    for i in sorted(range(len(rows)), key=place):
+        added = sizes[i]
+        if parts and groups[i] == groups[before]:
+            added = len(rows[i]["completion_ids"])
+        elif parts and kin[groups[i]] == kin[groups[before]]:
+            added -= alike[kin[groups[i]]][1]
+        tokens += added
         if not parts or (budget is not None and tokens > budget):
             parts.append([])
-            tokens, width = sizes[i], sizes[i]
+            tokens = sizes[i]
         parts[-1].append(i)
-        before = groups[i]
+        before = i
+    return parts
+
+
+def _split_padded(sizes: Sequence[int], budget: int | None) -> list[list[int]]:
+    parts: list[list[int]] = []
+    width = 0
+    for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        if not parts or (budget is not None and width * (len(parts[-1]) + 1) > budget):
+            parts.append([])
+            width = sizes[i]
+        parts[-1].append(i)
     return parts
 
 
@@ -199,8 +233,8 @@ def shares(rows: Sequence[Row], count: int, *, whole_groups: bool) -> list[list[
     """Deal the rows of a step out to processes, the same way in each of them.
 
     A prompt's completions stay together, for the prompt is then computed once. What is more than a
-    process's equal share of the tokens is cut, except with `whole_groups`. The largest is dealt
-    first, always to the process that has the fewest tokens.
+    process's equal share of the tokens is cut evenly, except with `whole_groups`. The largest is
+    dealt first, always to the process that has the fewest tokens.
 
     Args:
         rows: of one loader batch.
@@ -215,16 +249,19 @@ def shares(rows: Sequence[Row], count: int, *, whole_groups: bool) -> list[list[
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(row["group"], []).append(i)
-    fair = -(-(sum(sizes) + sum(len(rows[g[0]]["prompt_ids"]) for g in groups.values())) // count)
+    prompts = {group: rows[members[0]]["prompt_ids"] for group, members in groups.items()}
+    # What prompts begin with together is about the same for each process, and not counted.
+    own = {g: len(prompts[g]) - common for found, common in _alike(prompts) for g in found}
+    fair = -(-(sum(sizes) + sum(own.values())) // count)
     pieces: list[tuple[int, list[int]]] = []
-    for members in groups.values():
-        prompt = len(rows[members[0]]["prompt_ids"])
-        pieces.append((prompt, []))
-        for i in members:
-            if not whole_groups and pieces[-1][1] and pieces[-1][0] + sizes[i] > fair:
-                pieces.append((prompt, []))
-            tokens, piece = pieces[-1]
-            pieces[-1] = (tokens + sizes[i], [*piece, i])
+    for group, members in groups.items():
+        total, before = sum(sizes[i] for i in members), 0
+        parts = 1 if whole_groups else min(len(members), -(-(own[group] + total) // fair))
+        cut: dict[int, list[int]] = {}
+        for i in members:  # A piece holds those whose middle lies in its part of the tokens.
+            cut.setdefault((2 * before + sizes[i]) * parts // (2 * total), []).append(i)
+            before += sizes[i]
+        pieces += [(own[group] + sum(sizes[i] for i in piece), piece) for piece in cut.values()]
     dealt: list[list[int]] = [[] for _ in range(count)]
     tokens_of = [0] * count
     for tokens, piece in sorted(pieces, key=lambda each: -each[0]):

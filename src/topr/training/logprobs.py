@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 
 Choice = Literal["auto", "shared", "padded"]
 
-PROBE_ROWS: tuple[tuple[int, int, int], ...] = ((0, 20, 3), (0, 20, 5), (1, 23, 4), (1, 23, 2))
+PROBE_ROWS: tuple[tuple[int, int, int], ...] = (
+    (0, 20, 3), (0, 20, 5), (1, 23, 4), (1, 23, 2), (2, 21, 3),
+)  # fmt: skip
 """Group, prompt tokens and completion tokens of the rows that a way of running is tried on."""
 
 
@@ -220,7 +222,7 @@ def _same(model: nn.Module, plain: Forward, other: Forward) -> str | None:
     rows = [
         {
             "group": group,
-            # Both prompts begin alike, and their ends differ.
+            # The prompts begin alike, and their ends differ.
             "prompt_ids": ids[: prompt - 2] + ids[40 + group : 42 + group],
             "completion_ids": ids[50 - 2 * i : 50 - 2 * i + completion],
             "temperature": 1.0,
