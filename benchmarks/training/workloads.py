@@ -122,8 +122,8 @@ WORKLOADS: dict[str, Workload] = {
             completion_lengths=(80, 300),
             parameters="bfloat16",
         ),
-        # C as batches are drawn by default: each completion of another prompt, and all prompts
-        # begin with the same examples.
+        # As C, but 32 prompts with one completion each, as default shuffling makes them, that all
+        # begin with the same few-shot examples.
         Workload(
             name="E",
             model=WIDE_VOCABULARY,
