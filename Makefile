@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-gpu test-vllm test-verl check docs bench format clean
+.PHONY: quickstart test test-gpu test-vllm test-llama-cpp test-verl check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
@@ -26,6 +26,21 @@ test-vllm: .venv-vllm/.ready  ## the tests of vLLM's engine and server on a real
 	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install -q --no-deps -r tests/on_vllm/requirements.txt
 	.venv-vllm/bin/python -m pip install -q --no-deps -e .
+	touch $@
+
+# llama.cpp comes with the sources of its Python binding. Needs a C++ compiler and cmake.
+LLAMA_CPP := .llama-cpp/vendor/llama.cpp
+test-llama-cpp: $(READY) .llama-cpp/.ready  ## the server engine on llama.cpp's own server, built here (ten minutes)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 LLAMA_CPP=$(abspath $(LLAMA_CPP)) $(BIN)/python -m pytest -n 0 tests/on_llama_cpp
+
+.llama-cpp/.ready: $(READY)
+	mkdir -p .llama-cpp
+	$(BIN)/python -m pip download -q --no-deps --no-binary llama-cpp-python -d .llama-cpp llama-cpp-python==0.3.36
+	tar -xzf .llama-cpp/llama_cpp_python-0.3.36.tar.gz --strip-components 1 -C .llama-cpp
+	cmake -S $(LLAMA_CPP) -B $(LLAMA_CPP)/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
+	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF \
+	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+	cmake --build $(LLAMA_CPP)/build --target llama-server -j 2
 	touch $@
 
 # verl asks for an older transformers and another antlr than topr: an environment of its own, with
@@ -64,4 +79,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl .llama-cpp site .mypy_cache .pytest_cache .ruff_cache

@@ -10,10 +10,12 @@ Faults befall every fifth request, each kind in turn: `busy` (429 with Retry-Aft
 `cut` (half an answer), `garbled` (no JSON), `slow`, `aborted`. Other traits: `textual` (text in and
 out, OpenAI's fields alone), `endless` (the token that ends a text is left out), `trimmed` (stop
 strings are), `strict` (404 for every model), `paced` (20 ms an answer), `parent` (starts another),
-`set` (one text for all seeds), `of=PATH` (notes that it serves that model).
+`set` (one text for all seeds), `listing` (as llama.cpp gives tokens), `of=PATH` (notes that it
+serves that model).
 """
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -49,9 +51,27 @@ def complete(asked: dict[str, Any], traits: set[str]) -> dict[str, Any]:
     if cut and reason == "stop":
         del ids[-1], logprobs[-1]
     choice: dict[str, Any] = {"index": 0, "text": text_of(ids), "finish_reason": reason}
+    if "listing" in traits:
+        return listing(asked, choice, ids, logprobs)
     if "textual" not in traits:
         choice |= {"token_ids": ids, "logprobs": {"token_logprobs": logprobs}}
     return {"object": "text_completion", "choices": [choice]}
+
+
+def listing(
+    asked: dict[str, Any], choice: dict[str, Any], ids: list[int], logprobs: list[float]
+) -> dict[str, Any]:
+    """Return an answer as llama.cpp gives it: without its own fields no token that ends within a
+    character, here one in eight, and not the probabilities that were drawn from."""
+    own = {"probs": "post_sampling_probs" in asked, "tokens": "return_tokens" in asked}
+    content = [
+        {"id": token} | ({"prob": math.exp(of)} if own["probs"] else {"logprob": of - 1})
+        for token, of in zip(ids, logprobs, strict=True)
+        if token == EOS or token % 8 != 1
+    ]
+    choice |= {"logprobs": {"content": content} if content else None}
+    answer = {"choices": [choice], "usage": {"completion_tokens": len(ids)}}
+    return answer | ({"__verbose": {"tokens": ids}} if own["tokens"] else {})
 
 
 class Server(ThreadingHTTPServer):

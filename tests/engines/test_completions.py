@@ -39,6 +39,7 @@ def test_a_request_says_all_that_fixes_the_distribution() -> None:
         "return_token_ids": True, "skip_special_tokens": False, "a": 1,
     }  # fmt: skip
     assert request(0, dataclasses.replace(SAMPLING, top_k=3))["top_k"] == 3
+    assert request(0, lists_tokens=True)["post_sampling_probs"]
 
 
 def test_a_plain_server_is_sent_openais_fields_alone() -> None:
@@ -63,18 +64,41 @@ def choice(**fields: Any) -> dict[str, Any]:
         ({"token_ids": [5, 2], "logprobs": {"token_logprobs": [-1]}}, (5, 2), None),
         ({"token_ids": [5, 2], "logprobs": {"token_logprobs": [None, -1]}}, (5, 2), None),
         ({"logprobs": {"token_logprobs": [-1, -2.5]}}, None, None),
-        (
-            {"logprobs": {"content": [{"id": 5, "logprob": -1}, {"id": 2, "logprob": -2}]}},
-            (5, 2),
-            (-1.0, -2.0),
-        ),
-        ({"logprobs": {"content": [{"token": "a", "logprob": -1}]}}, None, None),
     ],
 )
 def test_tokens_are_found_where_servers_put_them(fields: Any, ids: Any, logprobs: Any) -> None:
     answer = read_answer(choice(**fields))
     assert (answer.ids, answer.logprobs) == (ids, logprobs)
     assert (answer.text, answer.reason) == ("ab", FinishReason.STOP)
+
+
+LISTED = [{"id": 5, "logprob": -1}, {"id": 2, "logprob": -2}]
+
+
+@pytest.mark.parametrize(
+    ("content", "further", "ids", "logprobs"),
+    [
+        (LISTED, {"usage": {"completion_tokens": 2}}, (5, 2), (-1.0, -2.0)),
+        (LISTED, {"usage": {"completion_tokens": 3}}, None, None),  # one ended within a character
+        (LISTED, {}, None, None),
+        (LISTED, {"__verbose": {"tokens": [5, 2]}}, (5, 2), (-1.0, -2.0)),
+        (LISTED, {"__verbose": {"tokens": [5, 7, 2]}}, (5, 7, 2), None),
+        ([{"id": 5, "prob": 1.0}], {"__verbose": {"tokens": [5]}}, (5,), (0.0,)),
+        ([{"id": 5, "prob": 0.0}], {"__verbose": {"tokens": [5]}}, (5,), None),
+        ([{"token": "a", "logprob": -1}], {"usage": {"completion_tokens": 1}}, None, None),
+    ],
+)
+def test_tokens_that_are_listed_one_by_one_are_all_there_or_not_used(
+    content: Any, further: Any, ids: Any, logprobs: Any
+) -> None:
+    answer = read_answer(choice(logprobs={"content": content}) | further)
+    assert (answer.ids, answer.logprobs) == (ids, logprobs)
+    assert answer.listed
+
+
+def test_none_may_be_listed() -> None:
+    answer = read_answer(choice(logprobs=None) | {"__verbose": {"tokens": [7]}})
+    assert (answer.ids, answer.logprobs) == ((7,), None)
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"choices": []}, {"choices": ["a"]}, 3, None,

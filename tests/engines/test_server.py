@@ -189,6 +189,27 @@ def test_text_alone_is_tokenised_once_and_said(
     assert any("~" in rollout.completion for rollout in drawn.values())
 
 
+def test_tokens_that_end_within_a_character_are_there(
+    undisturbed: dict[Any, Rollout], model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """llama.cpp lists them only when it is asked in its own words; it has no number for them."""
+    stops = dataclasses.replace(SAMPLING, stop=("~",))
+    with serving(tmp_path / "log", "listing") as url, closing(open_server(model, url=url)) as e:
+        assert e.records_logprobs  # type: ignore[attr-defined]
+        drawn, stopped = draw(e), draw(e, stops)
+    full = 0
+    for key, rollout in drawn.items():
+        free = undisturbed[key]
+        assert rollout.completion_ids == free.completion_ids
+        if rollout.logprobs is not None:
+            full += 1
+            assert rollout.logprobs == pytest.approx(free.logprobs)
+        head, found, _ = free.completion.partition("~")
+        assert stopped[key].completion == head + found
+    assert 0 < full < len(drawn)
+    assert caplog.text.count("without a log-probability of each of its tokens") == 1
+
+
 def test_a_server_that_does_not_sample_is_suspected(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,6 +25,14 @@ REASONS = {
 }
 PROBE = "1 + 1 ="
 """What a server is asked to go on with, once, to see what it gives."""
+LLAMA_CPP = {
+    "verbose": True, "return_tokens": True, "response_fields": ["tokens"],
+    "post_sampling_probs": True, "samplers": ["temperature", "top_k", "top_p"],
+}  # fmt: skip
+"""llama.cpp's own fields. Without them it leaves out the tokens that end within a character, its
+log-probabilities are those of the plain softmax, not of the distribution that was sampled, and
+temperature comes after top-p, which then cuts otherwise than everywhere else.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +49,8 @@ class Abilities:
     """A log-probability of each of them."""
     keeps_stops: bool = False
     """A stop string stays in the ids; else none is sent, and completions are cut here."""
+    lists_tokens: bool = False
+    """Tokens come one by one in `logprobs.content`: it is llama.cpp, and is sent its own fields."""
     draws: bool = True
     """Two seeds at a high temperature gave two texts; else it may not sample at all."""
 
@@ -69,6 +79,8 @@ class Answer:
     reason: FinishReason
     ids: tuple[int, ...] | None
     logprobs: tuple[float, ...] | None
+    listed: bool = False
+    """They came one by one, as llama.cpp gives them."""
 
 
 def body(
@@ -108,6 +120,8 @@ def body(
     }
     if sampling.stop and abilities.keeps_stops:
         fields |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
+    if abilities.lists_tokens:
+        fields |= LLAMA_CPP
     if abilities.takes_further:
         # A server's defaults, or those that the model brings along, must not cut the distribution.
         fields |= {
@@ -137,7 +151,8 @@ def read_answer(answer: Any) -> Answer:
     try:
         choice = answer["choices"][0]
         text, reason = choice.get("text") or "", choice["finish_reason"]
-        ids, logprobs = _tokens(choice)
+        listed = "content" in (choice.get("logprobs") or {}) or "__verbose" in answer
+        ids, logprobs = _listed_tokens(answer, choice) if listed else _tokens(choice)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise EngineError(
             f"the server answered {str(answer)[:500]}, which is no completion (expected "
@@ -146,17 +161,44 @@ def read_answer(answer: Any) -> Answer:
         ) from error
     if reason not in REASONS:
         raise PassingError(f"a completion broken off, with finish_reason {reason!r}")
-    return Answer(text=str(text), reason=REASONS[reason], ids=ids, logprobs=logprobs)
+    return Answer(text=str(text), reason=REASONS[reason], ids=ids, logprobs=logprobs, listed=listed)
 
 
-def _tokens(choice: Any) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
-    """Return a choice's token ids and log-probabilities, wherever the server puts them."""
+_Tokens = tuple[tuple[int, ...] | None, tuple[float, ...] | None]
+"""Token ids, and a log-probability of each; None where there are none."""
+
+
+def _listed_tokens(answer: Any, choice: Any) -> _Tokens:
+    """Return the tokens of an answer that lists them one by one.
+
+    llama.cpp lists none that ends within a character. All are in what it adds when it is verbose;
+    where that is missing, its count of them tells whether the list has all.
+    """
+    content = (choice["logprobs"] or {"content": []})["content"]
+    ids = [token.get("id") for token in content]
+    if "__verbose" in answer:
+        ids = answer["__verbose"]["tokens"]
+    elif len(ids) != (answer.get("usage") or {}).get("completion_tokens"):
+        return None, None
+    return _checked(ids, [_logprob(token) for token in content])
+
+
+def _logprob(token: Any) -> float | None:
+    """Return the log-probability of a listed token."""
+    if "prob" in token:
+        return math.log(token["prob"]) if token["prob"] > 0 else None
+    found: float | None = token.get("logprob")
+    return found
+
+
+def _tokens(choice: Any) -> _Tokens:
+    """Return a choice's token ids and log-probabilities, where servers but llama.cpp put them."""
     given = choice.get("logprobs") or {}
-    ids: Any = choice.get("token_ids")
-    logprobs: Any = given.get("token_logprobs")
-    if "content" in given:  # llama.cpp's, and that of chat completions
-        ids = [token.get("id") for token in given["content"]]
-        logprobs = [token.get("logprob") for token in given["content"]]
+    return _checked(choice.get("token_ids"), given.get("token_logprobs"))
+
+
+def _checked(ids: Any, logprobs: Any) -> _Tokens:
+    """Return both as tuples, and no log-probabilities where some are missing."""
     if ids is None or None in ids:
         return None, None
     found = tuple(int(token) for token in ids)
@@ -247,9 +289,13 @@ async def probe(
                 raise
     texts = {(await ask(kind, end_ids, wild=True, seed=seed)).text for seed in (1, 2)}
     kind = replace(kind, draws=len(texts) > 1)
+    if answer.listed and kind.takes_further:
+        kind = replace(kind, lists_tokens=True)
+        answer = await ask(kind, end_ids)
     if not answer.ids:
         return kind
-    kind = replace(kind, gives_ids=True, gives_logprobs=answer.logprobs is not None)
+    gives_logprobs = answer.logprobs is not None or kind.lists_tokens  # llama.cpp's may have gaps
+    kind = replace(kind, gives_ids=True, gives_logprobs=gives_logprobs)
     if not kind.takes_further:
         return kind
     first = answer.ids[0]
@@ -258,4 +304,5 @@ async def probe(
     text = str(tokenizer.decode([first], skip_special_tokens=False))
     kept = await ask(replace(kind, keeps_stops=True), [], stop=text)
     ends = kept.reason is FinishReason.STOP and text in str(tokenizer.decode(list(kept.ids or ())))
-    return replace(kind, keeps_stops=bool(text) and ends)
+    numbers = kept.logprobs is not None or not kind.gives_logprobs
+    return replace(kind, keeps_stops=bool(text) and ends and numbers)

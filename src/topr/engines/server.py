@@ -190,7 +190,7 @@ class ServerEngine:
                 end_ids=self._facts.eos_ids,
             )
             if self.records_logprobs and complete.logprobs is None:
-                self._warn("leaves the token that ended a completion out of its token ids")
+                self._warn("gave a completion without a log-probability of each of its tokens")
             yield self._rollout(row, complete, sampling, iteration)
 
     async def _ask_all(
