@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-gpu test-vllm test-llama-cpp test-verl check docs bench format clean
+.PHONY: quickstart test test-gpu test-vllm test-llama-cpp test-sglang test-verl check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
@@ -31,7 +31,7 @@ test-vllm: .venv-vllm/.ready  ## the tests of vLLM's engine and server on a real
 # llama.cpp comes with the sources of its Python binding. Needs a C++ compiler and cmake.
 LLAMA_CPP := .llama-cpp/vendor/llama.cpp
 test-llama-cpp: $(READY) .llama-cpp/.ready  ## the server engine on llama.cpp's own server, built here (ten minutes)
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 LLAMA_CPP=$(abspath $(LLAMA_CPP)) $(BIN)/python -m pytest -n 0 tests/on_llama_cpp
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 LLAMA_CPP=$(abspath $(LLAMA_CPP)) $(BIN)/python -m pytest -n 0 tests/on_servers
 
 .llama-cpp/.ready: $(READY)
 	mkdir -p .llama-cpp
@@ -41,6 +41,15 @@ test-llama-cpp: $(READY) .llama-cpp/.ready  ## the server engine on llama.cpp's 
 	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF \
 	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF
 	cmake --build $(LLAMA_CPP)/build --target llama-server -j 2
+	touch $@
+
+test-sglang: $(READY) .venv-sglang/.ready  ## the server engine on SGLang's server (CPU, 5 GB, minutes)
+	SGLANG=$(abspath .venv-sglang/bin/python) SGLANG_USE_CPU_ENGINE=1 \
+	  OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 0 tests/on_servers
+
+.venv-sglang/.ready: tests/on_servers/requirements-sglang.txt tests/on_vllm/requirements.txt
+	test -x .venv-sglang/bin/python || $(PYTHON) -m venv .venv-sglang
+	.venv-sglang/bin/python -m pip install -q --no-deps -r tests/on_servers/requirements-sglang.txt
 	touch $@
 
 # verl asks for an older transformers and another antlr than topr: an environment of its own, with
@@ -79,4 +88,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl .llama-cpp site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl .venv-sglang .llama-cpp site .mypy_cache .pytest_cache .ruff_cache

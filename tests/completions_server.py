@@ -10,8 +10,9 @@ Faults befall every fifth request, each kind in turn: `busy` (429 with Retry-Aft
 `cut` (half an answer), `garbled` (no JSON), `slow`, `aborted`. Other traits: `textual` (text in and
 out, OpenAI's fields alone), `endless` (the token that ends a text is left out), `trimmed` (stop
 strings are), `strict` (404 for every model), `paced` (20 ms an answer), `parent` (starts another),
-`set` (one text for all seeds), `listing` (as llama.cpp gives tokens), `of=PATH` (notes that it
-serves that model).
+`set` (one text for all seeds), `plain` (log-probabilities count neither temperature nor top-p),
+`tempered` (they count the temperature alone), `listing` (as llama.cpp gives tokens), `of=PATH`
+(notes that it serves that model).
 """
 
 import json
@@ -47,6 +48,10 @@ def complete(asked: dict[str, Any], traits: set[str]) -> dict[str, Any]:
         logprobs.append(-numbers.random())
         if ids[-1] in ends or any(stop in text_of(ids) for stop in asked.get("stop", ())):
             reason = "stop"
+    if asked["top_p"] < 0.01 and not {"plain", "tempered"} & traits:
+        logprobs = [0.0] * len(ids)
+    if "tempered" in traits:
+        logprobs = [of * asked["temperature"] for of in logprobs]
     cut = "endless" in traits if ids[-1] in ends else "trimmed" in traits
     if cut and reason == "stop":
         del ids[-1], logprobs[-1]

@@ -29,7 +29,7 @@ from servers import (
 )
 from tiny import EOS, save_tiny, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
-from topr.engines import Engine, Request, check_engine
+from topr.engines import Engine, Request, check_engine, open_engine
 from topr.engines.streams import request_seed
 from topr.errors import ConfigError, EngineError
 from topr.records import FinishReason, Rollout, SamplingParams
@@ -208,6 +208,37 @@ def test_tokens_that_end_within_a_character_are_there(
         assert stopped[key].completion == head + found
     assert 0 < full < len(drawn)
     assert caplog.text.count("without a log-probability of each of its tokens") == 1
+
+
+@pytest.mark.parametrize(
+    ("traits", "sampling", "said"),
+    [
+        ((), {"temperature": 0.7, "top_k": 5, "top_p": 0.9}, None),
+        (("plain",), {}, None),
+        (("tempered",), {"temperature": 0.7}, None),
+        (("plain",), {"temperature": 0.7}, "do not count temperature=0.7, which"),
+        (("tempered",), {"temperature": 0.7, "top_k": 5}, "do not count top_k=5, which"),
+        (("plain",), {"top_k": 5, "top_p": 0.9}, "do not count top_k=5 and top_p=0.9, which"),
+    ],
+)
+def test_logprobs_of_another_distribution_are_not_used(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, traits: tuple[str, ...],
+    sampling: dict[str, Any], said: str | None,
+) -> None:  # fmt: skip
+    with serving(tmp_path / "log", *traits) as url:
+        server = {"url": url, "concurrency": 8}
+        config = GenerateConfig(engine="server", server=server, **sampling)  # type: ignore[arg-type]
+        with closing(open_engine(ModelConfig(path=str(model)), config)) as engine:
+            drawn = draw(engine, dataclasses.replace(SAMPLING, **sampling))
+            greedy = draw(engine, SamplingParams(temperature=0.0, max_tokens=3))
+            records = engine.records_logprobs  # type: ignore[attr-defined]
+    assert records == (said is None)
+    assert {rollout.logprobs is None for rollout in drawn.values()} == {said is not None}
+    assert all(set(rollout.logprobs or ()) == {0.0} for rollout in greedy.values())
+    warnings = [record.message for record in caplog.records if "recompute" in record.message]
+    assert len(warnings) == (said is not None)
+    if said is not None:
+        assert said in warnings[0]
 
 
 def test_a_server_that_does_not_sample_is_suspected(

@@ -157,6 +157,23 @@ def test_logprobs_are_those_that_the_trainer_computes(
     np.testing.assert_allclose(np.concatenate(theirs), np.concatenate(ours), atol=TOLERANCE)
 
 
+def test_numbers_of_another_distribution_are_seen(
+    model_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without `--logprobs-mode processed_logprobs` vLLM's are those of the plain softmax."""
+    words = [word for word in VLLM if word not in ("--logprobs-mode", "processed_logprobs")]
+    values = {"command": [*words, *ARGUMENTS], "patience": 300.0}
+    config = GenerateConfig(engine="server", server=values, temperature=0.7, top_k=5)  # type: ignore[arg-type]
+    with closing(open_engine(ModelConfig(path=str(model_path)), config)) as opened:
+        assert isinstance(opened, ServerEngine)
+        assert not opened.records_logprobs
+        assert "do not count temperature=0.7 and top_k=5" in caplog.text
+        plain = draw(opened)
+        cut = draw(opened, replace(SAMPLING, temperature=0.7))
+    assert all(rollout.logprobs is not None for rollout in plain.values())
+    assert all(rollout.logprobs is None for rollout in cut.values())
+
+
 @pytest.mark.parametrize("cut", [{"top_k": 5}, {"top_p": 0.6}])
 def test_a_cut_distribution_is_recorded_renormalised(
     engine: ServerEngine, model_path: Path, cut: dict[str, Any]

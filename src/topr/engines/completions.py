@@ -25,6 +25,12 @@ REASONS = {
 }
 PROBE = "1 + 1 ="
 """What a server is asked to go on with, once, to see what it gives."""
+GREEDY = SamplingParams(temperature=0.0, max_tokens=4)
+WILD = SamplingParams(temperature=2.0, max_tokens=16)
+SHARP = SamplingParams(top_p=1e-6, max_tokens=1)
+"""Likeliest tokens alone are drawn: their log-probability is 0 in the distribution sampled."""
+CERTAIN = 1e-3
+"""Nats below 0 that are rounding."""
 LLAMA_CPP = {
     "verbose": True, "return_tokens": True, "response_fields": ["tokens"],
     "post_sampling_probs": True, "samplers": ["temperature", "top_k", "top_p"],
@@ -47,12 +53,29 @@ class Abilities:
     """The token ids of a completion; else its text is tokenised."""
     gives_logprobs: bool = False
     """A log-probability of each of them."""
+    counts_temperature: bool = True
+    """They are those after the temperature, not of the plain softmax."""
+    counts_cuts: bool = True
+    """They are those after top-k and top-p, renormalised."""
     keeps_stops: bool = False
     """A stop string stays in the ids; else none is sent, and completions are cut here."""
     lists_tokens: bool = False
     """Tokens come one by one in `logprobs.content`: it is llama.cpp, and is sent its own fields."""
     draws: bool = True
     """Two seeds at a high temperature gave two texts; else it may not sample at all."""
+
+    def leaves_out(self, sampling: SamplingParams) -> list[str]:
+        """Return what its log-probabilities would have to count and do not. Greedy ones are 0."""
+        if sampling.temperature == 0:
+            return []
+        found = []
+        if not self.counts_temperature and sampling.temperature != 1:
+            found.append(f"temperature={sampling.temperature:g}")
+        if not self.counts_cuts and sampling.top_k:
+            found.append(f"top_k={sampling.top_k}")
+        if not self.counts_cuts and sampling.top_p < 1:
+            found.append(f"top_p={sampling.top_p:g}")
+        return found
 
 
 KINDS = (
@@ -270,15 +293,19 @@ async def probe(
     prompt = Prompt(ids=tuple(tokenizer(PROBE)["input_ids"]), text=PROBE)
 
     async def ask(
-        kind: Abilities, ends: Collection[int], *, stop: str = "", wild: bool = False, seed: int = 0
+        kind: Abilities,
+        ends: Collection[int],
+        sampling: SamplingParams = GREEDY,
+        *,
+        seed: int = 0,
     ) -> Answer:
-        sampling = SamplingParams(
-            temperature=2.0 if wild else 0.0,
-            max_tokens=16 if wild else 4,
-            stop=(stop,) if stop else (),
-        )
         fields = body(prompt, sampling, seed, kind, model=model, end_ids=ends, extra=extra)
         return await session.ask("completions", read_answer, fields, longest=1.0)
+
+    async def sharp(temperature: float) -> float:
+        """Return the log-probability of a token that is drawn from the likeliest alone."""
+        answer = await ask(kind, end_ids, replace(SHARP, temperature=temperature))
+        return answer.logprobs[0] if answer.logprobs else 0.0
 
     for number, kind in enumerate(KINDS, start=1):
         try:
@@ -287,7 +314,7 @@ async def probe(
         except RefusedError as error:
             if error.status not in (400, 422) or number == len(KINDS):
                 raise
-    texts = {(await ask(kind, end_ids, wild=True, seed=seed)).text for seed in (1, 2)}
+    texts = {(await ask(kind, end_ids, WILD, seed=seed)).text for seed in (1, 2)}
     kind = replace(kind, draws=len(texts) > 1)
     if answer.listed and kind.takes_further:
         kind = replace(kind, lists_tokens=True)
@@ -296,13 +323,18 @@ async def probe(
         return kind
     gives_logprobs = answer.logprobs is not None or kind.lists_tokens  # llama.cpp's may have gaps
     kind = replace(kind, gives_ids=True, gives_logprobs=gives_logprobs)
+    if gives_logprobs:
+        cold, hot = await sharp(0.5), await sharp(2.0)
+        if hot < -CERTAIN:
+            changes = cold - hot > 0.05 + 0.05 * abs(cold)  # more than rounding
+            kind = replace(kind, counts_cuts=False, counts_temperature=changes)
     if not kind.takes_further:
         return kind
     first = answer.ids[0]
     if (await ask(kind, [first])).ids == ():  # the end is left out, and so is its log-probability
         kind = replace(kind, gives_logprobs=False)
     text = str(tokenizer.decode([first], skip_special_tokens=False))
-    kept = await ask(replace(kind, keeps_stops=True), [], stop=text)
+    kept = await ask(replace(kind, keeps_stops=True), [], replace(GREEDY, stop=(text,)))
     ends = kept.reason is FinishReason.STOP and text in str(tokenizer.decode(list(kept.ids or ())))
     numbers = kept.logprobs is not None or not kind.gives_logprobs
     return replace(kind, keeps_stops=bool(text) and ends and numbers)

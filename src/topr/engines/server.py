@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,6 +54,7 @@ class ServerEngine:
         facts: ModelFacts,
         config: ServerConfig,
         *,
+        sampling: SamplingParams,
         model_name: str,
         revision: str | None = None,
         served: Served | None = None,
@@ -65,6 +66,7 @@ class ServerEngine:
             tokenizer: the model's.
             facts: of the model.
             config: the section `generate.server`.
+            sampling: of the section `generate`: whether log-probabilities are those of it.
             model_name: what records say drew them.
             revision: likewise; see `topr.models.fingerprint`.
             served: the server's process, where it is the engine's own: closed with it.
@@ -83,7 +85,8 @@ class ServerEngine:
         self._served_name, self._abilities = self._meet()
         if served is not None:
             served.check_alive()  # else another server has taken its port, and was met
-        self.records_logprobs = self._abilities.gives_logprobs
+        left_out = self._abilities.leaves_out(sampling)
+        self.records_logprobs = self._abilities.gives_logprobs and not left_out
         self._warned = False
         if not self._abilities.draws:
             logger.warning(
@@ -91,8 +94,13 @@ class ServerEngine:
                 "samples at all. transformers serve needs do_sample (docs/engines/server.md)",
                 endpoint.url,
             )
-        if not self.records_logprobs:
+        if not self._abilities.gives_logprobs:
             self._warn("gives no log-probabilities of the token ids that it draws")
+        elif left_out:
+            self._warn(
+                f"gives log-probabilities that do not count {' and '.join(left_out)}, which are "
+                "not used (vLLM's count it with --logprobs-mode processed_logprobs)"
+            )
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
@@ -113,6 +121,9 @@ class ServerEngine:
         server, key = config.server, _key(config.server)
         tokenizer, revision = load_tokenizer(model), identity(model)
         facts = model_facts(model, tokenizer)
+        sampling = SamplingParams(
+            temperature=config.temperature, top_p=config.top_p, top_k=config.top_k
+        )
         served, url = None, server.url
         if url is None:
             check_command(server)
@@ -127,7 +138,7 @@ class ServerEngine:
         )
         try:
             return cls(
-                endpoint, tokenizer, facts, server,
+                endpoint, tokenizer, facts, server, sampling=sampling,
                 model_name=model.path, revision=revision, served=served,
             )  # fmt: skip
         except BaseException:
@@ -177,19 +188,20 @@ class ServerEngine:
         self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int
     ) -> Iterator[Rollout]:
         stops = StopStrings(self.tokenizer, sampling.stop)
+        fit = not self._abilities.leaves_out(sampling)
 
         def ask(put: Callable[[tuple[_Row, Answer]], None]) -> Awaitable[None]:
             return self._ask_all(rows, sampling, put)
 
         for row, answer in in_background(ask):
             complete = whole(
-                answer,
+                answer if fit else replace(answer, logprobs=None),
                 self.tokenizer,
                 stops,
                 greedy=sampling.temperature == 0.0,
                 end_ids=self._facts.eos_ids,
             )
-            if self.records_logprobs and complete.logprobs is None:
+            if fit and self._abilities.gives_logprobs and complete.logprobs is None:
                 self._warn("gave a completion without a log-probability of each of its tokens")
             yield self._rollout(row, complete, sampling, iteration)
 
