@@ -30,13 +30,14 @@ test-vllm: .venv-vllm/.ready  ## the tests of vLLM's engine and server on a real
 
 # llama.cpp comes with the sources of its Python binding. Needs a C++ compiler and cmake.
 LLAMA_CPP := .llama-cpp/vendor/llama.cpp
+LLAMA_CPP_PYTHON := 0.3.36
 test-llama-cpp: $(READY) .llama-cpp/.ready  ## the server engine on llama.cpp's own server, built here (ten minutes)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 LLAMA_CPP=$(abspath $(LLAMA_CPP)) $(BIN)/python -m pytest -n 0 tests/on_servers
 
-.llama-cpp/.ready: $(READY)
+.llama-cpp/.ready: | $(READY)
 	mkdir -p .llama-cpp
-	$(BIN)/python -m pip download -q --no-deps --no-binary llama-cpp-python -d .llama-cpp llama-cpp-python==0.3.36
-	tar -xzf .llama-cpp/llama_cpp_python-0.3.36.tar.gz --strip-components 1 -C .llama-cpp
+	$(BIN)/python -m pip download -q --no-deps --no-binary llama-cpp-python -d .llama-cpp llama-cpp-python==$(LLAMA_CPP_PYTHON)
+	tar -xzf .llama-cpp/llama_cpp_python-$(LLAMA_CPP_PYTHON).tar.gz --strip-components 1 -C .llama-cpp
 	cmake -S $(LLAMA_CPP) -B $(LLAMA_CPP)/build -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
 	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF \
 	  -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF

@@ -11,8 +11,8 @@ Faults befall every fifth request, each kind in turn: `busy` (429 with Retry-Aft
 out, OpenAI's fields alone), `endless` (the token that ends a text is left out), `trimmed` (stop
 strings are), `strict` (404 for every model), `paced` (20 ms an answer), `parent` (starts another),
 `set` (one text for all seeds), `plain` (log-probabilities count neither temperature nor top-p),
-`tempered` (they count the temperature alone), `listing` (as llama.cpp gives tokens), `of=PATH`
-(notes that it serves that model).
+`tempered` (they count the temperature alone), `narrow` (400 for a small top_p), `listing` (as
+llama.cpp gives tokens), `of=PATH` (notes that it serves that model).
 """
 
 import json
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 EOS, FIRST = 2, 5  # of the tiny tokenizer: the ids from 5 on are the characters from "!" on
+LLAMA_CPP = {"verbose", "return_tokens", "response_fields", "post_sampling_probs", "samplers"}
 KINDS = ("busy", "broken", "cut", "garbled", "slow", "aborted")
 OPENAI = {"model", "prompt", "n", "max_tokens", "temperature", "top_p", "seed", "logprobs", "stop"}
 
@@ -48,8 +49,11 @@ def complete(asked: dict[str, Any], traits: set[str]) -> dict[str, Any]:
         logprobs.append(-numbers.random())
         if ids[-1] in ends or any(stop in text_of(ids) for stop in asked.get("stop", ())):
             reason = "stop"
-    if asked["top_p"] < 0.01 and not {"plain", "tempered"} & traits:
+    likeliest = asked["top_p"] < 0.01 or asked.get("top_k") == 1
+    if likeliest and not {"plain", "tempered"} & traits:
         logprobs = [0.0] * len(ids)
+    elif likeliest:  # of most tokens a model is nearly sure
+        logprobs = [of if place == 2 else -1e-7 for place, of in enumerate(logprobs)]
     if "tempered" in traits:
         logprobs = [of * asked["temperature"] for of in logprobs]
     cut = "endless" in traits if ids[-1] in ends else "trimmed" in traits
@@ -66,17 +70,20 @@ def complete(asked: dict[str, Any], traits: set[str]) -> dict[str, Any]:
 def listing(
     asked: dict[str, Any], choice: dict[str, Any], ids: list[int], logprobs: list[float]
 ) -> dict[str, Any]:
-    """Return an answer as llama.cpp gives it: without its own fields no token that ends within a
-    character, here one in eight, and not the probabilities that were drawn from."""
-    own = {"probs": "post_sampling_probs" in asked, "tokens": "return_tokens" in asked}
+    """Return an answer as llama.cpp gives it: no token that ends within a character is listed, here
+    one in eight; nor is another's probability known where it was drafted, here one in fifty."""
+    if not set(asked) >= LLAMA_CPP:
+        content = [{"id": token, "logprob": -5.0} for token in ids]
+        return {"choices": [choice | {"logprobs": {"content": content}}]}
     content = [
-        {"id": token} | ({"prob": math.exp(of)} if own["probs"] else {"logprob": of - 1})
+        {"id": token, "prob": 1.0, "top_probs": []}
+        if token % 50 == 3
+        else {"id": token, "prob": math.exp(of), "top_probs": [{"id": token}]}
         for token, of in zip(ids, logprobs, strict=True)
         if token == EOS or token % 8 != 1
     ]
     choice |= {"logprobs": {"content": content} if content else None}
-    answer = {"choices": [choice], "usage": {"completion_tokens": len(ids)}}
-    return answer | ({"__verbose": {"tokens": ids}} if own["tokens"] else {})
+    return {"choices": [choice], "__verbose": {"tokens": ids}}
 
 
 class Server(ThreadingHTTPServer):
@@ -117,6 +124,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, {"error": f"no model {asked['model']}"})
         elif "textual" in traits and (set(asked) - OPENAI or isinstance(asked["prompt"], list)):
             self.reply(422, {"error": "unexpected fields"})
+        elif "narrow" in traits and asked["top_p"] < 0.01:
+            self.reply(400, {"error": "top_p must be at least 0.01"})
         elif fault == "busy":
             self.reply(429, {"error": "busy"}, retry="1")
         elif fault == "broken":

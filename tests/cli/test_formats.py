@@ -25,7 +25,8 @@ def test_a_foreign_file_goes_in_and_out_again(folder: Path) -> None:
     said = topr(folder, "import", "grouped.jsonl", "-o", "in", "--tokenizer", "model").stdout
     assert said.splitlines()[0] == "format: grouped"
     assert "2 completions were text alone: tokenised here, once" in said
-    assert "2 do not say how they ended" in said
+    assert "2 do not say how they ended: taken as ended by themselves" in said
+    assert "the grade that column reward says, as -1 where it is wrong and +1" in said
     assert "train.behavior_logprobs=recompute" in said
     manifest = json.loads((folder / "in" / "manifest.json").read_text())
     assert manifest["details"]["tokenized"] == {"prompts": 2, "completions": 2}
@@ -36,6 +37,8 @@ def test_a_foreign_file_goes_in_and_out_again(folder: Path) -> None:
     rows = read_jsonl(folder / "kto.jsonl")
     assert [(row["completion"], row["label"]) for row in rows] == [("2", True), ("3", False)]
     assert rows[0]["prompt"] == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    said = topr(folder, "export", "in", "-o", "verl.jsonl", "--format", "verl").stdout
+    assert "1 prompts are given by their question alone, for verl's own chat template" in said
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,8 @@ def test_a_foreign_file_goes_in_and_out_again(folder: Path) -> None:
         (["import", "grouped.jsonl", "-o", "x", "--tokenizer", "model", "--format", "tinker"],
          "row 1: found the columns prompt, completions, rewards, gold, expected loss_fn_inputs"),
         (["import", "nowhere", "-o", "x", "--tokenizer", "model"], "nowhere is not there"),
-        (["export", "grouped.jsonl", "-o", "x.parquet", "--format", "trl"], "grouped.jsonl"),
+        (["export", "grouped.jsonl", "-o", "x.parquet", "--format", "trl"],
+         "grouped.jsonl cannot be read as parquet, as rollouts are kept (`topr import` makes"),
         (["export", "model", "-o", "grouped.jsonl", "--format", "trl"], "is not overwritten"),
         (["export", "model", "-o", "x.xlsx", "--format", "trl"], "unknown kind of file"),
     ],

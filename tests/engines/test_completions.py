@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -12,9 +13,10 @@ import pytest
 
 from tiny import EOS, TURN_END, tiny_tokenizer
 from topr.config import GenerateConfig, ServerConfig, load_recipe
+from topr.config.engines import SERVER_BODY_OF_TOPR
 from topr.engines.background import in_background
 from topr.engines.client import _retry_after
-from topr.engines.completions import KINDS, Answer, Prompt, body, read_answer, whole
+from topr.engines.completions import KINDS, LLAMA_CPP, Answer, Prompt, body, read_answer, whole
 from topr.engines.stops import StopStrings
 from topr.errors import ConfigError, EngineError
 from topr.preparation import check_logprobs
@@ -39,7 +41,9 @@ def test_a_request_says_all_that_fixes_the_distribution() -> None:
         "return_token_ids": True, "skip_special_tokens": False, "a": 1,
     }  # fmt: skip
     assert request(0, dataclasses.replace(SAMPLING, top_k=3))["top_k"] == 3
-    assert request(0, lists_tokens=True)["post_sampling_probs"]
+    assert request(0, llama_cpp=True) == request(0) | LLAMA_CPP
+    assert LLAMA_CPP["samplers"] == ["temperature", "top_k", "top_p"]
+    assert LLAMA_CPP.keys() < SERVER_BODY_OF_TOPR
 
 
 def test_a_plain_server_is_sent_openais_fields_alone() -> None:
@@ -64,6 +68,7 @@ def choice(**fields: Any) -> dict[str, Any]:
         ({"token_ids": [5, 2], "logprobs": {"token_logprobs": [-1]}}, (5, 2), None),
         ({"token_ids": [5, 2], "logprobs": {"token_logprobs": [None, -1]}}, (5, 2), None),
         ({"logprobs": {"token_logprobs": [-1, -2.5]}}, None, None),
+        ({"logprobs": {"content": [{"id": 5, "logprob": -1}]}}, None, None),  # some may be missing
     ],
 )
 def test_tokens_are_found_where_servers_put_them(fields: Any, ids: Any, logprobs: Any) -> None:
@@ -72,33 +77,28 @@ def test_tokens_are_found_where_servers_put_them(fields: Any, ids: Any, logprobs
     assert (answer.text, answer.reason) == ("ab", FinishReason.STOP)
 
 
-LISTED = [{"id": 5, "logprob": -1}, {"id": 2, "logprob": -2}]
+def listed(token: int, prob: float, **further: Any) -> dict[str, Any]:
+    return {"id": token, "prob": prob, "top_probs": [{"id": token}]} | further
 
 
 @pytest.mark.parametrize(
-    ("content", "further", "ids", "logprobs"),
+    ("logprobs", "tokens", "found"),
     [
-        (LISTED, {"usage": {"completion_tokens": 2}}, (5, 2), (-1.0, -2.0)),
-        (LISTED, {"usage": {"completion_tokens": 3}}, None, None),  # one ended within a character
-        (LISTED, {}, None, None),
-        (LISTED, {"__verbose": {"tokens": [5, 2]}}, (5, 2), (-1.0, -2.0)),
-        (LISTED, {"__verbose": {"tokens": [5, 7, 2]}}, (5, 7, 2), None),
-        ([{"id": 5, "prob": 1.0}], {"__verbose": {"tokens": [5]}}, (5,), (0.0,)),
-        ([{"id": 5, "prob": 0.0}], {"__verbose": {"tokens": [5]}}, (5,), None),
-        ([{"token": "a", "logprob": -1}], {"usage": {"completion_tokens": 1}}, None, None),
+        ({"content": [listed(5, 1.0), listed(2, 0.5)]}, [5, 2], (0.0, math.log(0.5))),
+        ({"content": [listed(5, 1.0)]}, [5, 7], None),  # one ended within a character
+        ({"content": [listed(5, 0.0)]}, [5], None),
+        ({"content": [listed(5, 1.0, top_probs=[])]}, [5], None),  # from speculation
+        ({"content": [{"id": 5, "logprob": -1.0}]}, [5], None),  # of the plain softmax
+        ({"content": []}, [7], None),
+        (None, [7], None),
     ],
 )
-def test_tokens_that_are_listed_one_by_one_are_all_there_or_not_used(
-    content: Any, further: Any, ids: Any, logprobs: Any
+def test_llama_cpp_gives_all_tokens_and_a_number_of_most(
+    logprobs: Any, tokens: list[int], found: Any
 ) -> None:
-    answer = read_answer(choice(logprobs={"content": content}) | further)
-    assert (answer.ids, answer.logprobs) == (ids, logprobs)
-    assert answer.listed
-
-
-def test_none_may_be_listed() -> None:
-    answer = read_answer(choice(logprobs=None) | {"__verbose": {"tokens": [7]}})
-    assert (answer.ids, answer.logprobs) == ((7,), None)
+    answer = read_answer(choice(logprobs=logprobs) | {"__verbose": {"tokens": tokens}})
+    assert answer.llama_cpp
+    assert (answer.ids, answer.logprobs) == (tuple(tokens), found)
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"choices": []}, {"choices": ["a"]}, 3, None,

@@ -195,7 +195,7 @@ def test_tokens_that_end_within_a_character_are_there(
     """llama.cpp lists them only when it is asked in its own words; it has no number for them."""
     stops = dataclasses.replace(SAMPLING, stop=("~",))
     with serving(tmp_path / "log", "listing") as url, closing(open_server(model, url=url)) as e:
-        assert e.records_logprobs  # type: ignore[attr-defined]
+        assert not e.records_logprobs  # type: ignore[attr-defined]
         drawn, stopped = draw(e), draw(e, stops)
     full = 0
     for key, rollout in drawn.items():
@@ -207,7 +207,7 @@ def test_tokens_that_end_within_a_character_are_there(
         head, found, _ = free.completion.partition("~")
         assert stopped[key].completion == head + found
     assert 0 < full < len(drawn)
-    assert caplog.text.count("without a log-probability of each of its tokens") == 1
+    assert caplog.text.count("not give a log-probability of every token id") == 1
 
 
 @pytest.mark.parametrize(
@@ -216,9 +216,11 @@ def test_tokens_that_end_within_a_character_are_there(
         ((), {"temperature": 0.7, "top_k": 5, "top_p": 0.9}, None),
         (("plain",), {}, None),
         (("tempered",), {"temperature": 0.7}, None),
-        (("plain",), {"temperature": 0.7}, "do not count temperature=0.7, which"),
-        (("tempered",), {"temperature": 0.7, "top_k": 5}, "do not count top_k=5, which"),
-        (("plain",), {"top_k": 5, "top_p": 0.9}, "do not count top_k=5 and top_p=0.9, which"),
+        (("plain",), {"temperature": 0.7}, "leave out temperature=0.7, as vLLM's do without"),
+        (("tempered",), {"temperature": 0.7, "top_k": 5}, "leave out top_k=5: they are"),
+        (("plain",), {"top_k": 5, "top_p": 0.9}, "leave out top_k=5 and top_p=0.9, as"),
+        (("narrow",), {"top_k": 5}, None),
+        (("narrow",), {"top_p": 0.9}, "leave out top_p=0.9, as"),
     ],
 )
 def test_logprobs_of_another_distribution_are_not_used(
@@ -239,6 +241,20 @@ def test_logprobs_of_another_distribution_are_not_used(
     assert len(warnings) == (said is not None)
     if said is not None:
         assert said in warnings[0]
+
+
+def test_other_sampling_than_the_recipes_is_warned_of(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        serving(tmp_path / "log", "plain") as url,
+        closing(open_server(model, url=url)) as engine,
+    ):
+        assert engine.records_logprobs  # type: ignore[attr-defined]
+        assert "recompute" not in caplog.text
+        drawn = draw(engine, dataclasses.replace(SAMPLING, temperature=0.7))
+    assert {rollout.logprobs for rollout in drawn.values()} == {None}
+    assert caplog.text.count("leave out temperature=0.7") == 1
 
 
 def test_a_server_that_does_not_sample_is_suspected(

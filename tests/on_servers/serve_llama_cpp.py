@@ -1,6 +1,6 @@
 """Make a GGUF file of a model and serve it: what a run with llama.cpp starts for each model.
 
-    python serve.py LLAMA_CPP MODEL HOST PORT
+    python serve_llama_cpp.py LLAMA_CPP MODEL HOST PORT
 
 LLAMA_CPP is its source folder, with `build/bin/llama-server` in it. The conversion is llama.cpp's
 own, which knows a tokenizer by a hash: here it is told that this one splits as GPT-2's does.

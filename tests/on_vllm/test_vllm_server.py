@@ -134,6 +134,9 @@ def test_it_is_seen_what_vllm_gives(engine: ServerEngine, model_path: Path) -> N
     abilities = engine._abilities
     assert (abilities.takes_further, abilities.takes_ids, abilities.keeps_stops) == (True,) * 3
     assert (abilities.gives_ids, engine.records_logprobs) == (True, True)
+    assert (abilities.counts_temperature, abilities.counts_top_p, abilities.counts_top_k) == (
+        True, True, True,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -167,7 +170,7 @@ def test_numbers_of_another_distribution_are_seen(
     with closing(open_engine(ModelConfig(path=str(model_path)), config)) as opened:
         assert isinstance(opened, ServerEngine)
         assert not opened.records_logprobs
-        assert "do not count temperature=0.7 and top_k=5" in caplog.text
+        assert "leave out temperature=0.7 and top_k=5, as vLLM" in caplog.text
         plain = draw(opened)
         cut = draw(opened, replace(SAMPLING, temperature=0.7))
     assert all(rollout.logprobs is not None for rollout in plain.values())

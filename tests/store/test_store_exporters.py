@@ -130,6 +130,7 @@ def test_verl_gets_one_row_a_problem_as_its_loader_reads_it(tmp_path: Path) -> N
     assert [(r.problem_id, r.completion) for r in found] == [
         (r.problem_id, r.completion) for r in ROLLOUTS
     ]
+    assert [r.finish_reason for r in found] == [r.finish_reason for r in ROLLOUTS]
     assert [r.grade.reward if r.grade else None for r in found] == [
         reward for rewards in REWARDS.values() for reward in rewards
     ]

@@ -125,6 +125,13 @@ def export(
     out.print(f"{found.table.num_rows} rows in {escape(str(output))}")
     if found.without_reward:
         out.print(f"{found.without_reward} completions without a reward are left out")
+    if found.questions:
+        out.print(
+            f"{found.questions} prompts are given by their question alone, for verl's own chat "
+            "template: a system message, earlier turns, examples and instructions that "
+            "the completions were drawn with are not in the file",
+            soft_wrap=True,
+        )
     if found.cut_off:
         out.print(
             f"{found.cut_off} completions were cut off (finish_reason length), and a trainer that "

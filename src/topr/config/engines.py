@@ -66,6 +66,7 @@ SERVER_BODY_OF_TOPR = frozenset(
         "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "logprobs", "echo", "stream",
         "return_token_ids", "include_stop_str_in_output", "skip_special_tokens",
         "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
+        "samplers", "post_sampling_probs", "verbose", "return_tokens", "response_fields", "n_probs",
     }
 )  # fmt: skip
 """Fields of a request that fix what is sampled, or how it is read."""

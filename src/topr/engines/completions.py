@@ -2,17 +2,17 @@
 tokens. Not here: HTTP (`topr.engines.client`), records (`topr.engines.server`).
 
 Sampling parameters are translated here and nowhere else. What servers give beyond OpenAI's own
-fields differs; `Abilities` says what one of them does, as `probe` has seen it do.
+fields differs; `Abilities` says what one of them does, as `topr.engines.probing` has seen it do.
 """
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from topr.engines.client import PassingError, RefusedError, Session
+from topr.engines.client import PassingError
 from topr.engines.stops import StopStrings
 from topr.errors import EngineError
 from topr.records import FinishReason, SamplingParams
@@ -23,14 +23,6 @@ REASONS = {
     "eos_token": FinishReason.STOP,  # TGI's own words
     "stop_sequence": FinishReason.STOP,
 }
-PROBE = "1 + 1 ="
-"""What a server is asked to go on with, once, to see what it gives."""
-GREEDY = SamplingParams(temperature=0.0, max_tokens=4)
-WILD = SamplingParams(temperature=2.0, max_tokens=16)
-SHARP = SamplingParams(top_p=1e-6, max_tokens=1)
-"""Likeliest tokens alone are drawn: their log-probability is 0 in the distribution sampled."""
-CERTAIN = 1e-3
-"""Nats below 0 that are rounding."""
 LLAMA_CPP = {
     "verbose": True, "return_tokens": True, "response_fields": ["tokens"],
     "post_sampling_probs": True, "samplers": ["temperature", "top_k", "top_p"],
@@ -52,15 +44,17 @@ class Abilities:
     gives_ids: bool = False
     """The token ids of a completion; else its text is tokenised."""
     gives_logprobs: bool = False
-    """A log-probability of each of them."""
-    counts_temperature: bool = True
-    """They are those after the temperature, not of the plain softmax."""
-    counts_cuts: bool = True
-    """They are those after top-k and top-p, renormalised."""
+    """A log-probability of each of them, always."""
+    counts_temperature: bool = False
+    """Log-probabilities are those after the temperature, not of the plain softmax."""
+    counts_top_p: bool = False
+    """They are those after top-p, renormalised."""
+    counts_top_k: bool = False
+    """They are those after top-k, renormalised."""
     keeps_stops: bool = False
     """A stop string stays in the ids; else none is sent, and completions are cut here."""
-    lists_tokens: bool = False
-    """Tokens come one by one in `logprobs.content`: it is llama.cpp, and is sent its own fields."""
+    llama_cpp: bool = False
+    """It is llama.cpp, which is sent its own fields."""
     draws: bool = True
     """Two seeds at a high temperature gave two texts; else it may not sample at all."""
 
@@ -68,14 +62,17 @@ class Abilities:
         """Return what its log-probabilities would have to count and do not. Greedy ones are 0."""
         if sampling.temperature == 0:
             return []
-        found = []
-        if not self.counts_temperature and sampling.temperature != 1:
-            found.append(f"temperature={sampling.temperature:g}")
-        if not self.counts_cuts and sampling.top_k:
-            found.append(f"top_k={sampling.top_k}")
-        if not self.counts_cuts and sampling.top_p < 1:
-            found.append(f"top_p={sampling.top_p:g}")
-        return found
+        asked = {
+            f"temperature={sampling.temperature:g}": sampling.temperature != 1,
+            f"top_k={sampling.top_k}": sampling.top_k > 0,
+            f"top_p={sampling.top_p:g}": sampling.top_p < 1,
+        }
+        counted = (self.counts_temperature, self.counts_top_k, self.counts_top_p)
+        return [
+            name
+            for (name, is_asked), is_counted in zip(asked.items(), counted, strict=True)
+            if is_asked and not is_counted
+        ]
 
 
 KINDS = (
@@ -102,8 +99,8 @@ class Answer:
     reason: FinishReason
     ids: tuple[int, ...] | None
     logprobs: tuple[float, ...] | None
-    listed: bool = False
-    """They came one by one, as llama.cpp gives them."""
+    llama_cpp: bool = False
+    """They are where llama.cpp alone puts them."""
 
 
 def body(
@@ -143,7 +140,7 @@ def body(
     }
     if sampling.stop and abilities.keeps_stops:
         fields |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
-    if abilities.lists_tokens:
+    if abilities.llama_cpp:
         fields |= LLAMA_CPP
     if abilities.takes_further:
         # A server's defaults, or those that the model brings along, must not cut the distribution.
@@ -174,8 +171,8 @@ def read_answer(answer: Any) -> Answer:
     try:
         choice = answer["choices"][0]
         text, reason = choice.get("text") or "", choice["finish_reason"]
-        listed = "content" in (choice.get("logprobs") or {}) or "__verbose" in answer
-        ids, logprobs = _listed_tokens(answer, choice) if listed else _tokens(choice)
+        llama_cpp = "__verbose" in answer
+        ids, logprobs = _tokens_of_llama_cpp(answer, choice) if llama_cpp else _tokens(choice)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise EngineError(
             f"the server answered {str(answer)[:500]}, which is no completion (expected "
@@ -184,38 +181,32 @@ def read_answer(answer: Any) -> Answer:
         ) from error
     if reason not in REASONS:
         raise PassingError(f"a completion broken off, with finish_reason {reason!r}")
-    return Answer(text=str(text), reason=REASONS[reason], ids=ids, logprobs=logprobs, listed=listed)
+    return Answer(
+        text=str(text), reason=REASONS[reason], ids=ids, logprobs=logprobs, llama_cpp=llama_cpp
+    )
 
 
 _Tokens = tuple[tuple[int, ...] | None, tuple[float, ...] | None]
 """Token ids, and a log-probability of each; None where there are none."""
 
 
-def _listed_tokens(answer: Any, choice: Any) -> _Tokens:
-    """Return the tokens of an answer that lists them one by one.
+def _tokens_of_llama_cpp(answer: Any, choice: Any) -> _Tokens:
+    """Return the tokens of an answer of llama.cpp's.
 
-    llama.cpp lists none that ends within a character. All are in what it adds when it is verbose;
-    where that is missing, its count of them tells whether the list has all.
+    All ids are in what it adds when it is verbose. Log-probabilities are those of the tokens in
+    `content`, where those that end within a character are missing.
     """
-    content = (choice["logprobs"] or {"content": []})["content"]
-    ids = [token.get("id") for token in content]
-    if "__verbose" in answer:
-        ids = answer["__verbose"]["tokens"]
-    elif len(ids) != (answer.get("usage") or {}).get("completion_tokens"):
-        return None, None
-    return _checked(ids, [_logprob(token) for token in content])
-
-
-def _logprob(token: Any) -> float | None:
-    """Return the log-probability of a listed token."""
-    if "prob" in token:
-        return math.log(token["prob"]) if token["prob"] > 0 else None
-    found: float | None = token.get("logprob")
-    return found
+    content = (choice.get("logprobs") or {}).get("content") or []
+    logprobs = []
+    for token in content:
+        # Of a token from speculation it has no probability, says 1, and lists no others.
+        known = token.get("prob") and token.get("top_probs")
+        logprobs.append(math.log(token["prob"]) if known else None)
+    return _checked(answer["__verbose"]["tokens"], logprobs)
 
 
 def _tokens(choice: Any) -> _Tokens:
-    """Return a choice's token ids and log-probabilities, where servers but llama.cpp put them."""
+    """Return a choice's token ids and log-probabilities, where all others put them."""
     given = choice.get("logprobs") or {}
     return _checked(choice.get("token_ids"), given.get("token_logprobs"))
 
@@ -273,68 +264,3 @@ def _end_token(tokenizer: PreTrainedTokenizerBase) -> int:
             "eos_token: use a server that gives token ids"
         )
     return int(tokenizer.eos_token_id)
-
-
-async def probe(
-    session: Session,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    model: str,
-    end_ids: frozenset[int],
-    extra: Mapping[str, Any],
-) -> Abilities:
-    """Ask a server for a few tokens, to see what it takes and gives.
-
-    Raises:
-        RefusedError: it takes no request that topr knows.
-        EngineError: it is no completions server, or does not answer.
-
-    """
-    prompt = Prompt(ids=tuple(tokenizer(PROBE)["input_ids"]), text=PROBE)
-
-    async def ask(
-        kind: Abilities,
-        ends: Collection[int],
-        sampling: SamplingParams = GREEDY,
-        *,
-        seed: int = 0,
-    ) -> Answer:
-        fields = body(prompt, sampling, seed, kind, model=model, end_ids=ends, extra=extra)
-        return await session.ask("completions", read_answer, fields, longest=1.0)
-
-    async def sharp(temperature: float) -> float:
-        """Return the log-probability of a token that is drawn from the likeliest alone."""
-        answer = await ask(kind, end_ids, replace(SHARP, temperature=temperature))
-        return answer.logprobs[0] if answer.logprobs else 0.0
-
-    for number, kind in enumerate(KINDS, start=1):
-        try:
-            answer = await ask(kind, end_ids)
-            break
-        except RefusedError as error:
-            if error.status not in (400, 422) or number == len(KINDS):
-                raise
-    texts = {(await ask(kind, end_ids, WILD, seed=seed)).text for seed in (1, 2)}
-    kind = replace(kind, draws=len(texts) > 1)
-    if answer.listed and kind.takes_further:
-        kind = replace(kind, lists_tokens=True)
-        answer = await ask(kind, end_ids)
-    if not answer.ids:
-        return kind
-    gives_logprobs = answer.logprobs is not None or kind.lists_tokens  # llama.cpp's may have gaps
-    kind = replace(kind, gives_ids=True, gives_logprobs=gives_logprobs)
-    if gives_logprobs:
-        cold, hot = await sharp(0.5), await sharp(2.0)
-        if hot < -CERTAIN:
-            changes = cold - hot > 0.05 + 0.05 * abs(cold)  # more than rounding
-            kind = replace(kind, counts_cuts=False, counts_temperature=changes)
-    if not kind.takes_further:
-        return kind
-    first = answer.ids[0]
-    if (await ask(kind, [first])).ids == ():  # the end is left out, and so is its log-probability
-        kind = replace(kind, gives_logprobs=False)
-    text = str(tokenizer.decode([first], skip_special_tokens=False))
-    kept = await ask(replace(kind, keeps_stops=True), [], replace(GREEDY, stop=(text,)))
-    ends = kept.reason is FinishReason.STOP and text in str(tokenizer.decode(list(kept.ids or ())))
-    numbers = kept.logprobs is not None or not kind.gives_logprobs
-    return replace(kind, keeps_stops=bool(text) and ends and numbers)

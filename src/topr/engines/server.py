@@ -20,7 +20,8 @@ from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.background import in_background
 from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.client import Endpoint, Session
-from topr.engines.completions import Abilities, Answer, Prompt, body, probe, read_answer, whole
+from topr.engines.completions import Abilities, Answer, Prompt, body, read_answer, whole
+from topr.engines.probing import probe
 from topr.engines.serving import Served, check_command, model_word
 from topr.engines.stops import StopStrings
 from topr.engines.streams import request_seed
@@ -85,9 +86,9 @@ class ServerEngine:
         self._served_name, self._abilities = self._meet()
         if served is not None:
             served.check_alive()  # else another server has taken its port, and was met
+        self._warned = False
         left_out = self._abilities.leaves_out(sampling)
         self.records_logprobs = self._abilities.gives_logprobs and not left_out
-        self._warned = False
         if not self._abilities.draws:
             logger.warning(
                 "the server at %s wrote the same text with two seeds at temperature 2: see that it "
@@ -95,12 +96,8 @@ class ServerEngine:
                 endpoint.url,
             )
         if not self._abilities.gives_logprobs:
-            self._warn("gives no log-probabilities of the token ids that it draws")
-        elif left_out:
-            self._warn(
-                f"gives log-probabilities that do not count {' and '.join(left_out)}, which are "
-                "not used (vLLM's count it with --logprobs-mode processed_logprobs)"
-            )
+            self._warn("does not give a log-probability of every token id that it draws")
+        self._warn_of(left_out)
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
@@ -188,20 +185,21 @@ class ServerEngine:
         self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int
     ) -> Iterator[Rollout]:
         stops = StopStrings(self.tokenizer, sampling.stop)
-        fit = not self._abilities.leaves_out(sampling)
+        left_out = self._abilities.leaves_out(sampling)
+        self._warn_of(left_out)
 
         def ask(put: Callable[[tuple[_Row, Answer]], None]) -> Awaitable[None]:
             return self._ask_all(rows, sampling, put)
 
         for row, answer in in_background(ask):
             complete = whole(
-                answer if fit else replace(answer, logprobs=None),
+                replace(answer, logprobs=None) if left_out else answer,
                 self.tokenizer,
                 stops,
                 greedy=sampling.temperature == 0.0,
                 end_ids=self._facts.eos_ids,
             )
-            if fit and self._abilities.gives_logprobs and complete.logprobs is None:
+            if complete.logprobs is None:
                 self._warn("gave a completion without a log-probability of each of its tokens")
             yield self._rollout(row, complete, sampling, iteration)
 
@@ -293,14 +291,23 @@ class ServerEngine:
             "that takes token ids, such as vLLM's"
         )
 
+    def _warn_of(self, left_out: Sequence[str]) -> None:
+        """Say once that log-probabilities are of another distribution than the sampled one."""
+        if left_out:
+            plain = not self._abilities.counts_temperature
+            hint = ", as vLLM's do without --logprobs-mode processed_logprobs" if plain else ""
+            self._warn(
+                f"gives log-probabilities that leave out {' and '.join(left_out)}{hint}: they are "
+                "not recorded"
+            )
+
     def _warn(self, what: str) -> None:
         """Say once that log-probabilities are missing."""
         if self._warned:
             return
         self._warned = True
         logger.warning(
-            "the server at %s %s: its rollouts have no log-probabilities, and training on them "
-            "needs train.behavior_logprobs=recompute",
+            "the server at %s %s; training on its rollouts needs train.behavior_logprobs=recompute",
             self._endpoint.url, what,
         )  # fmt: skip
 

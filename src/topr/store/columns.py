@@ -87,7 +87,8 @@ class ColumnMap:
                 looked_for = [usual for name in any_of for usual in USUAL_NAMES[name]]
                 raise DataError(
                     f"no {any_of[0]} column: found {', '.join(names)}; looked for "
-                    f"{', '.join(looked_for)}. Name it: {any_of[0]}=COLUMN"
+                    f"{', '.join(looked_for)}. Name it: --{any_of[0].replace('_', '-')} COLUMN "
+                    f"(in Python, {any_of[0]}=COLUMN)"
                 )
         return replace(self, **found)
 

@@ -33,6 +33,8 @@ class Export:
     """A completion without a reward has no place in it."""
     tokenized_again: bool = True
     """It carries text alone."""
+    question_alone: bool = False
+    """It carries a prompt's question, for a template of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +46,8 @@ class Exported:
     """Completions left out."""
     cut_off: int
     """Completions without an end, to which a trainer that reads text adds one."""
+    questions: int
+    """Prompts of which the question alone was written."""
 
 
 def export_rollouts(table: pa.Table, name: str, *, data_source: str = "topr") -> Exported:
@@ -72,10 +76,12 @@ def export_rollouts(table: pa.Table, name: str, *, data_source: str = "topr") ->
             "same problem"
         )
     cut_off = sum(row["finish_reason"] == "length" for row in kept)
+    shortened = {row["prompt"] for row in kept if row["question"] not in (None, row["prompt"])}
     return Exported(
         table=pa.Table.from_pylist(made),
         without_reward=len(rows) - len(kept),
         cut_off=cut_off if shape.tokenized_again else 0,
+        questions=len(shortened) if shape.question_alone else 0,
     )
 
 
@@ -121,6 +127,7 @@ def _verl(rows: Iterable[Row], data_source: str) -> Iterator[Row]:
             "extra_info": {"split": "train", "index": index, "problem_id": first["problem_id"]},
             "responses": [row["completion"] for row in group],
             "rewards": [row["reward"] for row in group],
+            "finish_reasons": [row["finish_reason"] for row in group],
         }
 
 
@@ -159,6 +166,8 @@ EXPORTS: dict[str, Export] = {
     "trl-dpo": Export(
         about="prompt, chosen, rejected: TRL's preference", rows=_trl_dpo, rewarded=True
     ),
-    "verl": Export(about="verl's data, with responses and rewards", rows=_verl),
+    "verl": Export(
+        about="verl's data, with responses and rewards", rows=_verl, question_alone=True
+    ),
 }
 """By name, for `topr export --format`."""

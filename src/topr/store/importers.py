@@ -134,6 +134,7 @@ class _Importer:
         self._ends = ends
         self._literal = literal
         self._tally = tally
+        self._tally["verdicts"] = grades.verdicts
         self._counts: Counter[str] = Counter()
         self._seen: set[tuple[str, int]] = set()
 

@@ -132,7 +132,9 @@ def write_rollouts(
             fingerprint=mark,
             rows=found["rows"],
             files=tuple(path.name for path in shard_paths(directory)),
-            details=details | _details(given, tally, found),
+            details=details
+            | _details(given, tally, found)
+            | {"ends": "no" if ends is False else "yes"},
         )
         write_manifest(directory, manifest)
         return manifest
@@ -153,7 +155,10 @@ def report(manifest: Manifest, reward: str | None) -> list[str]:
     if kept:
         lines.append(f"{kept} completions came with token ids, which are kept")
     if found["ends_assumed"]:
-        lines.append(f"{found['ends_assumed']} do not say how they ended: taken as --ends says")
+        taken = (
+            "cut off" if found.get("ends") == "no" else "ended by themselves (--ends no: cut off)"
+        )
+        lines.append(f"{found['ends_assumed']} do not say how they ended: taken as {taken}")
     ended, cut_off = found["ended_by_id"], found["cut_off_by_id"]
     if ended or cut_off:
         lines.append(
@@ -162,12 +167,16 @@ def report(manifest: Manifest, reward: str | None) -> list[str]:
             "(finish_reason length). Where a stop string ended them, import with --ends yes"
         )
     if found["left_out"]:
-        lines.append(f"{found['left_out']} rows hold no completion (failed requests): left out")
+        lines.append(
+            f"{found['left_out']} rows hold no completion (failed requests, tool calls, filtered "
+            "answers): left out"
+        )
     lines += FORMATS[found["format"]].notes
     if found["graded"]:
+        verdicts = ", as -1 where it is wrong and +1 where it is right" if found["verdicts"] else ""
         lines.append(
-            f"{found['graded']} have the grade that column {reward or 'grade'} says; with "
-            "--reward '' none would, and `topr grade` can grade them"
+            f"{found['graded']} have the grade that column {reward or 'grade'} says{verdicts}; "
+            "with --reward '' none would, and `topr grade` can grade them"
         )
     else:
         lines.append("none is graded: `topr grade` does that")
@@ -192,6 +201,7 @@ def _details(given: Incoming, tally: Counter[str], found: Counter[str]) -> dict[
         "cut_off_by_id": tally["cut_off_by_id"],
         "without_logprobs": found["without_logprobs"],
         "graded": found["graded"],
+        "verdicts": bool(tally["verdicts"]),
         "left_out": given.left_out["left_out"],
     }
 

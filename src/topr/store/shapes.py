@@ -56,12 +56,15 @@ def verl(row: Row) -> Iterator[Row]:
     rewards = [None] * len(responses) if scores is None else scores
     if len(rewards) != len(responses):
         raise DataError(f"found {len(rewards)} scores of {len(responses)} responses")
+    said = row.get("finish_reasons")  # which `topr export` adds
+    ends = _list(row, "finish_reasons", len(responses)) if said else [None] * len(responses)
     parts = [row.get("data_source"), extra.get("split"), extra.get("index")]
     made = "-".join(str(part) for part in parts if part is not None)
-    for response, reward in zip(responses, rewards, strict=True):
+    for response, reward, end in zip(responses, rewards, ends, strict=True):
         yield {
             "prompt": row["prompt"],
             "completion": response,
+            "finish_reason": end,
             "reward": reward,
             "gold": _text(truth.get("ground_truth")),
             "problem_id": extra.get("problem_id") or (made if parts[2] is not None else None),
@@ -122,13 +125,20 @@ _CUTS: dict[str, Any] = {
 """Fields of a request that make the sampled distribution another, and what turns them off."""
 
 
+_NO_ANSWER = ("content_filter", "tool_calls", "function_call")
+"""Reasons to finish of what is no whole completion."""
+
+
 def openai(row: Row) -> Iterator[Row]:
-    """A line of a batch's output; a failed request has no completion and is left out."""
+    """A line of a batch's output. A failed request has no completion, nor has a tool call or what a
+    filter stopped: they are left out."""
     response = row["response"] or {}
     if row.get("error") or response.get("status_code", 200) != 200:
         return
     body, asked = _object(response, "body"), _object(row["request"], "body")
     prompt = asked.get("messages", asked.get("prompt"))
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
+        prompt = [_spoken(message) for message in prompt]
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], str):
         raise DataError("the request has several prompts: expected one for each custom_id")
     ids = bool(prompt) and isinstance(prompt, list) and isinstance(prompt[0], int)
@@ -145,10 +155,13 @@ def openai(row: Row) -> Iterator[Row]:
     for choice in _list(body, "choices", None):
         chat = choice.get("message")
         token_ids = choice.get("token_ids")
+        text = chat.get("content") if isinstance(chat, dict) else choice.get("text")
+        if choice.get("finish_reason") in _NO_ANSWER or (text is None and not token_ids):
+            continue
         yield {
             "prompt": None if ids else prompt,
             "prompt_ids": prompt if ids else choice.get("prompt_token_ids"),
-            "completion": chat.get("content") if isinstance(chat, dict) else choice.get("text"),
+            "completion": text,
             "completion_ids": token_ids,
             # They are of the model's own distribution, whatever was sampled.
             "logprobs": _openai_logprobs(choice) if token_ids and plain else None,
@@ -157,6 +170,16 @@ def openai(row: Row) -> Iterator[Row]:
             "model": body.get("model"),
             "id": row["custom_id"],
         }
+
+
+def _spoken(message: Any) -> Any:
+    """Return a message with its parts of text as one text; other parts are left as they are."""
+    parts = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(parts, list) or not all(
+        isinstance(part, dict) and part.get("type") == "text" for part in parts
+    ):
+        return message
+    return message | {"content": "".join(part["text"] for part in parts)}
 
 
 def _openai_logprobs(choice: Row) -> list[float] | None:

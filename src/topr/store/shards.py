@@ -174,4 +174,7 @@ def _opened(path: Path, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there: give a parquet file or a directory") from error
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet: {error}") from error
+        raise DataError(
+            f"{path} cannot be read as parquet, as rollouts are kept (`topr import` makes rollouts "
+            f"of other files): {error}"
+        ) from error

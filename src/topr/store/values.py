@@ -166,13 +166,14 @@ class Grades:
 
         """
         self._there = bool(columns.reward)
-        self._verdicts = self._there and all(
+        self.verdicts = self._there and all(
             _number(RowReader(row, columns, place=place)) in (0.0, 1.0, None) for place, row in rows
         )
+        """Every value is right or wrong, and no reward of its own."""
 
     def read(self, row: RowReader) -> Grade | None:
         """Return the grade of one row; None for null or no column."""
-        return _grade(_number(row), self._verdicts) if self._there else None
+        return _grade(_number(row), self.verdicts) if self._there else None
 
 
 def read_grades(table: pa.Table, columns: ColumnMap) -> list[Grade | None]:
