@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -38,16 +38,10 @@ generate:
   batch_size: 8
   shard_problems: 2
 """
-ENGINES = [
-    "transformers",
-    pytest.param(
-        "ray",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("ray") is None,
-            reason="ray is not installed: pip install .[ray]",
-        ),
-    ),
-]
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install .[ray]"
+)
+ENGINES = ["transformers", pytest.param("ray", marks=needs_ray)]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +71,8 @@ def undisturbed(folder: Path) -> Callable[[str], pa.Table]:
     return drawn
 
 
-def start(folder: Path, engine: str, output: str) -> subprocess.Popen[str]:
-    command = ["generate", "recipe.yaml", "-o", output, f"generate.engine={engine}"]
+def start(folder: Path, engine: str, output: str, *further: str) -> subprocess.Popen[str]:
+    command = ["generate", "recipe.yaml", "-o", output, f"generate.engine={engine}", *further]
     return subprocess.Popen(
         [sys.executable, "-m", "topr", *command],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
@@ -151,3 +145,33 @@ def test_out_of_disk_while_drawing_it_says_so_and_goes_on(
         said,
     )
     assert ended_the_same(folder, engine, output, undisturbed(engine))
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[subprocess.Popen[str]]:
+    script = Path(__file__).parent / "two_ray_nodes.py"
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    yield process
+    process.communicate("\n\n", timeout=120)
+
+
+@needs_ray
+def test_a_node_that_is_lost_loses_and_doubles_nothing(
+    folder: Path, undisturbed: Callable[[str], pa.Table], two_nodes: subprocess.Popen[str]
+) -> None:
+    expected = undisturbed("transformers")
+    assert two_nodes.stdin is not None
+    assert two_nodes.stdout is not None
+    address = two_nodes.stdout.readline().strip()
+    process = start(folder, "ray", "two-nodes", f"generate.ray.address={address}")
+    wait_for_a_shard(process, folder / "two-nodes")
+    two_nodes.stdin.write("\n")
+    two_nodes.stdin.flush()
+    assert two_nodes.stdout.readline() == "lost\n"
+    assert process.poll() is None  # much was left to draw
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert read_table(folder / "two-nodes").equals(expected)
