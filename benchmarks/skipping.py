@@ -22,15 +22,17 @@ SETTINGS: dict[str, float | str | None] = {"off": None, "0": 0, "0.01": 0.01, "s
 
 def train(recipe: Any, setting: float | str | None, dataset: Path, folder: Path) -> dict[str, Any]:
     """Train and evaluate one setting; return its figures."""
-    from topr.stages.evaluate import evaluate_model
     from topr.preparation import starting_model
     from topr.progress import Silent
+    from topr.stages.evaluate import evaluate_model
     from topr.stages.train import train_model
 
     config = recipe.train.model_copy(update={"skip_negatives": setting})
     base = starting_model(recipe, Silent())
     began, began_cpu = time.perf_counter(), time.process_time()
-    train_model(base, [dataset], config, folder, seed=recipe.seed, mark="skipping", progress=Silent())
+    train_model(
+        base, [dataset], config, folder, seed=recipe.seed, mark="skipping", progress=Silent()
+    )
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
     trained = base.model_copy(update={"path": str(folder / "model")})
     result = evaluate_model(recipe, trained, folder, name="trained", progress=Silent())
