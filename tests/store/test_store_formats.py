@@ -290,16 +290,19 @@ def test_a_batchs_answers_that_are_no_text_are_left_out(tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "Hello "}, {"type": "text", "text": "world!"}]
     asked = ASKED | {"body": {"messages": [{"role": "user", "content": parts}]}}
 
-    def answered(custom_id: str, **choice: Any) -> Row:
-        response = {"status_code": 200, "body": {"model": "m", "choices": [choice]}}
+    def answered(custom_id: str, *choices: Row) -> Row:
+        response = {"status_code": 200, "body": {"model": "m", "choices": [*choices]}}
         return {"custom_id": custom_id, "response": response, "error": None}
 
     called = {"role": "assistant", "content": None, "tool_calls": [{"id": "call"}]}
     rows = [
-        answered("request-1", message={"content": "Hi."}, finish_reason="stop"),
-        answered("request-1", message={"content": "Ba"}, finish_reason="content_filter"),
-        answered("request-2", message=called, finish_reason="tool_calls"),
-        answered("request-2", message={"content": None}, finish_reason="stop"),
+        answered(
+            "request-1",
+            {"message": {"content": "Hi."}, "finish_reason": "stop"},
+            {"message": {"content": "Ba"}, "finish_reason": "content_filter"},
+        ),
+        answered("request-2", {"message": called, "finish_reason": "tool_calls"}),
+        answered("request-2", {"message": {"content": None}, "finish_reason": "stop"}),
     ]
     (one,), manifest = take(tmp_path / "r", rows, beside=[asked, LATE])
     assert (one.question, one.completion) == ("Hello world!", "Hi.")

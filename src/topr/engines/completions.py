@@ -62,17 +62,12 @@ class Abilities:
         """Return what its log-probabilities would have to count and do not. Greedy ones are 0."""
         if sampling.temperature == 0:
             return []
-        asked = {
-            f"temperature={sampling.temperature:g}": sampling.temperature != 1,
-            f"top_k={sampling.top_k}": sampling.top_k > 0,
-            f"top_p={sampling.top_p:g}": sampling.top_p < 1,
-        }
-        counted = (self.counts_temperature, self.counts_top_k, self.counts_top_p)
-        return [
-            name
-            for (name, is_asked), is_counted in zip(asked.items(), counted, strict=True)
-            if is_asked and not is_counted
-        ]
+        asked = (
+            (self.counts_temperature or sampling.temperature == 1, "temperature"),
+            (self.counts_top_k or sampling.top_k == 0, "top_k"),
+            (self.counts_top_p or sampling.top_p == 1, "top_p"),
+        )
+        return [f"{name}={getattr(sampling, name):g}" for fits, name in asked if not fits]
 
 
 KINDS = (

@@ -23,7 +23,7 @@ class Format:
     """What it is, for people."""
     needs: frozenset[str]
     """Columns that every such file has, and by which it is recognised."""
-    rows: Callable[[Row], Iterator[Row]]
+    rows: Callable[[Row], Iterator[Row | None]]
     """One of the tool's rows to rows of ours."""
     joined_by: str = ""
     """Column that names the row of a second file, which is then in the row as `request`."""
@@ -58,7 +58,7 @@ def reshape(
         rows: as the tool left them.
         name: of the format.
         beside: rows of the second file, where the format joins one.
-        tally: gets the number of rows that hold no completion as `left_out`.
+        tally: gets the number of answers that are no completion as `left_out`.
 
     Raises:
         ConfigError: no such format, or a second file that is missing or has no use.
@@ -79,8 +79,8 @@ def reshape(
                 made = list(_shaped(row, name, requests))
             except DataError as error:
                 raise DataError(f"{place}: {error}") from error
-            counted["left_out"] += not made
-            yield from ((place, row) for row in made)
+            counted["left_out"] += made.count(None) or not made
+            yield from ((place, one) for one in made if one is not None)
 
     return Rows(read)
 
@@ -97,7 +97,7 @@ def named(name: str) -> Format:
     return FORMATS[name]
 
 
-def _shaped(row: Row, name: str, requests: dict[Any, Row]) -> Iterator[Row]:
+def _shaped(row: Row, name: str, requests: dict[Any, Row]) -> Iterator[Row | None]:
     shape = FORMATS[name]
     if missing := shape.needs - set(row):
         raise DataError(

@@ -168,12 +168,14 @@ def report(manifest: Manifest, reward: str | None) -> list[str]:
         )
     if found["left_out"]:
         lines.append(
-            f"{found['left_out']} rows hold no completion (failed requests, tool calls, filtered "
-            "answers): left out"
+            f"{found['left_out']} answers are no completion (failed requests, tool calls, filtered "
+            "ones): left out"
         )
     lines += FORMATS[found["format"]].notes
     if found["graded"]:
-        verdicts = ", as -1 where it is wrong and +1 where it is right" if found["verdicts"] else ""
+        verdicts = (
+            ", as -1 where it is wrong and +1 where it is right" if found.get("verdicts") else ""
+        )
         lines.append(
             f"{found['graded']} have the grade that column {reward or 'grade'} says{verdicts}; "
             "with --reward '' none would, and `topr grade` can grade them"

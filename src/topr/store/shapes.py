@@ -129,11 +129,12 @@ _NO_ANSWER = ("content_filter", "tool_calls", "function_call")
 """Reasons to finish of what is no whole completion."""
 
 
-def openai(row: Row) -> Iterator[Row]:
+def openai(row: Row) -> Iterator[Row | None]:
     """A line of a batch's output. A failed request has no completion, nor has a tool call or what a
-    filter stopped: they are left out."""
+    filter stopped: None stands for each."""
     response = row["response"] or {}
     if row.get("error") or response.get("status_code", 200) != 200:
+        yield None
         return
     body, asked = _object(response, "body"), _object(row["request"], "body")
     prompt = asked.get("messages", asked.get("prompt"))
@@ -157,6 +158,7 @@ def openai(row: Row) -> Iterator[Row]:
         token_ids = choice.get("token_ids")
         text = chat.get("content") if isinstance(chat, dict) else choice.get("text")
         if choice.get("finish_reason") in _NO_ANSWER or (text is None and not token_ids):
+            yield None
             continue
         yield {
             "prompt": None if ids else prompt,
