@@ -8,7 +8,7 @@ Not here: which tokens make a tree (`topr.training.batches`), and which models c
 one (`topr.training.logprobs`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +25,10 @@ NAME = "topr_tree"
 FEW_QUERIES = 1024
 """On a CPU, torch's backward kernel is slower in bfloat16 than in float32 for fewer: for 100, three
 to five times (AVX-512 with bfloat16)."""
+
+QUERIES = 256
+"""Of a node that one call of the kernel takes on a CPU, where a mask is needed: what is kept of
+that, and what is masked of it, stays small."""
 
 MASK_BLOCK = 128
 """Queries, and keys, of a block of FlexAttention's mask: its own default."""
@@ -50,7 +54,7 @@ class Tree:
 
     nodes: tuple[Node, ...]
     """In preorder: a node's descendants come right behind it."""
-    _masks: dict[torch.device, Any] = field(default_factory=dict, repr=False, compare=False)
+    _masks: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def visible(self) -> Tensor:
         """Return which key each query sees, [S, S] bool: what every path below computes with."""
@@ -62,6 +66,40 @@ class Tree:
         """Return where the subtree of each token's node ends, [S] int64."""
         lengths = torch.tensor([end - start for start, end, _ in self.nodes])
         return torch.tensor([stop for *_, stop in self.nodes]).repeat_interleave(lengths)
+
+    def chains(self) -> Iterator[tuple[list[Node], int, int]]:
+        """Yield runs of nodes, each the first child of the one before it, so that they lie end to
+        end as in a single sequence: the nodes above the run, its first token, the one past its last.
+
+        >>> list(Tree(nodes=((0, 3, 7), (3, 5, 5), (5, 7, 7))).chains())
+        [([], 0, 5), ([(0, 3, 7)], 5, 7)]
+        """
+        path: list[Node] = []
+        above: list[Node] = []
+        first = 0
+        for start, end, stop in self.nodes:
+            while path and path[-1][2] <= start:
+                path.pop()
+            if not path or path[-1][1] != start:
+                above, first = list(path), start
+            path.append((start, end, stop))
+            if end == stop:  # no children
+                yield above, first, end
+
+    def last_queries(self, queries: int, keys: int) -> Tensor:
+        """Return the causal mask of the last queries, at most `QUERIES`, of a path of `keys` tokens.
+
+        A part of one mask for all nodes and layers, [queries, keys] float32, 0 or -inf.
+        """
+        if "causal" not in self._masks:
+            longest = max(
+                end - first + sum(b - a for a, b, _ in above) for above, first, end in self.chains()
+            )
+            whole = torch.full((QUERIES, longest + QUERIES), -torch.inf)
+            self._masks["causal"] = whole.triu_(longest + 1)
+        mask: Tensor = self._masks["causal"]
+        stop = mask.shape[1] - QUERIES + queries
+        return mask[None, None, :queries, stop - keys : stop]
 
     def block_mask(self, device: torch.device) -> Any:
         """Return the same rule as FlexAttention's block mask, made once for all layers.
@@ -147,47 +185,54 @@ def tree_attention(
         if repeats > 1:
             key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-        output: Tensor = _TreeAttention.apply(query, key, value, tree.nodes, scale)  # type: ignore[no-untyped-call]
+        output: Tensor = _TreeAttention.apply(query, key, value, tree, scale)  # type: ignore[no-untyped-call]
     else:
         output = _flex_attention(query, key, value, tree, scaling)
     return output.transpose(1, 2), None
 
 
 class _TreeAttention(torch.autograd.Function):
-    """Attention on a CPU: one call of torch's flash kernel per node.
+    """Attention on a CPU: torch's flash kernel for each chain of the tree, on all keys it sees.
 
-    The queries of a node and of all its descendants attend to the node's own keys. With its causal
-    mask aligned to the first query, the kernel gives descendants all keys and the node's own tokens
-    the earlier ones. A query's parts, one from each level of the tree, are joined by their
-    log-sum-exp. Backward, the kernel needs the joint output and log-sum-exp only, so each node's
-    call returns its exact share.
+    A prompt and its first completion are a chain, and each further completion is one. Its keys are
+    gathered end to end, as they lie in a single sequence: so the kernel rounds as it does there, and
+    in bfloat16 a completion's numbers do not depend on what lies beside it. (One call for a node
+    and all its descendants, joined by their log-sum-exp, would be as exact, but its last bits are
+    others, and layer by layer they grow.)
+
+    Backward, the kernel needs the output and log-sum-exp over all keys only, and gives the exact
+    share of any part of them: there the queries of a node and of all its descendants attend to the
+    node's own keys. With its causal mask aligned to the first query, descendants see all of them
+    and the node's own tokens the earlier ones.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, nodes: tuple[Node, ...], scale: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, tree: Tree, scale: float
     ) -> Tensor:
         output = torch.empty_like(query)
         lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        for depth, level in enumerate(_levels(nodes)):
-            part = output if depth == 0 else torch.zeros_like(query)
-            part_lse = lse if depth == 0 else torch.full_like(lse, -torch.inf)
-            for start, end, stop in level:
+        for above, start, end in tree.chains():
+            runs = [*((first, last) for first, last, _ in above), (start, end)]
+            keys, values = (
+                torch.cat([x[:, :, first:last] for first, last in runs], dim=2)
+                for x in (key, value)
+            )
+            for first in range(start, end, QUERIES if above else end - start):
+                last = min(first + QUERIES, end) if above else end
+                seen = keys.shape[2] - end + last
                 found, found_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                    query.narrow(2, start, stop - start),
-                    key.narrow(2, start, end - start),
-                    value.narrow(2, start, end - start),
-                    is_causal=True,
+                    query[:, :, first:last],
+                    keys[:, :, :seen],
+                    values[:, :, :seen],
+                    is_causal=not above,
+                    attn_mask=tree.last_queries(last - first, seen) if above else None,
                     scale=scale,
                 )
-                part.narrow(2, start, stop - start).copy_(found)
-                part_lse.narrow(2, start, stop - start).copy_(found_lse)
-            if depth > 0:
-                joint = torch.logaddexp(lse, part_lse)
-                output.lerp_(part, (part_lse - joint).exp().unsqueeze(-1).to(part.dtype))
-                lse = joint
+                output[:, :, first:last] = found
+                lse[:, :, first:last] = found_lse
         ctx.save_for_backward(query, key, value, output, lse)
-        ctx.nodes, ctx.scale = nodes, scale
+        ctx.nodes, ctx.scale = tree.nodes, scale
         return output
 
     @staticmethod
@@ -209,20 +254,6 @@ class _TreeAttention(torch.autograd.Function):
             of_value.narrow(2, *own).copy_(found[2])
         dtype = query.dtype
         return of_query.to(dtype), of_key.to(dtype), of_value.to(dtype), None, None
-
-
-def _levels(nodes: Sequence[Node]) -> list[list[Node]]:
-    """Return the nodes by their depth in the tree, roots first."""
-    levels: list[list[Node]] = []
-    stops: list[int] = []  # of the ancestors of where we are
-    for node in nodes:
-        while stops and stops[-1] <= node[0]:
-            stops.pop()
-        if len(levels) == len(stops):
-            levels.append([])
-        levels[len(stops)].append(node)
-        stops.append(node[2])
-    return levels
 
 
 def _flex_attention(
