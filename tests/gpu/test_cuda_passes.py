@@ -7,7 +7,8 @@ from torch._dynamo.utils import counters
 from torch.nn.utils.rnn import pad_sequence
 
 from topr.training.attention import Tree, tree_attention
-from topr.training.logprobs import Forward, forward_of
+from topr.training.fitting import forward_of
+from topr.training.logprobs import Forward
 
 SHARED = Forward(share=True, chunk=True)
 CHUNKED = Forward(share=False, chunk=True)

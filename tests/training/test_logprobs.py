@@ -12,7 +12,8 @@ from tiny import ARCHITECTURES, tiny_model
 from topr.errors import TrainingError
 from topr.training import attention, head
 from topr.training.attention import Tree, tree_attention
-from topr.training.logprobs import Forward, forward_of
+from topr.training.fitting import forward_of
+from topr.training.logprobs import Forward
 
 SHARED = Forward(share=True, chunk=True)
 CHUNKED = Forward(share=False, chunk=True)
@@ -213,12 +214,12 @@ def test_a_token_of_weight_0_has_no_gradient_and_costs_no_other_any():
 
 def test_prompts_are_not_shared_in_float64():
     # torch's kernel has no backward pass for all of it.
-    assert not forward_of(tiny_model().double()).share
+    assert not forward_of(tiny_model().double(), rows_with_a_common_start()).share
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_the_way_is_found_by_trying(architecture, caplog):
-    way = forward_of(tiny_model(architecture))
+    way = forward_of(tiny_model(architecture), rows_with_a_common_start())
     expected = {
         **dict.fromkeys(SHARING, SHARED),
         "gemma2": PLAIN,  # soft-capped logits, and sliding layers
@@ -230,20 +231,20 @@ def test_the_way_is_found_by_trying(architecture, caplog):
 
 def test_a_window_that_slides_is_refused(caplog):
     model = tiny_model("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert forward_of(model) == CHUNKED
+    assert forward_of(model, rows_with_a_common_start()) == CHUNKED
     assert "sliding" in caplog.text
     with pytest.raises(TrainingError, match="layout=shared does not fit Qwen2ForCausalLM"):
-        forward_of(model, "shared")
+        forward_of(model, rows_with_a_common_start(), "shared")
 
 
 def test_padded_is_kept_to_where_it_is_asked_for():
-    assert forward_of(tiny_model(), "padded") == CHUNKED
+    assert forward_of(tiny_model(), rows_with_a_common_start(), "padded") == CHUNKED
 
 
 def test_the_models_own_attention_comes_back():
     model = tiny_model()
     before = model.config._attn_implementation
-    forward_of(model)
+    forward_of(model, rows_with_a_common_start())
     assert model.config._attn_implementation == before
 
 

@@ -68,8 +68,8 @@ class Tree:
         return torch.tensor([stop for *_, stop in self.nodes]).repeat_interleave(lengths)
 
     def chains(self) -> Iterator[tuple[list[Node], int, int]]:
-        """Yield runs of nodes, each the first child of the one before it, so that they lie end to
-        end as in a single sequence: the nodes above the run, its first token, the one past its last.
+        """Yield runs of nodes, each the first child of the one before it. They lie end to end as in
+        a single sequence. Of each run: the nodes above it, its first token, the one past its last.
 
         >>> list(Tree(nodes=((0, 3, 7), (3, 5, 5), (5, 7, 7))).chains())
         [([], 0, 5), ([(0, 3, 7)], 5, 7)]
@@ -87,7 +87,7 @@ class Tree:
                 yield above, first, end
 
     def last_queries(self, queries: int, keys: int) -> Tensor:
-        """Return the causal mask of the last queries, at most `QUERIES`, of a path of `keys` tokens.
+        """Return the causal mask of the last queries, at most `QUERIES`, on a path of keys.
 
         A part of one mask for all nodes and layers, [queries, keys] float32, 0 or -inf.
         """
@@ -195,10 +195,10 @@ class _TreeAttention(torch.autograd.Function):
     """Attention on a CPU: torch's flash kernel for each chain of the tree, on all keys it sees.
 
     A prompt and its first completion are a chain, and each further completion is one. Its keys are
-    gathered end to end, as they lie in a single sequence: so the kernel rounds as it does there, and
-    in bfloat16 a completion's numbers do not depend on what lies beside it. (One call for a node
-    and all its descendants, joined by their log-sum-exp, would be as exact, but its last bits are
-    others, and layer by layer they grow.)
+    gathered end to end, as they lie in a single sequence: so the kernel rounds as it does there,
+    and in bfloat16 a completion's numbers do not depend on what lies beside it. (One call for a
+    node and all its descendants, joined by their log-sum-exp, would be as exact, but its last bits
+    are others, and layer by layer they grow.)
 
     Backward, the kernel needs the output and log-sum-exp over all keys only, and gives the exact
     share of any part of them: there the queries of a node and of all its descendants attend to the

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
@@ -227,6 +229,16 @@ def _split_padded(sizes: Sequence[int], budget: int | None) -> list[list[int]]:
             width = sizes[i]
         parts[-1].append(i)
     return parts
+
+
+def longest_row(rows: Sequence[Row] | Dataset) -> Row:
+    """Return the row with the most tokens, the first of several."""
+    if not isinstance(rows, Dataset):
+        return max(rows, key=lambda row: len(row["prompt_ids"]) + len(row["completion_ids"]))
+    columns = rows.select_columns(["prompt_ids", "completion_ids"]).with_format("arrow")[:]
+    sizes = sum(pc.list_value_length(column).to_numpy() for column in columns.columns)
+    row: Row = rows[int(np.argmax(sizes))]
+    return row
 
 
 def shares(rows: Sequence[Row], count: int, *, whole_groups: bool) -> list[list[int]]:

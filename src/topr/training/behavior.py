@@ -21,8 +21,9 @@ from torch import nn
 
 from topr.errors import DataError
 from topr.store import atomic_path
-from topr.training.batches import CPU_TOKENS, GPU_TOKENS, Row, split_by_tokens
-from topr.training.logprobs import Choice, Forward, forward_of
+from topr.training.batches import CPU_TOKENS, GPU_TOKENS, Row
+from topr.training.fitting import Layout, forward_of
+from topr.training.logprobs import Forward
 from topr.training.memory import halved, ran_out
 from topr.training.processes import ALONE, Processes
 from topr.training.sharding import whole
@@ -137,16 +138,14 @@ def recompute(
         sharded: whether the weights are, over the processes.
 
     """
-    forward = forward or forward_of(model)
-    was_training = model.training
-    model.eval()
+    forward = forward or forward_of(model, rows)
     # The same parts for all, whatever one of them halves its own passes to.
     tokens = budget = min(filter(None, processes.all_of(tokens)), default=GPU_TOKENS)
     listed: list[Row] = list(rows)
     own: dict[int, np.ndarray[Any, Any]] = {}
     for start in range(0, len(listed), WINDOW):
         window = listed[start : start + WINDOW]
-        parts = split_by_tokens(window, tokens, share=forward.share)
+        parts = forward.split(window, tokens)
         for first in range(0, len(parts), processes.count):
             # Where parts run out the last is done again: sharded weights need all processes.
             part = parts[min(first + processes.rank, len(parts) - 1)]
@@ -162,7 +161,6 @@ def recompute(
             own |= zip((start + i for i in part), values, strict=True)
             if progress is not None:
                 progress(sum(map(len, parts[first : first + processes.count])))
-    model.train(was_training)
     found = ChainMap(*processes.all_of(own))
     return [found[i] for i in range(len(listed))]
 
@@ -173,7 +171,7 @@ def _logprobs(
     """Return log pi of each row's completion tokens, from passes of at most `tokens`."""
     found: dict[int, np.ndarray[Any, Any]] = {}
     device = next(model.parameters()).device
-    for part in split_by_tokens(rows, tokens, share=forward.share):
+    for part in forward.split(rows, tokens):
         batch = forward.batch([rows[i] for i in part]).to(device)
         values = forward.token_logprobs(model, batch).float().cpu()
         split = values.split_with_sizes(batch.lengths)
@@ -225,7 +223,7 @@ class Behavior:
     forward: Forward
     given: nn.Module | Writers | None
     """Who wrote the rows: one model, several, or (None) `model` itself."""
-    layout: Choice
+    layout: Layout
     directory: Path
     """Of the cache."""
     tokens: int | None
@@ -247,11 +245,12 @@ class Behavior:
             writer = self._writer(revision)
             if writer is None:
                 self._warn_of_unknown(revision, len(indices), len(rows))
+            own = rows.select(indices)
             found = recompute_cached(
                 self.model if writer is None else writer,
-                rows.select(indices),
+                own,
                 self.directory,
-                forward=self._forward(writer),
+                forward=self._forward(writer, own),
                 tokens=self.tokens,
                 numerics=self.numerics,
                 progress=progress,
@@ -275,7 +274,7 @@ class Behavior:
                 ours = recompute(
                     self.model if writer is None else writer,
                     sample,
-                    forward=self._forward(writer),
+                    forward=self._forward(writer, sample),
                     tokens=self.tokens,
                     processes=self.processes,
                     sharded=self.sharded,
@@ -309,8 +308,8 @@ class Behavior:
             count, total, wrote,
         )  # fmt: skip
 
-    def _forward(self, writer: nn.Module | None) -> Forward:
-        return self.forward if writer is None else forward_of(writer, self.layout)
+    def _forward(self, writer: nn.Module | None, rows: Dataset) -> Forward:
+        return self.forward if writer is None else forward_of(writer, rows, self.layout)
 
 
 def _by_revision(rows: Dataset) -> dict[str | None, list[int]]:

@@ -7,6 +7,7 @@ import logging
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from topr.errors import ConfigError, TrainingError
 from topr.objectives import Objective, Taper, make_objective, resolve_baseline
@@ -48,6 +49,18 @@ def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
             "weights with fsdp instead"
         )
     refuse_unfit_compiling(args)
+    if args.neftune_noise_alpha is not None:
+        raise ConfigError(
+            f"neftune_noise_alpha={args.neftune_noise_alpha} adds noise to the embeddings, and the "
+            "ratio pi/mu needs the model as it samples: leave it out"
+        )
+    if args.activation_checkpointing and not any(
+        isinstance(module, GradientCheckpointingLayer) for module in model.modules()
+    ):
+        raise TrainingError(
+            f"gradient checkpointing: {type(model).__name__} has no layers that are known to "
+            "repeat; leave it out, or train an adapter, or set micro_batch_tokens"
+        )
     if args.use_liger_kernel and args.device.type == "cpu":
         raise TrainingError("use_liger_kernel: Liger's kernels need a GPU, and this is a CPU")
     if args.n_gpu > 1:
@@ -65,22 +78,6 @@ def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
             "which at small learning rates is nearly every update; train float32 weights with "
             "bf16 autocast instead"
         )
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout of the model to 0.
-
-    log pi must be that of the model that is sampled from, or an unchanged model's ratio is not 1.
-    """
-    found = 0.0
-    for module in model.modules():
-        names = [n for n, v in vars(module).items() if "dropout" in n and isinstance(v, float)]
-        names += ["p"] if isinstance(module, nn.Dropout) else []
-        for name in names:
-            found = max(found, getattr(module, name))
-            setattr(module, name, 0.0)
-    if found:
-        logger.info("dropout of up to %g is set to 0: ratios need the model as it samples", found)
 
 
 def baseline_of(args: TOPRConfig, composition: Composition) -> tuple[float, float | None]:

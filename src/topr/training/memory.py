@@ -10,7 +10,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from topr.errors import TrainingError
-from topr.training.batches import Row, split_by_tokens
+from topr.training.batches import Row
 from topr.training.logprobs import Forward
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def halved(
 
     """
     longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
-    parts = split_by_tokens(rows, tokens, share=forward.share)
+    parts = forward.split(rows, tokens)
     size = max(forward.batch([rows[k] for k in part]).input_ids.numel() for part in parts)
     if size <= longest:
         raise TrainingError(

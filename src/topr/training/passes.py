@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from topr.training.batches import CPU_TOKENS, Batch, split_by_tokens
+from topr.training.batches import CPU_TOKENS, Batch
 from topr.training.logprobs import Forward
 from topr.training.memory import halved
 from topr.training.processes import Processes
@@ -90,7 +90,7 @@ class Passes:
     def _parts(self, step: Step, positions: Sequence[int]) -> list[list[int]]:
         """Return the positions of each micro-batch; none where it is for the other processes."""
         chosen = [step.rows[i] for i in positions]
-        parts = split_by_tokens(chosen, self.tokens, share=self.forward.share)
+        parts = self.forward.split(chosen, self.tokens)
         missing = self.processes.largest(len(parts)) - len(parts) if self.sharded else 0
         return [[positions[k] for k in part] for part in parts] + [[] for _ in range(missing)]
 

@@ -35,7 +35,6 @@ from topr.training.batches import Row, ShuffledBatches, shares
 from topr.training.behavior import Behavior, Gap, Writers, recorded
 from topr.training.checks import (
     baseline_of,
-    disable_dropout,
     objective_of,
     refuse_unfit,
     skip_of,
@@ -43,7 +42,7 @@ from topr.training.checks import (
 from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
 from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
-from topr.training.logprobs import forward_of
+from topr.training.fitting import forward_of
 from topr.training.memory import ran_out
 from topr.training.passes import Passes
 from topr.training.processes import processes_of
@@ -113,7 +112,6 @@ class TOPRTrainer(Trainer):
             loaded = get_peft_model(loaded, peft_config)
         refuse_unfit(args, loaded)
         refuse_sharding_alone(args)
-        disable_dropout(loaded)
         self.settings = args
         self.directory = Path(args.output_dir or "topr-output")
         self.objective: Objective = objective_of(args)
@@ -155,7 +153,7 @@ class TOPRTrainer(Trainer):
         self.sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not self.sharded:
             self._keep_whole(loaded)
-        self.forward = self.processes.from_first(lambda: forward_of(loaded, args.layout))
+        self.forward = self.processes.from_first(lambda: forward_of(loaded, self.rows, args.layout))
         if args.torch_compile:
             compile_layers(loaded, args)
         self._passes = Passes(
@@ -254,7 +252,6 @@ class TOPRTrainer(Trainer):
         Where memory runs out, the token budget is halved and the optimizer step so far is done
         again from zero gradients, since the failed backward pass left a part of its own.
         """
-        model.train()
         rows: Sequence[Row] = inputs["rows"]
         if self._window_step != self.state.global_step:
             self._window_step, self._window = self.state.global_step, []

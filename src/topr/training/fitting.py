@@ -1,0 +1,253 @@
+"""Which way of running a model fits it: each is tried before training, and none is trusted by name.
+
+pi(y|x) is what a model says of one sequence by itself, in evaluation mode, whatever it was given
+before and whatever follows: that is what a sampler draws from. A model that has no such pi is
+refused. The ways that are faster must give the same numbers on a few short sequences and on one as
+long as the longest that will be run, so that a window or a scale of positions that begins late is
+seen. Longer ones need no trial.
+
+Not here: how a way is run (`topr.training.logprobs`).
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from topr.errors import TrainingError
+from topr.training.batches import Batch, Row, longest_row
+from topr.training.logprobs import Forward, causal_lm
+
+logger = logging.getLogger(__name__)
+
+Layout = Literal["auto", "shared", "padded"]
+
+PLAIN = Forward(share=False, chunk=False, alone=True)
+"""What all others are compared with."""
+
+PROBE_ROWS: tuple[tuple[int, int, int], ...] = (
+    (0, 20, 3), (0, 20, 5), (1, 23, 4), (1, 23, 2), (2, 21, 3),
+)  # fmt: skip
+"""Group, prompt tokens and completion tokens of the short sequences."""
+SCORED = 8
+"""Tokens at the end of the long one, and of each of its beginnings, that are compared."""
+SHORTEST = 16
+"""Tokens of the shortest beginning of the long one that is run by itself."""
+FLOAT32_GAP = 1e-4
+"""Largest difference of a token's log-probability in float32 that counts as rounding."""
+COARSE_GAP = 0.05
+"""Largest mean difference over a sequence's tokens in bfloat16 and float16: single tokens move by
+more than that from one shape of the same product to the next."""
+
+Failures = (
+    TrainingError, TypeError, ValueError, LookupError, AttributeError, RuntimeError, AssertionError
+)  # fmt: skip
+"""What a model, or code that it calls, raises where it was not made for a way of running."""
+
+
+@torch.no_grad()
+def forward_of(model: nn.Module, rows: Sequence[Row] | Dataset, layout: Layout = "auto") -> Forward:
+    """Find the fastest way of running a model that gives the numbers of single sequences.
+
+    Args:
+        model: on its device, in the types that it will have.
+        rows: that it will be run on. The longest is tried.
+        layout: `shared`: each prompt once; `padded`: never; `auto`: where the model allows it.
+
+    Raises:
+        TrainingError: no sampler draws from what the model says (it is random, or tells tokens by
+            those that come after them, or remembers what it was given), or `shared` is asked for
+            and does not fit.
+
+    """
+    trial = _Trial(model, longest_row(rows))
+    chunk = trial.try_chunks()
+    alone = Forward(share=False, chunk=chunk is None, alone=True)
+    padded = Forward(share=False, chunk=chunk is None)
+    if layout != "padded":
+        reason = chunk or trial.try_way(Forward(share=True, chunk=True))
+        if reason is None:
+            logger.info(
+                "prompts are shared: sequences of up to %d tokens have the log-probabilities "
+                "that they have by themselves",
+                trial.longest,
+            )
+            return Forward(share=True, chunk=True)
+        if layout == "shared":
+            raise TrainingError(
+                f"layout=shared does not fit {trial.name}: {reason}. Set layout=auto or padded"
+            )
+        logger.warning("prompts are not shared and sequences are padded: %s", reason)
+    reason = trial.try_way(padded)
+    if reason is None:
+        return padded
+    logger.warning(
+        "each sequence is run by itself, which takes longer: %s depends on the sequences that "
+        "it is padded with (%s)",
+        trial.name, reason,
+    )  # fmt: skip
+    return alone
+
+
+class _Trial:
+    """What a model says of single sequences, and whether it says the same in other ways."""
+
+    def __init__(self, model: nn.Module, longest: Row) -> None:
+        self.model = model
+        self.name = type(causal_lm(model)).__name__
+        parameter = next(model.parameters())
+        self.device = parameter.device
+        self.exact = parameter.dtype in (torch.float32, torch.float64)
+        self.short = _short_rows(causal_lm(model).get_input_embeddings().weight.shape[0])
+        ids = [*longest["prompt_ids"], *longest["completion_ids"]]
+        self.longest = len(ids)
+        self.long = _ending(ids)
+        weights = [each._version for each in model.parameters()]
+        try:
+            self.of_short = [self._said(row) for row in self.short]
+            self.of_long = self._try_beginnings(ids)
+            for row, before in zip(self.short, self.of_short, strict=True):
+                self._must_agree(
+                    before, self._said(row, once=True),
+                    "depend on the sequences that it was given before",
+                )  # fmt: skip
+        except TrainingError:
+            raise
+        except Failures as error:
+            raise TrainingError(
+                f"{self.name} cannot be run on a sequence of up to {self.longest} tokens, the "
+                f"longest row: {type(error).__name__}: {error}. Is that more than it has positions "
+                "for, or than memory holds? Then set max_length"
+            ) from error
+        if weights != [each._version for each in model.parameters()]:
+            raise TrainingError(
+                f"{self.name} changes its own weights when it is run in evaluation mode, so what "
+                "would be trained and saved is not what was loaded. Where its config has "
+                "rescale_every (RWKV), set that to 0"
+            )
+
+    def try_chunks(self) -> str | None:
+        """Return None where the head can be applied in chunks, else why not; and log that."""
+        reason = self.try_way(Forward(share=False, chunk=True, alone=True))
+        if reason is not None:
+            logger.info("the head is not applied in chunks: %s", reason)
+        return reason
+
+    def try_way(self, way: Forward) -> str | None:
+        """Return None where a way says the same of all sequences as one by itself, else why not.
+
+        The long sequence lies beside short ones.
+        """
+        rows = [*self.short, self.long]
+        expected = [*self.of_short, self.of_long]
+        every = list(range(len(rows)))
+        parts = [every] if way.share else [every[:-1], [0, every[-1]]]
+        if way.alone:
+            parts = [[i] for i in every]
+        try:
+            for part in parts:
+                found = self._run(way.batch([rows[i] for i in part]), way)
+                gap = self._gap([expected[i] for i in part], found)
+                if gap is not None:
+                    return f"its log-probabilities would be off by {gap:.2g}"
+        except Failures as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def _said(self, row: Row, *, once: bool = False) -> Tensor:
+        """Return what the model says of a sequence by itself, which must be the same twice."""
+        (said,) = self._run(PLAIN.batch([row]))
+        if not once:
+            (again,) = self._run(PLAIN.batch([row]))
+            self._must_agree(
+                said, again,
+                "differ from one pass to the next, in evaluation mode too, and an unchanged model "
+                "would have a ratio other than 1",
+            )  # fmt: skip
+        return said
+
+    def _try_beginnings(self, ids: list[int]) -> Tensor:
+        """Return what the model says of the long sequence; of its beginnings it must say the same
+        whatever follows. They grow, so that what is remembered of one is not more than the next.
+        """
+        sizes = [len(ids)]
+        while sizes[0] // 2 >= SHORTEST:
+            sizes.insert(0, sizes[0] // 2)
+        said = [self._said(_ending(ids[:size]), once=True) for size in sizes]
+        ends = [range(size - len(one), size) for size, one in zip(sizes, said, strict=True)]
+        found = self._run(_scoring(ids, ends))
+        for size, before, after in zip(sizes, said, found, strict=True):
+            self._must_agree(
+                before, after,
+                f"of the first {size} tokens of a sequence depend on the {len(ids) - size} that "
+                "follow, and no sampler knows those. Where its positions are scaled by the length "
+                "(rope_type longrope or dynamic), set max_length to the length up to which they "
+                "are not (original_max_position_embeddings, or max_position_embeddings, of its "
+                "config), or give its config one scale for all lengths",
+            )  # fmt: skip
+        return said[-1]
+
+    def _run(self, batch: Batch, way: Forward | None = None) -> tuple[Tensor, ...]:
+        values = (way or PLAIN).token_logprobs(self.model, batch.to(self.device))
+        return values.split_with_sizes(batch.lengths)
+
+    def _must_agree(self, a: Tensor, b: Tensor, what: str) -> None:
+        gap = self._gap([a], [b])
+        if gap is not None:
+            raise TrainingError(
+                f"{self.name} cannot be trained on these rows: its log-probabilities {what} (they "
+                f"moved by {gap:.2g})"
+            )
+
+    def _gap(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> float | None:
+        """Return the first difference of two sets of sequences that cannot be rounding."""
+        for a, b in zip(expected, found, strict=True):
+            gaps = (a - b).abs()
+            gap = float(gaps.max() if self.exact else gaps.mean())
+            scale = max(1.0, float(a.abs().max()) / 10)
+            if not gap <= scale * (FLOAT32_GAP if self.exact else COARSE_GAP):  # NaN too
+                return gap
+        return None
+
+
+def _short_rows(vocabulary: int) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (64,), generator=generator).tolist()
+    return [
+        {
+            "group": group,
+            # The prompts begin alike, and their ends differ.
+            "prompt_ids": ids[: prompt - 2] + ids[40 + group : 42 + group],
+            "completion_ids": ids[50 - 2 * i : 50 - 2 * i + completion],
+            "temperature": 1.0,
+        }
+        for i, (group, prompt, completion) in enumerate(PROBE_ROWS)
+    ]
+
+
+def _ending(ids: list[int]) -> dict[str, Any]:
+    """Return a row of which the last tokens are scored."""
+    scored = min(SCORED, len(ids) - 1)
+    return {
+        "group": len(PROBE_ROWS),
+        "prompt_ids": ids[:-scored],
+        "completion_ids": ids[-scored:],
+        "temperature": 1.0,
+    }
+
+
+def _scoring(ids: list[int], spans: Sequence[range]) -> Batch:
+    """Return one sequence of which several spans of tokens are scored."""
+    whole = PLAIN.batch([_ending(ids) | {"prompt_ids": ids[:1], "completion_ids": ids[1:]}])
+    chosen = torch.tensor([i - 1 for span in spans for i in span])  # the first is not predicted
+    return replace(
+        whole,
+        predicts=whole.predicts[chosen],
+        targets=whole.targets[chosen],
+        temperature=whole.temperature[chosen],
+        lengths=tuple(map(len, spans)),
+    )
