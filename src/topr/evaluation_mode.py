@@ -28,7 +28,35 @@ def evaluate(model: nn.Module) -> None:
 
 
 def _checkpointed(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    forward = partial(type(layer).forward, layer, **kwargs)
-    if not torch.is_grad_enabled():
-        return forward(*args)
-    return layer._gradient_checkpointing_func(forward, *args)
+    forward = type(layer).forward
+    if not (layer.gradient_checkpointing and torch.is_grad_enabled()):
+        return forward(layer, *args, **kwargs)
+    # The backward pass runs the layer again, and a cache must not be filled twice.
+    kwargs |= {name: None for name in ("past_key_values", "layer_past") if name in kwargs}
+    if "use_cache" in kwargs:
+        kwargs["use_cache"] = False
+    return layer._gradient_checkpointing_func(partial(forward, layer, **kwargs), *args)
+
+
+def evaluate_when_run(model: nn.Module) -> None:
+    """Have all forward passes of a model in evaluation mode, whatever mode others switch it to.
+
+    For trainers of others, which call `model.train()` and tell by `model.training` what they are
+    doing: that comes back after each pass. What is inside stays in evaluation mode for the backward
+    pass, which may run layers again.
+    """
+    outer: Any = model
+    inner = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
+    for module in {outer, inner}:  # of an adapter, the inner one generates
+        modes: list[bool] = []
+        module.register_forward_pre_hook(partial(_enter, modes))
+        module.register_forward_hook(partial(_leave, modes), always_call=True)
+
+
+def _enter(modes: list[bool], module: nn.Module, _: Any) -> None:
+    modes.append(module.training)
+    evaluate(module)
+
+
+def _leave(modes: list[bool], module: nn.Module, *_: Any) -> None:
+    module.training = modes.pop()

@@ -136,7 +136,8 @@ def diverged(directory):
         score = trainer._passes.forward.weighted_loss
 
         class Broken:
-            share = trainer.forward.share
+            split = staticmethod(trainer.forward.split)
+            token_logprobs = staticmethod(trainer.forward.token_logprobs)
             of = staticmethod(trainer.forward.of)
             batch = staticmethod(trainer.forward.batch)
 

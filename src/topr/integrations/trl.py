@@ -13,6 +13,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from topr.errors import ConfigError
+from topr.evaluation_mode import evaluate_when_run
 from topr.objectives import Normalization, Objective, make_objective, sequence_scale
 
 NEGLIGIBLE = 0.01
@@ -72,9 +73,6 @@ class TOPRGRPOConfig(GRPOConfig):  # type: ignore[misc]
         default="recompute",
         metadata={"help": "log mu by the trainer's own forward pass, or as it was recorded"},
     )
-    disable_dropout: bool = field(
-        default=True, metadata={"help": "On: ratios need the model as it samples"}
-    )
 
 
 class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -106,6 +104,7 @@ class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         refuse_unfit(args, self.objective, recorded=args.use_vllm or bool(kw.get("rollout_func")))
         self.normalization: Normalization = args.loss_normalization or self.objective.normalization
         super().__init__(model, reward_funcs, args, **kw)
+        evaluate_when_run(self.model)  # It is trained as it samples.
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return TRL's rewards, [N, functions], and keep what they are worth together."""

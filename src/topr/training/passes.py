@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
+from topr.errors import TrainingError
 from topr.training.batches import CPU_TOKENS, Batch
+from topr.training.fitting import disagreement
 from topr.training.logprobs import Forward
 from topr.training.memory import halved
 from topr.training.processes import Processes
@@ -49,6 +51,7 @@ class Passes:
         elif tokens is None and sharded:
             tokens = SHARDED_TOKENS
         self.tokens = tokens
+        self._checked = False
 
     def run(self, model: nn.Module, step: Step) -> Tensor:
         """Leave the gradient of the step's own completions; return their loss.
@@ -56,8 +59,7 @@ class Passes:
         The one place where weights become a gradient. Sharded weights get that of all processes.
         """
         for part in self._parts(step, step.first()):
-            with torch.no_grad(), self.accelerator.autocast():
-                logprobs = self.forward.token_logprobs(model, self._batch(step, part))
+            logprobs = self._scored(model, self._batch(step, part))
             if part:
                 step.score(part, logprobs)
         step.decide()
@@ -65,12 +67,40 @@ class Passes:
         parts = self._parts(step, step.with_backward())
         for number, part in enumerate(parts, start=1):
             batch, weigh = self._batch(step, part), step.weigh(part) if part else _nothing
+            scored = None if self._checked else self._scored(model, batch)
             with self.forward.of(model):
                 with self.accelerator.autocast():
-                    found, _ = self.forward.weighted_loss(model, batch, weigh)
+                    found, logprobs = self.forward.weighted_loss(model, batch, weigh)
+                if scored is not None:
+                    self._check(model, batch, scored, logprobs)
                 self._backward(found, last=number == len(parts))
             loss += found.detach()
         return loss
+
+    def _scored(self, model: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.forward.token_logprobs(model, batch)
+
+    def _check(self, model: nn.Module, batch: Batch, scored: Tensor, trained: Tensor) -> None:
+        """Compare the first pass that is trained on with one that only scores.
+
+        Raises:
+            TrainingError: they differ, so ratios would not be those of the model that samples.
+
+        """
+        whole = self.accelerator.mixed_precision == "no"
+        gap = disagreement(
+            scored.split_with_sizes(batch.lengths),
+            trained.split_with_sizes(batch.lengths),
+            exact=whole and next(model.parameters()).dtype == torch.float32,
+        )
+        if gap is not None:
+            raise TrainingError(
+                "in a pass that takes gradients the log-probabilities are not those of the same "
+                f"model as it samples: they are off by {gap:.2g}. Something makes the model "
+                "random, or another one, when it is trained: a hook, a wrapper, or code of its own"
+            )
+        self._checked = True
 
     def _backward(self, loss: Tensor, *, last: bool) -> None:
         # Sharding wrappers take the mean over processes; a step's gradient is their sum.
