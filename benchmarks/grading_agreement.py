@@ -32,7 +32,7 @@ class Source:
     text: str
     gold: str = "gold"
     label: str | None = None
-    bare: bool = False
+    answer_only: bool = False
 
 
 SOURCES = (
@@ -41,13 +41,13 @@ SOURCES = (
     Source(file="gsm8k_rho_solutions.jsonl.gz", grader="numeric", text="solution",
            label="is_correct"),
     Source(file="gsm8k_answer_pairs.jsonl", grader="numeric", text="prediction",
-           label="expected", bare=True),
+           label="expected", answer_only=True),
     Source(file="math_model_solutions.jsonl.gz", grader="math", text="solution",
            label="is_correct"),
     Source(file="math_answer_pairs.jsonl", grader="math", text="prediction", label="expected",
-           bare=True),
+           answer_only=True),
     Source(file="grading_cases.jsonl", grader="math", text="prediction", label="expected",
-           bare=True),
+           answer_only=True),
     Source(file="gsm8k_train.jsonl.gz", grader="numeric", text="answer", gold="final_answer"),
     Source(file="gsm8k_test.jsonl.gz", grader="numeric", text="answer", gold="final_answer"),
     Source(file="math_train.jsonl.gz", grader="math", text="solution", gold="answer"),
@@ -78,7 +78,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def with_topr(rows: list[dict[str, Any]], source: Source, config: GradeConfig) -> list[bool]:
     items = [(row[source.text], row[source.gold]) for row in rows]
-    grades = grade_all(items, source.grader, config=config, bare=source.bare)
+    grades = grade_all(items, source.grader, config=config, answer_only=source.answer_only)
     return [grade.outcome is Outcome.CORRECT for grade in grades]
 
 
@@ -98,7 +98,7 @@ def with_math_verify(rows: list[dict[str, Any]], source: Source, config: GradeCo
     accepted = []
     for row in rows:
         text, gold = row[source.text], row[source.gold]
-        if source.bare and not is_prose(text):
+        if source.answer_only and not is_prose(text):
             text = in_a_box(text)
         try:
             accepted.append(bool(verify(parse(in_a_box(gold)), parse(text))))

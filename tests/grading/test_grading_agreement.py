@@ -20,7 +20,7 @@ def rows_of(path):
 
 
 @pytest.mark.parametrize(
-    ("file", "grader", "text", "label", "bare", "step", "agree", "false_accepts"),
+    ("file", "grader", "text", "label", "answer_only", "step", "agree", "false_accepts"),
     [
         ("gsm8k_model_solutions.jsonl.gz", "numeric", "solution", "is_correct", False, 3, 1.0, 0),
         ("gsm8k_rho_solutions.jsonl.gz", "numeric", "solution", "is_correct", False, 3, 0.998, 0),
@@ -30,10 +30,10 @@ def rows_of(path):
         ("math_answer_pairs.jsonl", "math", "prediction", "expected", True, 2, 0.999, 0),
     ],
 )  # fmt: skip
-def test_agreement(shared_data, file, grader, text, label, bare, step, agree, false_accepts):
+def test_agreement(shared_data, file, grader, text, label, answer_only, step, agree, false_accepts):
     rows = rows_of(shared_data / file)[::step]
     accepted = [
-        GRADERS[grader](row[text], row["gold"], bare).outcome is Outcome.CORRECT for row in rows
+        GRADERS[grader](row[text], row["gold"], answer_only).outcome is Outcome.CORRECT for row in rows
     ]
     right = [row[label] for row in rows]
     assert 0.2 < sum(right) / len(right) < 0.8

@@ -98,12 +98,12 @@ def flat(table):
 
 @pytest.mark.parametrize(("gold", "answer"), flat(SAME))
 def test_accepted(gold, answer):
-    assert grade_math(answer, gold, bare=True).outcome is Outcome.CORRECT
+    assert grade_math(answer, gold, answer_only=True).outcome is Outcome.CORRECT
 
 
 @pytest.mark.parametrize(("gold", "answer"), flat(DIFFERENT))
 def test_not_accepted(gold, answer):
-    assert grade_math(answer, gold, bare=True).reward == -1.0
+    assert grade_math(answer, gold, answer_only=True).reward == -1.0
 
 
 @pytest.mark.parametrize(

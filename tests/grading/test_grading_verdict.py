@@ -41,7 +41,7 @@ def test_grades() -> None:
     unread = grade_verdict("I am not sure", "No")
     assert (unread.outcome, unread.reward) == (Outcome.UNPARSEABLE, -1.0)
     assert grade_verdict(f"{ASKED} Yes", "").reward is None
-    assert grade_verdict("yes", "Yes", bare=True).outcome is Outcome.CORRECT
+    assert grade_verdict("yes", "Yes", answer_only=True).outcome is Outcome.CORRECT
 
 
 PIECES = ["It is 4.", f" {ASKED}", " No", "!", f" {ASKED}", " Y", "es", "", " and so on"]

@@ -145,8 +145,8 @@ def grade(
             "module:function.",
         ),
     ],
-    bare: Annotated[
-        bool, typer.Option("--bare", help="Completions are final answers, not solutions.")
+    answer_only: Annotated[
+        bool, typer.Option("--answer-only", help="Completions are final answers, not solutions.")
     ] = False,
     completion: Annotated[str, typer.Option(help="Column of the completions.")] = "completion",
     gold: Annotated[str, typer.Option(help="Column of the gold answers.")] = "gold",
@@ -164,9 +164,10 @@ def grade(
     grader = GRADER_OF_TASK.get(task, task)
     progress = ConsoleProgress()
     if source.is_dir() and not output.suffix:
-        mark = fingerprint(content(source), grader, config, bare)
+        mark = fingerprint(content(source), grader, config, answer_only)
         manifest = grade_rollouts(
-            source, grader, config, output, mark=mark, progress=progress, bare=bare
+            source, grader, config, output, mark=mark, progress=progress,
+            answer_only=answer_only,
         )
         _print_counts(manifest.details["outcomes"], manifest.rows)
         return
@@ -177,7 +178,7 @@ def grade(
             table,
             grader,
             config,
-            bare=bare,
+            answer_only=answer_only,
             completion_column=completion,
             gold_column=gold,
             progress=lambda n: advance(n),

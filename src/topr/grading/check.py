@@ -5,7 +5,7 @@
 
 import re
 
-from topr.grading.answers import MAX_COMPLETION
+from topr.grading.statements import MAX_COMPLETION
 from topr.grading.verdict import Verdict
 from topr.records import Grade
 
@@ -37,18 +37,18 @@ def verdict_place(text: str) -> tuple[int, int] | None:
     return places[-1] if places else None
 
 
-def grade_verdict(completion: str, gold: str, bare: bool = False) -> Grade:
+def grade_verdict(completion: str, gold: str, answer_only: bool = False) -> Grade:
     """Compare the verdict of a check with the truth.
 
     Args:
-        completion: a check, or with `bare` the verdict alone.
+        completion: a check, or with `answer_only` the verdict alone.
         gold: `Yes` where the solution that is checked is right, else `No`.
-        bare: whether the completion is a verdict, not a check.
+        answer_only: whether the completion is a verdict, not a check.
 
     """
     truth = gold.strip().capitalize()
     if truth not in ("Yes", "No"):
         return Verdict.gold_unparseable()
     word = completion.strip().capitalize()
-    verdict = (word if word in ("Yes", "No") else None) if bare else read_verdict(completion)
+    verdict = (word if word in ("Yes", "No") else None) if answer_only else read_verdict(completion)
     return Verdict.unparseable() if verdict is None else Verdict.of(verdict == truth, verdict)

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from topr.grading.latex import is_words, spelled, words
+from topr.grading.latex import is_words, normalize_latex, unwrapped, words
 from topr.grading.numeric import read_exactly
 
 RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\neq|<|>")
 _NAME = re.compile(
     r"(?:[A-Za-z]|\\[a-z]+|[A-Z]{2,4}|\|[A-Z]{1,3}\|)(?:_(?:\w|\{[^{}]*\}))?'?(?:\([^()]*\))?"
     r"(?::[A-Z](?:_\{?\w+\}?)?)?|\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\)"
+)
+_CHOICE = re.compile(
+    r"\s*(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[:.)](?!\d)|(?<=[nN] )([A-J])\b"
+    r"|(?<=[eE] )([A-J])\b)[\s:.)~]*(.*)",
+    re.I | re.S,
 )
 _MATRIX = re.compile(r"\\begin\{([bpvV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.S)
 
@@ -74,7 +79,15 @@ class Comparison:
     latex: str
 
 
-Node = Fraction | Words | Leaf | Items | Matrix | Named | Equation | Comparison
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A letter of a multiple choice with what it stands for: `(D) 119`."""
+
+    letter: str
+    value: "Node"
+
+
+Node = Fraction | Choice | Words | Leaf | Items | Matrix | Named | Equation | Comparison
 
 
 def split_top(text: str, separators: str) -> list[str]:
@@ -124,10 +137,13 @@ def _enclosed(text: str) -> tuple[str, str] | None:
 
 @lru_cache(maxsize=4096)
 def read(text: str) -> Node:
-    """The tree of an answer in the spelling of `topr.grading.latex.spelled`."""
+    """The tree of an answer in the spelling of `topr.grading.latex.normalize_latex`."""
     number = read_exactly(text)
     if number is not None:
         return number
+    choice = _read_choice(text)
+    if choice is not None:
+        return choice
     if is_words(text):
         return Words(words(text))
     for reader in (_read_union, _read_list, _read_enclosed, _read_matrix, _read_equation):
@@ -141,6 +157,19 @@ def read(text: str) -> Node:
     return Leaf(text)
 
 
+def _read_choice(text: str) -> Node | None:
+    match = _CHOICE.fullmatch(unwrapped(text))
+    if match is None:
+        return None
+    *letters, value = match.groups()
+    letter = next(each for each in letters if each).upper()
+    if not value.strip(" .{}"):
+        return Words(letter.casefold())
+    if value.lstrip().startswith((",", "=", "+", "-", "*", "/", "^", "\\cup")) or letter.islower():
+        return None
+    return Choice(letter, read(normalize_latex(value)))
+
+
 def _read_union(text: str) -> Node | None:
     parts = split_top(text.replace("\\cup", "\x1f"), "\x1f") if "\\cup" in text else []
     if len(parts) < 2 or "=" in text or "\\in" in text.replace("\\infty", ""):
@@ -152,7 +181,7 @@ def _read_list(text: str) -> Node | None:
     parts = [part for part in split_top(text, ",;") if part]
     if len(parts) < 2:
         return None
-    return Items("{}", tuple(read(spelled(part)) for part in parts), text)
+    return Items("{}", tuple(read(normalize_latex(part)) for part in parts), text)
 
 
 def _read_enclosed(text: str) -> Node | None:
@@ -163,7 +192,7 @@ def _read_enclosed(text: str) -> Node | None:
     parts = split_top(inner, ",;")
     if len(parts) == 1:
         return read(inner.strip()) if brackets in ("{}", "()", "[]") else None
-    return Items(brackets, tuple(read(spelled(part)) for part in parts), text)
+    return Items(brackets, tuple(read(normalize_latex(part)) for part in parts), text)
 
 
 def _read_matrix(text: str) -> Node | None:
@@ -171,7 +200,7 @@ def _read_matrix(text: str) -> Node | None:
     if match is None or match.group(1) in ("vmatrix", "Vmatrix"):
         return None
     rows = [row for row in re.split(r"\\\\", match.group(2)) if row.strip()]
-    return Matrix(tuple(tuple(read(spelled(cell)) for cell in row.split("&")) for row in rows))
+    return Matrix(tuple(tuple(read(normalize_latex(cell)) for cell in row.split("&")) for row in rows))
 
 
 def _read_equation(text: str) -> Node | None:
@@ -183,12 +212,14 @@ def _read_equation(text: str) -> Node | None:
     sides = split_top(text, "=")
     if len(sides) < 2 or not all(sides):
         return None
+    if len(sides) > 2 and not re.search(r"\d", sides[0]) and read_exactly(sides[-1]) is not None:
+        return read(sides[-1])  # `m + n = 256 + 37 = 293`
     if _NAME.fullmatch(sides[0]):
-        return Named(sides[0].replace(" ", ""), read(spelled(sides[-1])), text)
+        return Named(sides[0].replace(" ", ""), read(normalize_latex(sides[-1])), text)
     if len(sides) == 2 and _NAME.fullmatch(sides[1]) and read_exactly(sides[0]) is not None:
         return Named(sides[1].replace(" ", ""), read(sides[0]), text)
     if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]", sides[0]):
-        return read(spelled(sides[-1]))
+        return read(normalize_latex(sides[-1]))
     return Equation(sides[0], sides[1]) if len(sides) == 2 else Comparison(text)
 
 

@@ -8,14 +8,14 @@ from topr.grading.numeric import grade_numeric, grade_numeric_marked
 from topr.records import Grade
 
 Grader = Callable[[str, str, bool], Grade]
-"""(completion, gold answer, bare) to a grade. Bare: the completion is a final answer alone."""
+"""(completion, gold answer, answer_only) to a grade. Bare: the completion is a final answer alone."""
 
 
-def grade_math(completion: str, gold: str, bare: bool = False) -> Grade:
+def grade_math(completion: str, gold: str, answer_only: bool = False) -> Grade:
     """See `topr.grading.mathematics.grade_math`, which this loads at the first call."""
     from topr.grading.mathematics import grade_math as grade
 
-    return grade(completion, gold, bare)
+    return grade(completion, gold, answer_only)
 
 
 GRADERS: dict[str, Grader] = {

@@ -6,8 +6,7 @@ decided in `topr.grading.mathematics`.
 
 import re
 
-from topr.grading.answers import are_joined, first_sentence, formulas
-from topr.grading.numeric import read_number
+from topr.grading.numeric import IN_WORDS, number_words
 
 _COMMANDS = (
     "frac|dfrac|tfrac|cfrac|sqrt|pi|text|mathrm|mathbf|cdot|times|left|right|begin|end|infty|pm|mp"
@@ -15,21 +14,28 @@ _COMMANDS = (
 )
 _SIGNS = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "√": r"\sqrt ",
+    "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "⁄": "/", "⋅": r"\cdot ",
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "±": r"\pm ", "∪": r"\cup ",
-    "∈": r"\in ", "°": r"^\circ", "º": r"^\circ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}",
+    "∈": r"\in ", "°": r"^\circ", "º": r"^\circ", "½": r"\frac{1}{2}",
     "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
     "“": '"', "”": '"', "’": "'", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ",
 }  # fmt: skip
-_WRAPPER = r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf|cal)|mbox|operatorname|bold)\*?"
+WRAPPER = (
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|normal)|mbox|hbox|operatorname"
+    r"|bold|boldsymbol|bm|pmb|symbf|symbfit|emph|textup|textsc)\*?"
+)
+_BOLD = "mathbf|boldsymbol|bm|pmb|symbf|symbfit|bold|mathit|mathnormal|mathsf|mathtt"
 _UNIT = (
     r"mm|cm|dm|km|m|in|ft|yd|mi|mg|kg|gm|g|lbs?|oz|ml|mL|L|s|sec|min|hrs?|mph|kph|rpm|sq|cu"
     r"|[A-Za-z]{4,}|feet|foot|inch|days?|cent|dollars?|units?|ways?"
 )
-# Words that say more of a number than what it counts.
-_NO_UNIT = (
-    r"(?![^{}]*\b(?:or|not|more|less|fewer|least|most|than|over|under|except|hundred|thousand"
-    r"|million|billion|dozen)s?\b)"
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
+_ROWS = re.compile(
+    r"\\begin\{(aligned|align\*?|gathered|gather\*?|split|equation\*?)\}"
+    r"(.*)\\end\{\1\}",
+    re.S,
 )
 _FUNCTIONS = "sqrt|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|arcsin|arccos|arctan"
 
@@ -46,10 +52,19 @@ _SPELLING = _rules(
     (r"\\(?:lbrace|\{)", r"\\{"),
     (r"\\(?:rbrace|\})", r"\\}"),
     (r"\\\$|\$|\\f?box(?:ed)?\s*\{\s*\}", ""),
+    (rf"\\(?:{_BOLD})\s*\{{([^{{}}]*)\}}|\{{\\(?:bf|rm|it)\s+([^{{}}]*)\}}", r" \1\2 "),
+    (r"\\(?:mathrm|text|textrm|operatorname)\s*\{([a-zA-Z])\}(?<![mgshLlNJWVKCFA]\})", r" \1 "),
+    (
+     rf"^\s*(?:{WRAPPER}\s*\{{\s*)?(?:minus|negative)\b\s*\}}?\s*(?=[\d\\(.]|[a-z]\b"
+     rf"|infinity|{IN_WORDS.pattern})",
+     "-",
+    ),
+    (r"(?<![\\a-zA-Z])infinity\b", r"\\infty "),
     (r"\\[dtc]frac(?![a-z])", r"\\frac"),
     (r"\\[dt]binom", r"\\binom"),
     (r"\\(?:leqslant|leq|le)(?![a-z])|<=", r"\\le "),
     (r"\\(?:geqslant|geq|ge)(?![a-z])|>=", r"\\ge "),
+    (r"\+/-", r"\\pm "),
     (r"\\lt(?![a-z])", "<"),
     (r"\\gt(?![a-z])", ">"),
     (r"\\ne(?:q)?(?![a-z])|!=", r"\\neq "),
@@ -61,17 +76,18 @@ _SPELLING = _rules(
     (r"\\frac\s*([0-9a-zA-Z])\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
     (r"\\frac\s*([0-9a-zA-Z])\s*\{", r"\\frac{\1}{"),
     (r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}"),
-    (r"\\sqrt\s*([0-9a-zA-Z])", r"\\sqrt{\1}"),
+    (r"\\sqrt(\[\d\])?\s*(\d+(?:\.\d+)?|[a-zA-Z])", r"\\sqrt\1{\2}"),
+    (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"\\frac\s*(\\[a-z]+)\s*([0-9a-zA-Z])", r"\\frac{\1}{\2}"),
     (r"\\phantom\s*(?:\{[^{}]*\}|[^\s{])", ""),
     (r"^\s*(?:\\approx|\\sim|≈)", ""),
-    (rf"{_WRAPPER}\s*\{{\s*,?\s*(?:and|or)\s*\}}", ","),
+    (rf"{WRAPPER}\s*\{{\s*,?\s*(?:and|or)\s*\}}", ","),
     (r",?\s+(?:and|or)\s+", ", "),
     (r"(?<=\))\s*or\s*(?=\()", ","),
 )
 _TAIL = _rules(
-    (rf"(?<=[\d)}}a-z])\s*{_WRAPPER}\s*\{{{_NO_UNIT}[^{{}}]*\}}\s*(?:\^\s*\{{?\d\}}?)?$", ""),
-    (r"(?<=\d)\s*\{[a-zA-Z ]+\}(?:\^\{?\d\}?)?$", ""),
+    (rf"(?<=[\d)}}a-z])\s*{WRAPPER}\s*\{{(?![^{{}}]*\b(?:and|or)\b)[^{{}}\d]*\}}\s*(?:\^\s*\{{?\d\}}?)?$", ""),
+    (r"(?<=\d)\s*\{(?:[mgshLl]|[a-zA-Z]{2}[a-zA-Z ]*)\}(?:\^\{?\d\}?)?$", ""),
     (
         rf"(?<=[\d}}])\s*(?:(?<![a-zA-Z])(?:{_UNIT})\b\.?\s*(?:/|per\b)?\s*)+(?:\^\s*\{{?\d\}}?)?$",
         "",
@@ -80,22 +96,20 @@ _TAIL = _rules(
     (r"(?<=[\d)}])\s*\\degree$", ""),
     (r"(?<=\S)[.,;]+$", ""),
 )
-_WRAPPED = re.compile(rf"{_WRAPPER}\s*\{{([^{{}}]*)\}}|\{{\\(?:rm|bf|it)\s+([^{{}}]*)\}}")
+_WRAPPED = re.compile(rf"{WRAPPER}\s*\{{([^{{}}]*)\}}|\{{\\(?:rm|bf|it)\s+([^{{}}]*)\}}")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _TIME = re.compile(r"(\d{1,2})\s*:\s*(\d\d)\s*([ap])\.?\s*m\b\.?", re.I)
-_PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]?[a-z]{2,}")
-_FACTORIAL = re.compile(r"[\w)}]!\s*\**$")  # not the end of a sentence
-_THEN = re.compile(r"\b(?:is|are|equals)\s*:?\s*([-\d.].*)", re.S)
-_STATED = re.compile(r".*\b(?:is|are|equals|be|was|it's|approximately)\s*:?\s+(?=\S)", re.I | re.S)
-
-
-def spelled(text: str) -> str:
+def normalize_latex(text: str) -> str:
     """An answer in the one spelling that the rest of grading reads."""
-    for sign, command in _SIGNS.items():
-        if sign in text:
+    if not text.isascii():
+        text = _RAISED.sub(lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text)
+        for sign, command in _SIGNS.items():
             text = text.replace(sign, command)
     if re.search(r"\\\\(?:begin|end)\b", text):
         text = text.replace("\\\\", "\\")
+    rows = _ROWS.fullmatch(text.strip())
+    if rows is not None:
+        text = _in_one_row(rows)
     for pattern, replacement in _SPELLING:
         text = pattern.sub(replacement, text)
     text = text.strip()
@@ -107,7 +121,21 @@ def spelled(text: str) -> str:
             text = pattern.sub(replacement, text).strip()
         if text == before:
             break
-    return text
+    bare = unwrapped(text).strip()
+    return number_words(bare) if IN_WORDS.fullmatch(bare.lstrip("- ")) else text
+
+
+def _in_one_row(rows: re.Match[str]) -> str:
+    """The content of an environment of one row, or of a chain of equals written in several."""
+    parts = [row.replace("&", "").strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", rows.group(2))]
+    parts = [part for part in parts if part]
+    chained = all(part.startswith(("=", r"\approx", r"\equiv")) for part in parts[1:])
+    return " ".join(parts) if chained else rows.group()
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is a time of day: `4:30 p.m.`."""
+    return _TIME.search(text) is not None
 
 
 def unwrapped(text: str) -> str:
@@ -136,49 +164,10 @@ def is_words(text: str) -> bool:
     r"""Whether an answer is words: within `\text`, or a bare word of four letters and more."""
     if _TIME.search(unwrapped(text)):
         return True
-    if re.fullmatch(rf"\(?{_WRAPPER}\s*\{{[^{{}}]*[a-zA-Z][^{{}}]*\}}\)?", text):
+    if re.fullmatch(rf"\(?{WRAPPER}\s*\{{[^{{}}\\]*[a-zA-Z][^{{}}\\]*\}}\)?", text):
         return not re.search(r"[\d=]", text)
     text = unwrapped(text)
     return (
         re.fullmatch(r"""["'({]*[A-Za-z][A-Za-z .,'"()}\-]*""", text) is not None
         and re.search(r"[A-Za-z]{4,}", text) is not None
     )
-
-
-def formula_of(statement: str) -> str:
-    """The formula in the words of a short statement: `The largest $n$ is $34$.` gives `34`.
-
-    Formulas that are only listed (`$1$ and $2$`) are taken together, else the last one counts.
-    Without a formula it is what follows "is", a leading number, or the whole statement.
-    """
-    spans = formulas(statement)
-    if spans:
-        last, start, end = spans[-1]
-        rest = statement[end:].strip().rstrip(".")
-        stated = _THEN.search(rest)
-        if stated is not None:
-            return formula_of(stated.group(1))
-        parts = [last]
-        for content, earlier, earlier_end in reversed(spans[:-1]):
-            between = statement[earlier_end:start]
-            if not between.strip() or not are_joined(between):
-                break
-            parts.append(content)
-            start = earlier
-        sign = "-" if re.search(r"(?:^|[\s=])[-−]\s*$", statement[:start]) else ""
-        return sign + ", ".join(reversed(parts))
-    if _FACTORIAL.search(statement) and not _has_prose(statement):
-        return statement.strip(" *")
-    statement = first_sentence(statement).strip(" *")
-    if _TIME.search(statement) or not _has_prose(statement):
-        return statement
-    tail = _STATED.sub("", statement, count=1)
-    number = read_number(tail)
-    if number is not None and _has_prose(tail):
-        return number[1]
-    return tail
-
-
-def _has_prose(text: str) -> bool:
-    bare = unwrapped(re.sub(rf"{_WRAPPER}\s*\{{[^{{}}]*\}}", "", text))
-    return len(_PLAIN_WORD.findall(bare)) >= 2

@@ -17,17 +17,9 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify
 
-from topr.grading.answers import (
-    MAX_ANSWER,
-    MAX_COMPLETION,
-    Marker,
-    closing_sentence,
-    formulas,
-    is_absurd,
-    marked_answer,
-    visible,
-)
+from topr.grading.formulas import conclusion, formula_of, whole
 from topr.grading.forms import (
+    Choice,
     Comparison,
     Equation,
     Items,
@@ -39,17 +31,35 @@ from topr.grading.forms import (
     read,
     split_top,
 )
-from topr.grading.latex import formula_of, in_radians, spelled, unwrapped, words
+from topr.grading.latex import in_radians, is_words, normalize_latex, unwrapped, words
+from topr.grading.reasoning import strip_reasoning
+from topr.grading.statements import (
+    MAX_COMPLETION,
+    Kind,
+    Statement,
+    Unread,
+    closing_bold,
+    extract_answer,
+    is_absurd,
+    is_changed,
+)
 from topr.grading.values import same_value
-from topr.grading.verdict import Verdict
+from topr.grading.verdict import Verdict, says_nothing
 from topr.records import Grade
 
 # It warns that its own time limits are off; ours are those of the worker.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-_TIERS = ((Marker.FINAL, Marker.BOX), (Marker.STATEMENT,), (Marker.LABEL,))
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
-_CONCLUSION = re.compile(r"(?:therefore|thus|hence|so)\b", re.I)
+
+_MISREAD = re.compile(r"\d\s+\d|\d'|\d\.\d+\.\d")
+"""What the parser makes a sum, a number or a product of."""
+_NO_VALUE = re.compile(
+    r"\s*(?:none|undefined|unknown|infinit\w*|impossible|indeterminate|nothing|no\s+\w+|not\s+\w+"
+    r"|cannot|can't|does\s+not|doesn't)\b",
+    re.I,
+)
+"""Words that are an answer where a formula is expected: no number, whatever was said before."""
 
 
 class UnreadableError(Exception):
@@ -64,7 +74,7 @@ def parse(latex: str) -> Any:
         UnreadableError: the parser cannot make sense of it.
 
     """
-    if is_absurd(latex):
+    if is_absurd(latex) or _MISREAD.search(latex) is not None:
         raise UnreadableError(latex[:80])
     text = in_radians(unwrapped(latex))
     text = re.sub(r"\^\s*\(([^()]*)\)", r"^{\1}", text)
@@ -97,6 +107,8 @@ def equivalent(gold: Node, answer: Node) -> bool:
         UnreadableError: a leaf cannot be parsed.
 
     """
+    if isinstance(gold, Choice) or isinstance(answer, Choice):
+        return _same_choice(gold, answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
         return _plain_words(gold) == _plain_words(answer)
     if isinstance(gold, Fraction) and isinstance(answer, Fraction):
@@ -118,6 +130,16 @@ def equivalent(gold: Node, answer: Node) -> bool:
     if isinstance(gold, Fraction | Leaf) and isinstance(answer, Fraction | Leaf):
         return _same_leaf(gold, answer)
     return False
+
+
+def _same_choice(gold: Node, answer: Node) -> bool:
+    """A letter with its value is its letter, or its value; where both have both, they agree."""
+    if isinstance(gold, Choice) and isinstance(answer, Choice):
+        return gold.letter == answer.letter and equivalent(gold.value, answer.value)
+    choice, other = (gold, answer) if isinstance(gold, Choice) else (answer, gold)
+    if not isinstance(choice, Choice):
+        return False
+    return _plain_words(other) == choice.letter.casefold() or equivalent(choice.value, other)
 
 
 def _plain_words(node: Node) -> str | None:
@@ -261,53 +283,78 @@ def _is_readable(node: Node) -> bool:
     return True
 
 
-def stated(completion: str, bare: bool) -> str | None:
-    """The answer of a completion as it stands there; None where it gives none."""
-    text = visible(completion)
-    statement = marked_answer(text, _TIERS)
-    if statement is None and bare:
-        statement = text.strip()[-MAX_ANSWER:]
-        if "\n" in statement and not formulas(statement):
-            statement = statement.rpartition("\n")[2]
-    elif statement is None:
-        statement = conclusion(text)
-    return formula_of(statement) if statement else None
+def read_answer(completion: str, answer_only: bool, words_count: bool) -> str | Unread | None:
+    """The answer of a completion as it stands there; None where it gives none.
 
+    Args:
+        completion: A solution, or with `answer_only` a final answer.
+        answer_only: Whether it is a final answer.
+        words_count: Whether words alone may be the answer; else they are a remark.
 
-def conclusion(text: str) -> str | None:
-    """The last sentence of an unmarked completion, if it draws a conclusion with a formula.
-
-    `Therefore, the distance is $15.975$ inches.` announces an answer; a last line that merely
-    computes does not.
     """
-    sentence = closing_sentence(text)
-    if sentence is None or _CONCLUSION.match(sentence) is None or not formulas(sentence):
+
+    def read_statement(statement: Statement) -> str | Unread:
+        formula = formula_of(statement)
+        if isinstance(formula, Unread) or words_count:
+            return formula
+        loose = statement.kind in (Kind.SENTENCE, Kind.LABEL)
+        return Unread.REMARK if loose and _is_remark_of_words(formula) else formula
+
+    text = strip_reasoning(completion)
+    stated = extract_answer(text, read_statement)
+    if stated is not None:
+        return stated[0]
+    for statement in (closing_bold(text), whole(text) if answer_only else conclusion(text)):
+        formula = Unread.REMARK if statement is None else formula_of(statement)
+        if statement is not None and formula is not Unread.REMARK:
+            return Unread.UNCLEAR if is_changed(text, statement) else formula
+    return None
+
+
+def _is_remark_of_words(formula: str) -> bool:
+    """Whether words where a formula is expected say nothing; "undefined" and "none" do."""
+    return is_words(formula) and not _NO_VALUE.match(formula)
+
+
+def _is_in_words(node: Node) -> bool:
+    letter = isinstance(node, Leaf) and re.fullmatch(r"[A-Za-z]", node.latex) is not None
+    return letter or isinstance(node, Words | Choice)
+
+
+@lru_cache(maxsize=1024)
+def read_gold(gold: str) -> str | None:
+    """A gold answer in one spelling; None where it says nothing or is unclear."""
+    if says_nothing(gold):
         return None
-    rest = sentence[formulas(sentence)[-1][2] :]
-    return None if re.search(r"\d|(?:[A-Za-z]+\W+){3}", rest) else sentence
+    stated = extract_answer(gold, formula_of)
+    formula = formula_of(whole(" ".join(gold.split()))) if stated is None else stated[0]
+    if isinstance(formula, Unread):
+        return None
+    truth = normalize_latex(formula)
+    return None if not truth or is_absurd(truth) else truth
 
 
-def grade_math(completion: str, gold: str, bare: bool = False) -> Grade:
+def grade_math(completion: str, gold: str, answer_only: bool = False) -> Grade:
     """Compare the answer of a completion with the gold answer as mathematics.
 
     Args:
-        completion: A solution, or with `bare` a final answer.
+        completion: A solution, or with `answer_only` a final answer.
         gold: The gold answer as LaTeX, with or without `$`; or a text whose box holds it.
-        bare: Whether the completion is a final answer, not a solution.
+        answer_only: Whether the completion is a final answer, not a solution.
 
     """
-    truth = spelled(marked_answer(gold, _TIERS) or formula_of(gold))
-    if not truth or is_absurd(truth):
+    truth = read_gold(gold)
+    if truth is None:
         return Verdict.gold_unparseable()
     if len(completion) > MAX_COMPLETION:
         return Verdict.unparseable()
-    answer = stated(completion, bare)
-    if answer is None or is_absurd(answer):
-        return Verdict.unparseable(answer)
-    given = spelled(answer)
+    target = read(truth)
+    answer = read_answer(completion, answer_only, words_count=_is_in_words(target))
+    if answer is None or isinstance(answer, Unread) or is_absurd(answer):
+        return Verdict.unparseable(None if isinstance(answer, Unread) else answer)
+    given = normalize_latex(answer)
     if _compact(given) and _compact(given) == _compact(truth):
         return Verdict.of(True, answer)
-    target = read(truth)
     if not _is_readable(target):
         return Verdict.gold_unparseable()
     try:

@@ -1,25 +1,31 @@
 r"""Numbers as people write them, compared as exact rationals. No sympy, no floats, no tolerance.
 
-What a number may wear: a sign, a currency, thousands marks, a unit, a percent sign, LaTeX around
-it. None of that changes its value, except the words thousand to trillion.
+A number may have a sign, a currency, thousands marks, a unit, a percent sign, LaTeX around it, and
+may be written in words. It counts only where nothing beside it changes it (`topr.grading.beside`),
+except that scales (`2 million`) are multiplied.
 """
 
 import re
 from fractions import Fraction
 
-from topr.grading.answers import (
+from topr.grading.beside import BEFORE, changes_after, has_alternative, without_times
+from topr.grading.reasoning import strip_reasoning
+from topr.grading.statements import (
     MAX_ANSWER,
     MAX_COMPLETION,
-    Marker,
+    Kind,
+    Statement,
+    Unread,
+    closing_bold,
     closing_sentence,
+    extract_answer,
     first_sentence,
-    marked_answer,
-    visible,
+    is_changed,
+    is_remark,
 )
-from topr.grading.verdict import Verdict
+from topr.grading.verdict import Verdict, says_nothing
 from topr.records import Grade
 
-_TIERS = ((Marker.STATEMENT,), (Marker.LABEL,), (Marker.BOX,))
 _MAX_DIGITS = 400
 _VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5",
@@ -32,54 +38,91 @@ _SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
 }
+_DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\.\d+|\d+)"
 
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"[\u2212\u2012\u2013\uFE63\uFF0D]", "-"),
         (r"[\u00A0\u2009\u202F]", " "),
-        (r"\*\*|\\displaystyle|\\left|\\right|\\[()\[\]]", " "),
+        (r"\u2044", "/"),
+        (r"\*\*|__|\\displaystyle|\\left|\\right|\\[()\[\]]|\\(?=[.;,]\s|$)", " "),
         (r"\\[dtc]frac", r"\\frac"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"(\\frac\{[^{}]*\})\s*(\d)", r"\1{\2}"),
         (
-            r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|textrm|operatorname)\s*\{([^{}]*)\}",
+            r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|textrm|operatorname|boldsymbol|bm)"
+            r"\s*\{([^{}]*)\}",
             r" \1 ",
         ),
+        (r"\\f?box(?:ed)?\s*\{([^{}]*)\}", r" \1 "),
         (r"(?<=\d)(?:\{,\}|,?\\[!,;]\s*)(?=\d{3}(?!\d))", ","),
         (r"\\[!,;: ]|~", " "),
         (r"(?<![\d.,])(\d{1,3}) (?=\d{3}(?: \d{3})*(?![\d,/]|\.\d{4}))", r"\1,"),
         (r"(?<=,\d{3}) (?=\d{3}(?![\d,/]))", ","),
         (r"\\?[$€£¥₹]|\\?%|\\?°|\^\s*\{?\s*\\circ\s*\}?", ""),
+        (r"\b(m|[a-zA-Z]{2,12})\s*(?:\^\s*\{?[23]\}?|[\u00b2\u00b3])(?!\w)", r"\1"),
         (r"\\times|\\cdot|×", "*"),
-        (r"\\(?:approx|equiv)|≈", "="),
+        (r"\\(?:approx|equiv)|≈|=>|->|→", "="),
         (r"<<[^<>]*>>", ""),
+        (r"\+/-|\\pm", "±"),
+        (rf"(?<![\w*`'\"])([*_`\"'])(-?\s?{_DECIMAL}%?[.,]?)\1(?![\w*`'\"])", r"\2"),
+        (rf"(?<![\w)\]}}.])\s*[(\[{{]\s*([-+]?\s?{_DECIMAL})\s*[)\]}}](?!\s*[\w(\[{{^])", r" \1"),
+        (rf"(?<=-)[(\[{{]\s*({_DECIMAL})\s*[)\]}}](?!\s*[\w(\[{{^])", r"\1"),
+        (rf"\b[Mm]inus\s+(?=\.?\d)|\b[Nn]egative\s+(?=\.?\d)", "-"),
     )
 )
-_DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\.\d+|\d+)"
 _FRACTION = rf"\\frac\s*\{{\s*(?P<fn>-?\s*{_DECIMAL})\s*\}}\s*\{{\s*(?P<fd>{_DECIMAL})\s*\}}"
 _VALUE = re.compile(
-    rf"(?<![\w.,/^\\#])(?P<sign>[-+]?)\s*"
+    rf"(?<![\w.,/^\\#])(?P<sign>[-+]?)(?P<gap>\s*)"
     rf"(?:(?P<whole>{_DECIMAL})?\s*{_FRACTION}"
     rf"|(?:(?P<mixed>\d+)\s+)?(?P<n>{_DECIMAL})\s*/\s*(?P<d>{_DECIMAL})"
     rf"|(?P<number>{_DECIMAL})(?:[eE](?P<e>[-+]?\d{{1,3}})(?![\w.])"
     rf"|\s*\*\s*10\s*\^\s*\{{?\s*(?P<p>-?\d{{1,3}})\s*\}}?)?)"
 )
-_GOES_ON = re.compile(
-    r"\s*(?:[:,.^!]\d|[-+*/^=]\s*[\w\\(.]|[x×]\s*\d|[²³]|[xyzn]\b|\(\s*[-\d]|!|\\(?!\s|$))|\w*\d"
-)
-_NEXT_VALUE = re.compile(
-    r"\s*(?:[A-Za-z]+\s+){0,3}?(?:,|;|\band\b|\bor\b|\bto\b)\s*(?:[A-Za-z]+\s+)?[-+]?\.?\d"
-)
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion)s?\b", re.I)
-_BOUND_OR_ROOT = re.compile(
-    r"\b(?:not|never|(?:less|fewer|more|greater)\s+than|at\s+(?:least|most))\b|√|\\sqrt", re.I
+_BELOW_ZERO = re.compile(r"\s*(?:degrees?\s*)?(?:[CF]|celsius|fahrenheit)?\s*(?:below|under)\s+zero\b", re.I)
+_LOOSE_DIGITS = re.compile(r"[A-Za-z\\^_/]\d")
+"""Digits that are no number by themselves: `5x7`, `H2O`."""
+_COMMAND = re.compile(r"\\[a-zA-Z]{1,20}\Z")
+_ASSIGNED = re.compile(r"(?:^|[\s,;(])[A-Za-z]\w*\s*$")
+_WORDS = {
+    word: value
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen seventeen eighteen nineteen".split()
+    )
+} | {
+    word: 10 * value
+    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+}
+_WORD = "|".join((*_WORDS, *_SCALES))
+# "One" is a number where a statement begins with it; elsewhere it is "the one".
+IN_WORDS = re.compile(
+    rf"(?:\A[\s\W]*(?=one\b)|\b(?!one\b))(?:{_WORD})(?:(?:\s+and\s+|[\s-]+)(?:{_WORD}))*\b", re.I
 )
+
+
+def number_words(text: str) -> str:
+    """A text with its number words as digits: `twenty-five` becomes 25."""
+    return IN_WORDS.sub(lambda match: str(_from_words(match.group())), text)
+
+
+def _from_words(text: str) -> int:
+    total = part = 0
+    for word in re.findall(r"[a-z]+", text.lower()):
+        if word in _WORDS:
+            part += _WORDS[word]
+        elif word == "hundred":
+            part = max(1, part) * 100
+        elif word in _SCALES:
+            total, part = total + max(1, part) * _SCALES[word], 0
+    return total + part
 
 
 def plain(text: str) -> str:
-    """LaTeX, currency, percent signs and typographic signs taken off."""
+    """LaTeX, currency, percent signs, quotes and typographic signs taken off."""
     for sign, fraction in _VULGAR.items():
         if sign in text:
             text = re.sub(rf"(?<=\d){sign}", f" {fraction}", text).replace(sign, fraction)
@@ -120,29 +163,60 @@ def read_exactly(text: str) -> Fraction | None:
     return None if match is None else _value(match)
 
 
-def read_number(text: str) -> tuple[Fraction, str] | None:
+def read_number(text: str) -> tuple[Fraction, str] | Unread:
     """The number that a short statement gives, and the text of it.
 
-    It is the first number, after the last `=`. Words may stand around it. None where there is no
-    number, or where it goes on as an expression (`10 - 128*s`), a time of day (`3:00`), a range
-    or a list (`5 or 6`): more than one number is no answer.
+    It is the first number, after the last `=`. Words may stand around it, and times (`by 5 pm`);
+    any other number must be equal to it. REMARK where there is no number at all.
     """
-    text = plain(text[:MAX_ANSWER])
-    text = text.rpartition("=")[2] if "=" in text else text
-    text = text.replace("{", " ").replace("}", " ") if "\\frac" not in text else text
-    match = _VALUE.search(text)
-    if match is None or _BOUND_OR_ROOT.search(text[: match.start()]):
-        return None
-    rest = text[match.end() :]
-    if _GOES_ON.match(rest) or _NEXT_VALUE.match(rest):
-        return None
-    value = _value(match)
-    if value is None:
-        return None
+    text = without_times(plain(text[:MAX_ANSWER]))
+    if not any(character.isdigit() for character in text):
+        text = plain(number_words(text))
+        if not any(character.isdigit() for character in text):
+            return Unread.REMARK
+    before, text = _last_member(text)
+    if text is None:
+        return Unread.UNCLEAR
+    numbers = list(_VALUE.finditer(text))
+    value = _value(numbers[0]) if numbers else None
+    if value is None or _stands_after_change(text[: numbers[0].start()], before, numbers[0]):
+        return Unread.UNCLEAR
+    shown, rest = numbers[0].group().strip(), text[numbers[0].end() :]
     scale = _SCALE.match(rest)
     if scale is not None:
-        value *= _SCALES[scale.group(1).lower()]
-    return value, match.group().strip()
+        value, rest = value * _SCALES[scale.group(1).lower()], rest[scale.end() :]
+    below = _BELOW_ZERO.match(rest)
+    if below is not None:
+        value, rest = -value, rest[below.end() :]
+    if any(_value(other) != value for other in numbers[1:]) or _LOOSE_DIGITS.search(rest):
+        return Unread.UNCLEAR
+    if len(numbers) > 1:
+        rest = rest[: max(0, numbers[1].start() - numbers[0].end())]
+    return Unread.UNCLEAR if changes_after(rest) else (value, shown)
+
+
+def _last_member(text: str) -> tuple[str, str | None]:
+    """What stands before the last `=`, and behind it; None for two equations (`x = 5, y = 7`)."""
+    if "=" not in text:
+        return "", text
+    *earlier, last = text.split("=")
+    names = {side.strip().split()[-1] for side in earlier if _ASSIGNED.search(side)}
+    before = "=".join(earlier)
+    if len(names) > 1 or re.search(r"[<>!≠]\s*$|\bor\b", before):
+        return before, None
+    return before, last
+
+
+def _stands_after_change(before: str, equation: str, match: re.Match[str]) -> bool:
+    """Whether what stands before a number changes it."""
+    if BEFORE.search(before) is not None or re.search(r"\bnot\b", equation) is not None:
+        return True
+    before = before.rstrip()
+    if not before:
+        return False
+    if match["sign"] and match["gap"] or _COMMAND.search(before):
+        return True  # a subtraction (`x - 5`), a relation or function (`x \\geq 5`)
+    return not (before[-1].isalnum() or before[-1] in "=:：,.;!?([{)]}\"'`*_“‘«’”»")
 
 
 def read_closing(text: str) -> tuple[Fraction, str] | None:
@@ -155,63 +229,98 @@ def read_closing(text: str) -> tuple[Fraction, str] | None:
     sentence = closing_sentence(text)
     if sentence is None:
         return None
-    if "=" in sentence:
-        return read_number(sentence)
-    found = [(value, m.group().strip()) for m in _VALUE.finditer(plain(sentence))
-             if (value := _value(m)) is not None]  # fmt: skip
-    if len(found) == 1:
-        return read_number(sentence)
+    only = read_number(sentence)
+    if not isinstance(only, Unread):
+        return only
+    if only is Unread.REMARK or "=" in sentence:
+        return None
+    said = plain(sentence)
     before = plain(text[-1000:][: -len(sentence)])
     computed = list(re.finditer(rf"=\s*({_DECIMAL})(?![\d.]*\s*[-+*/=x])", before))
     if computed:
         result = _decimal(computed[-1].group(1))
-        for value, shown in found:
-            if value == result:
-                return value, shown
+        for match in _VALUE.finditer(said):
+            if _value(match) == result and not changes_after(said[match.end() :]):
+                return result, match.group().strip()
     return None
 
 
+def _read(statement: Statement) -> tuple[Fraction, str] | Unread:
+    """The number of a statement."""
+    if statement.kind in (Kind.BOX, Kind.TAG, Kind.HASHES):
+        number = read_number(statement.text)
+        if number is Unread.REMARK and statement.text:
+            return Unread.UNCLEAR  # "no solution" is an answer, and no number
+        return number
+    if is_remark(statement.text):
+        return Unread.REMARK
+    sentence = first_sentence(statement.text)
+    if has_alternative(statement.text[len(sentence) :]):
+        return Unread.UNCLEAR
+    return read_number(sentence)
+
+
 def _read_gold(gold: str) -> Fraction | None:
-    if "####" in gold:
-        gold = gold.rpartition("####")[2]
-    number = read_number(gold)
-    return None if number is None else number[0]
+    if says_nothing(gold):
+        return None
+    stated = extract_answer(gold, _read)
+    number = read_number(gold) if stated is None else stated[0]
+    return None if isinstance(number, Unread) else number[0]
 
 
-def _grade(completion: str, gold: str, bare: bool, closing: bool) -> Grade:
+def _read_unmarked(text: str) -> tuple[Fraction, str] | Unread | None:
+    """The number of a completion that announces none: its last sentence's, or the bold one."""
+    number = read_closing(text)
+    bold = closing_bold(text) if number is None else None
+    if bold is None:
+        return number
+    return Unread.UNCLEAR if is_changed(text, bold) else read_number(bold.text)
+
+
+def _read_whole(text: str) -> tuple[Fraction, str] | Unread:
+    """The number of a completion that is an answer and nothing else."""
+    number = read_number(text)
+    if isinstance(number, Unread) and "\n" in text.strip():
+        number = read_number(text.strip().rpartition("\n")[2])
+    return number
+
+
+def _grade(completion: str, gold: str, answer_only: bool, closing: bool) -> Grade:
     truth = _read_gold(gold)
     if truth is None:
         return Verdict.gold_unparseable()
     if len(completion) > MAX_COMPLETION:
         return Verdict.unparseable()
-    text = visible(completion)
-    statement = marked_answer(text, _TIERS)
-    if statement is not None:
-        number = read_number(first_sentence(statement))
-    elif bare:
-        number = read_number(text) or read_number(text.strip().rpartition("\n")[2])
+    text = strip_reasoning(completion)
+    stated = extract_answer(text, _read)
+    shown = None
+    number: tuple[Fraction, str] | Unread | None
+    if stated is not None:
+        number, shown = stated[0], stated[1].text
+    elif answer_only:
+        number = _read_whole(text)
     else:
-        number = read_closing(text) if closing else None
-    if number is None:
-        return Verdict.unparseable(statement)
+        number = _read_unmarked(text) if closing else None
+    if number is None or isinstance(number, Unread):
+        return Verdict.unparseable(shown)
     return Verdict.of(number[0] == truth, number[1])
 
 
-def grade_numeric(completion: str, gold: str, bare: bool = False) -> Grade:
+def grade_numeric(completion: str, gold: str, answer_only: bool = False) -> Grade:
     """Compare the number that a completion ends on with the gold number, exactly.
 
     Args:
-        completion: A solution, or with `bare` a final answer.
+        completion: A solution, or with `answer_only` a final answer.
         gold: A number, with or without a unit; or a solution that ends in `#### N`.
-        bare: Whether the completion is a final answer, not a solution.
+        answer_only: Whether the completion is a final answer, not a solution.
 
     """
-    return _grade(completion, gold, bare, closing=True)
+    return _grade(completion, gold, answer_only, closing=True)
 
 
-def grade_numeric_marked(completion: str, gold: str, bare: bool = False) -> Grade:
+def grade_numeric_marked(completion: str, gold: str, answer_only: bool = False) -> Grade:
     """As `grade_numeric`, but a solution that never announces its answer is unparseable.
 
     The paper's rule: a completion without "The answer is" is invalid, whatever it computes.
     """
-    return _grade(completion, gold, bare, closing=False)
+    return _grade(completion, gold, answer_only, closing=False)

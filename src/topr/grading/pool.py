@@ -188,7 +188,7 @@ class _Pool:
 
 
 def stream_grades(
-    items: Sequence[Item], grader: str, *, config: GradeConfig, bare: bool = False
+    items: Sequence[Item], grader: str, *, config: GradeConfig, answer_only: bool = False
 ) -> Iterator[Grade]:
     """Grades in the order of the items, each as soon as it and all before it are there.
 
@@ -199,7 +199,7 @@ def stream_grades(
     if grader not in GRADERS:
         _check_name(grader)
     workers = config.workers or _cores()
-    start = Start(grader=grader, bare=bare, timeout=config.timeout, memory_mb=config.memory_mb)
+    start = Start(grader=grader, answer_only=answer_only, timeout=config.timeout, memory_mb=config.memory_mb)
     with _Pool(start, items, workers) as pool:
         following = 0
         while following < len(items):
@@ -214,7 +214,7 @@ def grade_all(
     grader: str,
     *,
     config: GradeConfig,
-    bare: bool = False,
+    answer_only: bool = False,
     columns: Mapping[str, Sequence[Any]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Grade]:
@@ -224,7 +224,7 @@ def grade_all(
         items: (completion, gold answer) pairs. A gold answer of None is GOLD_UNPARSEABLE.
         grader: A name in `GRADERS`, or a user's `module:function`.
         config: Workers, seconds per completion, memory per worker. `truncated` is not looked at.
-        bare: Whether the completions are final answers, not solutions.
+        answer_only: Whether the completions are final answers, not solutions.
         columns: For a user's function: further columns, each as long as `items`.
         progress: Called with the number of completions graded since its last call.
 
@@ -241,7 +241,7 @@ def grade_all(
         for (completion, gold), row in zip(items, rows, strict=True)
     ]
     grades = []
-    for grade in stream_grades(work, grader, config=config, bare=bare):
+    for grade in stream_grades(work, grader, config=config, answer_only=answer_only):
         grades.append(grade)
         if progress is not None:
             progress(1)

@@ -22,7 +22,7 @@ def grade_table(
     grader: str,
     config: GradeConfig,
     *,
-    bare: bool = False,
+    answer_only: bool = False,
     completion_column: str = "completion",
     gold_column: str = "gold",
     progress: Callable[[int], None] | None = None,
@@ -38,7 +38,7 @@ def grade_table(
         table: Any table with a column of completions and, for the built-in graders, gold answers.
         grader: A name in `GRADERS`, or a user's `module:function`.
         config: How to grade.
-        bare: Whether the completions are final answers, not solutions.
+        answer_only: Whether the completions are final answers, not solutions.
         completion_column: Name of the column of completions (string; null counts as empty).
         gold_column: Name of the column of gold answers (strings or numbers; null: no gold answer).
         progress: Called with the number of completions graded since its last call.
@@ -58,7 +58,7 @@ def grade_table(
         list(zip(completions, golds, strict=True)),
         grader,
         config=config,
-        bare=bare,
+        answer_only=answer_only,
         columns=None if grader in GRADERS else _for_user(table, completion_column, gold_column),
         progress=progress,
     )

@@ -31,7 +31,7 @@ class Start:
     """What a worker is told first."""
 
     grader: str
-    bare: bool
+    answer_only: bool
     timeout: float
     memory_mb: int
 
@@ -62,7 +62,7 @@ def prepare(start: Start) -> Callable[[Item], Grade]:
     def grade(item: Item) -> Grade:
         if item.gold is None:
             return Verdict.gold_unparseable()
-        return grader(item.completion, item.gold, start.bare)
+        return grader(item.completion, item.gold, start.answer_only)
 
     return grade
 

@@ -21,7 +21,7 @@ from topr.store import (
 
 def grade_rollouts(
     rollouts: Path, grader: str, config: GradeConfig, directory: Path, *, mark: str,
-    progress: Progress, bare: bool = False,
+    progress: Progress, answer_only: bool = False,
 ) -> Manifest:  # fmt: skip
     """Write the rows of `rollouts` with `grade`, `reward` and `answer` filled in.
 
@@ -32,7 +32,7 @@ def grade_rollouts(
         directory: where the graded shards go, under the names of the ungraded ones.
         mark: fingerprint of the result.
         progress: told of completions.
-        bare: completions are final answers, not solutions.
+        answer_only: completions are final answers, not solutions.
 
     Raises:
         DataError: there are no rollouts, or they are graded already.
@@ -43,7 +43,7 @@ def grade_rollouts(
     with begin(directory, "grade", mark) as done:
         if done is not None:
             return done
-        grade_shards(sources, grader, config, directory, progress=progress, bare=bare)
+        grade_shards(sources, grader, config, directory, progress=progress, answer_only=answer_only)
         table = read_table(directory, ["grade", "reward"])
         outcomes = Counter(table.column("grade").to_pylist())
         manifest = Manifest(
@@ -59,7 +59,7 @@ def grade_rollouts(
 
 def grade_shards(
     sources: Sequence[Path], grader: str, config: GradeConfig, directory: Path, *,
-    progress: Progress, bare: bool = False,
+    progress: Progress, answer_only: bool = False,
 ) -> None:  # fmt: skip
     """Write graded shards under the names of `sources`; those that are there are left alone."""
     there = {path.name for path in shard_paths(directory)}
@@ -70,5 +70,5 @@ def grade_shards(
             if source.name in there:
                 advance(table.num_rows)
                 continue
-            graded = grade_table(table, grader, config, bare=bare, progress=lambda n: advance(n))
+            graded = grade_table(table, grader, config, answer_only=answer_only, progress=lambda n: advance(n))
             write_shard(directory, shard_number(source), graded)
