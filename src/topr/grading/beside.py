@@ -10,7 +10,7 @@ _SCALES = "hundred|thousand|million|billion|trillion"
 _ORDINALS = "third|quarter|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth"
 _DOUBT = "maybe|perhaps|possibly|alternatively|otherwise|unsure|either|neither|nor|unless|versus|vs"
 _ARITHMETIC = (
-    "minus|plus|times|divided|multiplied|subtracted|added|squared|cubed|modulo|mod|factorial|root"
+    r"minus|plus|times(?=\s+[-+$(\\]*\d)|divided|multiplied|subtracted|added|squared|cubed|modulo|mod|factorial|root"
     "|power|raised|reciprocal|inverse|logarithm|exponent|choose"
 )
 _MULTIPLES = (
@@ -26,7 +26,7 @@ _DENIALS = r"not|never|cannot|isn|aren|wasn|don|doesn|wrong|incorrect"
 BEFORE = re.compile(
     rf"\b(?:{_DENIALS}|{_DOUBT}|{_ARITHMETIC}|{_MULTIPLES}|{_BOUNDS}|negative|(?:more|less)\s+than"
     rf"|up\s+to|no\s+(?:more|less)|close\s+to|short\s+of|(?:{_ORDINALS})s?\s+of|(?:opposite|ratio)\s+of"
-    r"|per\s*cent\s+of|instead\s+of|rather\s+than)\b",
+    r"|per\s*cent\s+of|but|besides|sqrt|log|ln|exp|sin|cos|tan|abs|floor|ceil|instead\s+of|rather\s+than)\b",
     re.I,
 )
 """Words that change the value which follows them."""
@@ -40,12 +40,13 @@ AFTER = re.compile(
 )
 """Words that change the value which they follow."""
 _DIRECTLY_AFTER = re.compile(
-    r"\s*(?:(?:and|out|to|over|less|by|point|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
-    r"|(?:half|quarter|third)\b|(?![amgshlLCFNWVJKI]\b)[A-Za-z]\b)"
+    r"\s*(?:(?:and|out|to|over|by|point|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
+    r"|(?:half|quarter|thirds?|fourths?)\b|(?![amgshlLCFNWVJKI]\b)[A-Za-z]\b)"
 )
 _CHANGING_SIGN = re.compile(
     r"""\s*(?:
       [^\w\s.,;:!?()\[\]{}"'`*_%$€£¥₹°\u201c\u201d\u2018\u2019«»\-\u2013\u2014/\\]
+    | [\u0370-\u03ff]
     | [\u00b2\u00b3\u00b9\u2070-\u209f\u00bc-\u00be\u2150-\u215f]
     | \?
     | [-\u2013\u2014/]\s*(?:[\d.(\\$+-]|[A-Za-z]\b)
@@ -54,7 +55,7 @@ _CHANGING_SIGN = re.compile(
     | \.\.
     | \\(?![$%\s])
     )
-    | [:.,]\d | ! | \*\w | [\[{(]\s*[-\d] | ['\u2019]\d
+    | [:.,]\d | ! | _[\w{] | \*\w | [\[{(]\s*[-\d] | ['\u2019]\d
     """,
     re.X,
 )
@@ -99,7 +100,7 @@ _BOX_AFTER = re.compile(
 
 LATEX = re.compile(
     rf"\b(?:{_DENIALS}|no|{_DOUBT}|{_ARITHMETIC}|{_MULTIPLES}|{_BOUNDS}|more|less|than|if|but|wait"
-    rf"|out|to|actually|instead|rather|(?:a|an|one|two|three)\s+(?:{_ORDINALS})s?|and\s*/\s*or)\b",
+    rf"|out|to|something|odd|ish|thirds|fourths|actually|instead|rather|(?:a|an|one|two|three)\s+(?:{_ORDINALS})s?|and\s*/\s*or)\b",
     re.I,
 )
 """Words beside a number within a formula that say more than what it counts."""

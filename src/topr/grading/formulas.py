@@ -5,10 +5,11 @@ it changes it (`topr.grading.beside`): neither in the words around it nor in tho
 """
 
 import re
+from fractions import Fraction
 
 from topr.grading.beside import BEFORE, LATEX, changes_after, has_alternative, without_times
 from topr.grading.latex import WRAPPER, is_time, is_words, unwrapped
-from topr.grading.numeric import plain, read_number
+from topr.grading.numeric import plain, read_exactly, read_number
 from topr.grading.statements import (
     HOPE,
     JOINED,
@@ -24,6 +25,7 @@ from topr.grading.statements import (
 
 _PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]?[a-z]{2,}")
 _IN_TEXT = re.compile(rf"{WRAPPER}\s*\{{[^{{}}]*\}}")
+_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _FACTORIAL = re.compile(r"[\w)}]!\s*\**$")  # not the end of a sentence
 _VERB = re.compile(r"\b(?:is|are|equals|be|was|were|it's|approximately)\b\s*:?", re.I)
@@ -79,9 +81,12 @@ def _number_in_words(text: str) -> str | Unread:
     if verb is not None and not re.search(r"\d", text[: verb.start()]):
         text = text[verb.end() :].strip()
     number = read_number(text)
-    if isinstance(number, Unread):
-        return text if number is Unread.REMARK else number
-    return f"-{number[1]}" if number[0] < 0 and "-" not in number[1] else number[1]
+    return _written(number) if not isinstance(number, Unread) else text if number is Unread.REMARK else number
+
+
+def _written(number: tuple[Fraction, str]) -> str:
+    value, shown = number
+    return shown if read_exactly(shown) == value else str(value)
 
 
 def _in_words(text: str, spans: list[tuple[str, int, int]]) -> str | Unread:
@@ -125,8 +130,12 @@ def clear_formula(text: str) -> str | Unread:
     """A formula as it stands; UNCLEAR where words or signs within it change what it says."""
     if "\\begin" in text:
         return text
-    if re.search(r"\d", text) is None:
-        return text
+    if "=" not in text or _WORD.search(text):
+        number = read_number(text)
+        if not isinstance(number, Unread):
+            return _written(number)
+        if number is Unread.REMARK:
+            return text
     bare = _COMMAND.sub(" ", _NEGATED.sub("", text, count=1))
     if LATEX.search(bare) is not None or _UNCLEAR.search(bare) is not None:
         return Unread.UNCLEAR

@@ -148,6 +148,10 @@ def _plain_words(node: Node) -> str | None:
     return words(node.latex) if isinstance(node, Leaf) else None
 
 
+def _is_ratio(node: Fraction | Leaf) -> bool:
+    return isinstance(node, Leaf) and ":" in node.latex
+
+
 def _base_of(node: Fraction | Leaf) -> tuple[str, str | None]:
     """Digits and base of a number in another base, `664_7`; base None where it is left out."""
     latex = str(node) if isinstance(node, Fraction) else node.latex
@@ -156,6 +160,8 @@ def _base_of(node: Fraction | Leaf) -> tuple[str, str | None]:
 
 
 def _same_leaf(gold: Fraction | Leaf, answer: Fraction | Leaf) -> bool:
+    if _is_ratio(gold) != _is_ratio(answer):
+        return False
     (digits, base), (other, other_base) = _base_of(gold), _base_of(answer)
     if base is not None or other_base is not None:
         return digits == other and (base == other_base or other_base is None)

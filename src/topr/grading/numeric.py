@@ -85,7 +85,9 @@ _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion)s?\b", re.I)
 _BELOW_ZERO = re.compile(r"\s*(?:degrees?\s*)?(?:[CF]|celsius|fahrenheit)?\s*(?:below|under)\s+zero\b", re.I)
 _LOOSE_DIGITS = re.compile(r"[A-Za-z\\^_/]\d")
 """Digits that are no number by themselves: `5x7`, `H2O`."""
-_COMMAND = re.compile(r"\\[a-zA-Z]{1,20}\Z")
+_COMMAND = re.compile(r"\\(?!q?quad)[a-zA-Z]|\w[(\[{]\Z")
+_NO_CHAIN = re.compile(r"[<>!≠]\s*\Z|\bor\b|(?:^|[^\w.])\d+[xyznkabtpq]\b[^=]*\Z")
+"""Before an `=` that does not say what a number is: `2x = 5`."""
 _ASSIGNED = re.compile(r"(?:^|[\s,;(])[A-Za-z]\w*\s*$")
 _WORDS = {
     word: value
@@ -202,7 +204,8 @@ def _last_member(text: str) -> tuple[str, str | None]:
     *earlier, last = text.split("=")
     names = {side.strip().split()[-1] for side in earlier if _ASSIGNED.search(side)}
     before = "=".join(earlier)
-    if len(names) > 1 or re.search(r"[<>!≠]\s*$|\bor\b", before):
+    conditional = _ASSIGNED.search(earlier[-1]) and re.search(r"\d", earlier[-1])  # 5 for n = 7
+    if len(names) > 1 or conditional or _NO_CHAIN.search(before) is not None:
         return before, None
     return before, last
 
@@ -214,9 +217,10 @@ def _stands_after_change(before: str, equation: str, match: re.Match[str]) -> bo
     before = before.rstrip()
     if not before:
         return False
-    if match["sign"] and match["gap"] or _COMMAND.search(before):
-        return True  # a subtraction (`x - 5`), a relation or function (`x \\geq 5`)
-    return not (before[-1].isalnum() or before[-1] in "=:：,.;!?([{)]}\"'`*_“‘«’”»")
+    if (match["sign"] and match["gap"]) or _COMMAND.search(before) is not None:
+        return True  # a subtraction (`x - 5`), a command (`\\sqrt{5}`), a function (`f(5)`)
+    last = before.rstrip(" ([{")[-1:] or "="
+    return not (last.isalnum() or last in "=:：,.;!?([{)]}\"'`*_“‘«’”»")
 
 
 def read_closing(text: str) -> tuple[Fraction, str] | None:

@@ -45,8 +45,10 @@ _STATED = re.compile(
 _ANSWER = re.compile(_ANSWER_WORD)
 _SHORT_LABEL = re.compile(rf"(?:\A|(?<=\n))[ \t]*{_EMPHASIS}A(?:[ \t]?[:：]|\d?[:：]){_EMPHASIS}")
 _HEADING = re.compile(r"(?:\A|\n)[ \t>#*_]{0,12}(?:[\w']{1,20}[ \t]+){0,3}\Z")
+# Before the word: "We check our answer: ...", "Is it a coincidence that the answer is 24?"
 _CHECKING = re.compile(
-    r"(?:check|verify|confirm|validate|test|compare)\w*\s+(?:(?:our|the|this|that|my|your|final)\s+){0,2}\Z",
+    r"(?:check|verify|confirm|validate|test|compare)\w*\s+(?:(?:our|the|this|that|my|your|final)\s+){0,2}\Z"
+    r"|(?:\A|[.!?:\n])\s*(?:is|are|was|why|how|can|could|does|did|would|what)\b[^.!?\n]{0,70}\Z",
     re.I,
 )
 _HASHES = re.compile(r"(?:\A|(?<=\n))[ \t]*####(?!#)[ \t]*[:：]?(?![ \t]*[*_]*(?:[Ff]inal|Answer))")
@@ -260,7 +262,7 @@ def _boxes(text: str, markers: list[_Marker], index: int) -> tuple[str, int]:
 def _rest(text: str, position: int) -> str:
     """What follows a marker: to the end of its formula or its line."""
     rest = HOPE.sub("", text[position : position + 4 * MAX_ANSWER]).lstrip("\t\n :：")
-    rest = _EMPHASIZED.sub(r"\2", rest).lstrip(" *_\t\n:：")
+    rest = _EMPHASIZED.sub(r"\2", rest).lstrip(" *_\t\n:：=")
     opening = re.match(r"\$\$|\\\[|\\\(|\$", rest)
     span = SPAN.match(rest) if opening is not None else None
     line_end = rest.find("\n", span.end() if span is not None else 0)
@@ -307,10 +309,14 @@ def closing_bold(text: str) -> Statement | None:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop that ends a sentence; one inside a number or formula does not."""
+    """Up to the first full stop that ends a sentence; one inside a number or formula does not.
+
+    A question mark stays: a question states nothing.
+    """
     for match in _SENTENCE_END.finditer(text):
         if text.count("$", 0, match.start()) % 2 == 0:
-            return text[: match.start()].strip()
+            end = match.start() + (match.group().startswith("?"))
+            return text[:end].strip()
     return text.strip()
 
 
