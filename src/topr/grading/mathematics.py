@@ -319,7 +319,9 @@ def read_answer(completion: str, answer_only: bool, words_count: bool) -> str | 
 
 def _is_remark_of_words(formula: str) -> bool:
     """Whether words where a formula is expected say nothing; "undefined" and "none" do."""
-    return is_words(formula) and not _NO_VALUE.match(formula)
+    if re.search(r"[\d\\]", formula) is not None or _NO_VALUE.match(formula) is not None:
+        return False
+    return re.search(r"[a-z]{3}", formula) is not None or not formula.strip(" .,;:")
 
 
 def _is_in_words(node: Node) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 _NAME = (
-    r"[\w:.\u2581-]{0,30}?(?:think|thought|reason|reflect|scratch_?pad|rationale|monologue|analysis"
-    r"|deliberat|ponder|\bcot\b)[\w:.\u2581-]{0,30}"
+    r"[\w:.\u2581-]{0,30}?(?i:think|thought|reason|reflect|scratch_?pad|rationale|monologue|analysis"
+    r"|deliberat|ponder|brainstorm|critique|verif|inner_|hidden_|self_|\bcot\b|\bplan\b|\bdraft\b)"
+    r"[\w:.\u2581-]{0,30}"
 )
 _CLOSING_NAME = re.compile(r"/|(?:end|stop|close)(?![a-z])|.*[_:.\u2581-](?:end|stop|close)$", re.I)
 _ROLE = r"[ \t\n]*(?:assistant|model|chatbot|gpt|ai)\b(?:<\|end_header_id\|>|<\|im_sep\|>)?"
@@ -19,15 +20,16 @@ _TURN = r"<\|(?:start_header_id|im_start|start|turn|role)\|?>|<(?:start_of_turn|
 # Thinking marks of all families: <think>, <|begin_of_thought|>, [THINK], <seed:think>, the
 # channels of gpt-oss and Gemma, and the sentences of Granite.
 _TAG = (
-    rf"<[|\uff5c]?/?{_NAME}(?:\s[^<>\n]{{0,40}})?[|\uff5c]?>"
+    rf"<[|\uff5c]?[ ]?/?[ ]?{_NAME}(?:\s[^<>\n]{{0,40}})?[|\uff5c]?>"
     r"|\[/?(?:THINK|THINKING|THOUGHT|REASONING)\]|\u25c1/?think\u25b7"
 )
 _OPEN = (
     r"<\|channel\|>\s*(?:analysis|commentary)[^<\n]{0,80}(?:<\|message\|>)?"
-    r"|<\|channel>\s*thought|<\|inner_prefix\|>|\bHere(?:'s| is) my thought process:"
+    r"|<\|channel>\s*thought|<unused94>\s*thought|<\|inner_prefix\|>|\bHere(?:'s| is) my thought process:"
 )
 _CLOSE = (
-    r"<\|channel\|>\s*final[^<\n]{0,80}(?:<\|message\|>)?|<channel\|>|<\|inner_suffix\|>"
+    r"(?:<\|end\|>\s*)?(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*final[^<\n]{0,80}"
+    r"(?:<\|message\|>)?|<channel\|>|<unused95>|<\|inner_suffix\|>"
     r"|\bHere(?:'s| is) my response:"
 )
 # Tokens that begin the turn of an assistant: they say nothing of what follows.
@@ -37,14 +39,13 @@ _BEGIN = (
     r"|<\|CHATBOT_TOKEN\|>|<[|\uff5c](?i:assistant)[|\uff5c]>|\[\|assistant\|\]"
 )
 _END = (
-    r"<[|\uff5c][^<>|\uff5c\s]{1,48}[|\uff5c]>|</?(?:s|eos|bos|pad|eod|eot|eom|sep|cls|unk|im_end"
-    r"|im_start|endoftext|(?:start|end)_of_(?:turn|utterance|text)|unused\d+|reserved_\w+"
-    r"|extra_id_\d+|role)>|<turn\|>|<\|turn>|\[/?(?:INST|SYS|SYSTEM_PROMPT|EOS|BOS|PAD|SEP|CLS"
-    r"|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>|\[\|[a-z]{1,20}\|\]"
-    r"|\[e~\[|\]~!?b[\]\[]"
+    r"<[|\uff5c][^<>|\uff5c\s]{1,48}[|\uff5c]>|(?i:</?(?:[a-z]{1,12}:)?(?:s|eos|bos|pad|eod|eot|eom|sep"
+    r"|cls|unk|end|stop|human|user|bot|assistant|system|im_end|im_start|endoftext|role"
+    r"|(?:start|end)_of_(?:turn|utterance|text)|unused\d+|reserved_\w+|special_\d+|extra_id_\d+"
+    r"|question|problem|instruction|prompt)>)|<_\w{1,20}>|<\[\w{1,40}\]>|<turn\|>|<\|turn>"
+    r"|\[/?(?:INST|SYS|SYSTEM_PROMPT|EOS|BOS|PAD|SEP|CLS|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS"
+    r"|gMASK)\]|<</?SYS>>|\[\|[a-z]{1,20}\|\]|\[e~\[|\]~!?b[\]\[]"
 )
-
-
 # At the very start of a completion these say that nothing was answered; others are skipped there.
 _NOTHING = re.compile(r"/s|INST|end|eo[stdm]|return|stop|user|human|system|start|turn|tool", re.I)
 

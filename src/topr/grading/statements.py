@@ -33,7 +33,7 @@ _IS = (
     r"(?:(?:therefore|thus|then|hence|so|now|simply|just)[ \t,]+){0,2}"
     r"(?:is|are|was|will\s+be|would\s+be|should\s+be|must\s+be|has\s+to\s+be|becomes|equals"
     r"|is\s+equal\s+to|comes\s+(?:out\s+)?to|turns\s+out\s+to\s+be|works\s+out\s+to|sera|est|es|ist"
-    r"|является)\b"
+    r"|является)(?![^\W\d_])"
 )
 # What may stand between the word and what it announces: "answer to the question", "answer (B)".
 _OBJECT = r"(?:[ \t]*\([^()\n]{1,60}\)|\s+(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
@@ -57,11 +57,13 @@ _BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
 _UNBRACED = re.compile(r"[-\u2212]?[$]?[\d.,]*\d(?![\w^/*+])|[A-Za-z](?![\w^/*+])")
 
 _NEXT_QUESTION = re.compile(
-    r"\n[ \t>#*_]{0,12}(?:\d{1,3}[.)][ \t]*)?(?:(?:the|a|an|here is|now)[ \t]+){0,2}"
-    r"(?:(?:next|new|another|similar)[ \t]+)?"
-    r"(?:question|problem|exercise|example|task|instruction|input|q|user|human|assistant|system"
+    r"\n[ \t>#*_\[-]{0,12}(?:\d{1,3}[.)][ \t]*)?(?:(?:the|a|an|here is|now)[ \t]+){0,2}"
+    r"(?:(?:next|new|another|similar|follow-?up|bonus|word|math|practice|sample|related)[ \t]+)?"
+    r"(?:(?:question|problem|exercise|example|task|instruction|input|user|human|assistant|system"
     r"|问题|题目|问|例题|例|вопрос|задача|pregunta|problema|frage|aufgabe|exemple|domanda|pergunta)"
-    r"(?![a-z])[ \t]*#?(?:\d{1,4}|[a-z]{1,3}(?![a-z]))?[*_]{0,3}[ \t]*(?:[:：.)]|\n|$)",
+    r"(?![a-z])[ \t]*(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]*#?\d{1,4}[a-z]?[.)\]]?|\])?"
+    r"[*_]{0,3}[ \t]*(?:[:：—]|(?<=[\d.)\]])[ \t]|\n|$)|Q[ \t]?\d{0,4}[*_]{0,3}[ \t]*[:：.)])"
+    r"|\n[ \t]*let(?:'s| us)[ \t]+(?:try|do|solve|look at|move on to)[ \t]+(?:another|the next|a new)\b",
     re.I,
 )
 JOINED = re.compile(
