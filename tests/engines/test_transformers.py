@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from tiny import ARCHITECTURES, EOS, PAD, TURN_END, tiny_model, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
-from topr.engines import ENGINES, columns, decoding, open_engine
+from topr.engines import ENGINES, open_engine, transformers
 from topr.engines.base import Request
+from topr.engines.columns import Batching
 from topr.engines.transformers import TransformersEngine
 from topr.errors import EngineError
 from topr.models import fingerprint
@@ -52,10 +53,12 @@ def draw(
     model: PreTrainedModel,
     requests: Iterable[Request] = REQUESTS,
     batch_size: int = 64,
+    opened: TransformersEngine | None = None,
     **sampling: object,
 ) -> dict[tuple[str, int], Rollout]:
     params = SamplingParams(**({"max_tokens": LIMIT} | sampling))  # type: ignore[arg-type]
-    rollouts = list(engine(model, batch_size).generate(tuple(requests), params))
+    opened = opened or engine(model, batch_size)
+    rollouts = list(opened.generate(tuple(requests), params))
     drawn = {(rollout.problem_id, rollout.sample): rollout for rollout in rollouts}
     assert len(drawn) == len(rollouts)
     return drawn
@@ -112,8 +115,10 @@ def shapes_of(model: PreTrainedModel) -> Iterator[list[torch.Size]]:
 
 
 def test_prompts_are_prefilled_once_and_ended_rows_leave(llama: PreTrainedModel) -> None:
+    opened = engine(llama)
+    draw(llama, opened=opened)  # the model is tried, once
     with shapes_of(llama) as shapes:
-        drawn = draw(llama, [request(prompt, n=8) for prompt in PROMPTS])
+        drawn = draw(llama, [request(prompt, n=8) for prompt in PROMPTS], opened=opened)
     longest = max(len(request(prompt).prompt_ids) for prompt in PROMPTS)
     assert shapes[0] == (len(PROMPTS), longest - 1)  # the last token is each row's first
     assert shapes[1] == (8 * len(PROMPTS), 1)
@@ -125,8 +130,10 @@ def test_prompts_are_prefilled_once_and_ended_rows_leave(llama: PreTrainedModel)
 
 def test_rows_enter_where_others_have_ended(llama: PreTrainedModel) -> None:
     """The batch stays full while completions wait, and a prompt is run once for all of them."""
+    opened = engine(llama, batch_size=16)
+    draw(llama, opened=opened)
     with shapes_of(llama) as shapes:
-        drawn = draw(llama, [request(prompt, n=40) for prompt in PROMPTS[1:]], batch_size=16)
+        drawn = draw(llama, [request(prompt, n=40) for prompt in PROMPTS[1:]], opened=opened)
     prefills = [shape for shape in shapes if shape[1] > 1]
     assert sum(shape[0] for shape in prefills) == len(PROMPTS[1:])
     steps = [shape[0] for shape in shapes if shape[1] == 1]
@@ -137,17 +144,22 @@ def test_rows_enter_where_others_have_ended(llama: PreTrainedModel) -> None:
     assert 16 * shrinking > 0.85 * needed  # so most tokens were drawn in full batches
 
 
-def test_a_cache_that_cannot_take_rows_in_draws_batch_by_batch(
-    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batching", [Batching.PADDED, Batching.LEVEL, Batching.SINGLE])
+def test_every_way_of_decoding_draws_the_same_samples(
+    llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, batching: Batching
 ) -> None:
-    """What models with layers of another kind get; the samples are the same."""
+    """What models get that do not fit the fastest one."""
     asked = [*(request(prompt, n=5) for prompt in PROMPTS), single_token()]
     expected = draw(llama, asked, batch_size=6)
-    monkeypatch.setattr(decoding, "cache_for", columns.WholeBatch)
-    found = draw(llama, asked, batch_size=6)
+    monkeypatch.setattr(transformers, "find_batching", lambda *_: batching)
+    opened = engine(llama, batch_size=6)
+    with shapes_of(llama) as shapes:
+        found = draw(llama, asked, opened=opened)
     assert ids(found) == ids(expected)
     for key, rollout in found.items():
         assert rollout.logprobs == pytest.approx(expected[key].logprobs, abs=1e-4)
+    steps = [shape[0] for shape in shapes if shape[1] == 1]
+    assert max(steps) == {Batching.PADDED: 6, Batching.LEVEL: 5, Batching.SINGLE: 1}[batching]
 
 
 def test_a_prompt_may_be_a_single_token(llama: PreTrainedModel) -> None:

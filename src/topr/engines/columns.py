@@ -9,6 +9,7 @@ place of one that left, and nothing else is moved.
 """
 
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -16,19 +17,50 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from topr.errors import ModelError
+
 Ids = tuple[int, ...]
-Run = Callable[[Sequence[Ids]], DynamicCache]
+Run = Callable[[Sequence[Ids]], Any]
 """Runs the model on token ids, each padded on the left, and returns what its cache holds."""
 
 SLACK = 64
 """Columns allocated ahead, at least: the cache is copied when they are used up."""
 
 
-def cache_for(config: PreTrainedConfig) -> "Columns | WholeBatch":
-    """Return an empty cache of the kind that the layers of a model allow."""
+class Batching(StrEnum):
+    """Which rows lie side by side. Each member asks less of a model than those before it."""
+
+    REFILLED = "refilled"
+    """Rows of any length, padded on the left; as some end, others take their places."""
+    PADDED = "padded"
+    """Rows of any length, padded on the left; a batch ends before the next begins."""
+    LEVEL = "level"
+    """Rows with prompts of the same length, none padded; a batch ends before the next begins."""
+    SINGLE = "single"
+    """One row at a time."""
+
+    @property
+    def pads(self) -> bool:
+        """Whether rows may differ in length."""
+        return self in (Batching.REFILLED, Batching.PADDED)
+
+
+def cache_for(config: PreTrainedConfig, batching: Batching) -> "Columns | WholeBatch":
+    """Return an empty cache.
+
+    Raises:
+        ModelError: the model's layers keep more than keys and values, and rows are to be refilled.
+
+    """
+    if batching is not Batching.REFILLED:
+        return WholeBatch()
     layers = DynamicCache(config=config).layers
-    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-    return Columns(len(layers)) if layers and plain else WholeBatch(config)
+    kinds = {type(layer) for layer in layers}
+    further = kinds - {DynamicLayer, DynamicSlidingWindowLayer}
+    if further or not layers:
+        names = ", ".join(sorted(kind.__name__ for kind in further))
+        raise ModelError(f"its cache holds more than keys and values ({names or 'no layers'})")
+    return Columns(config)
 
 
 class Columns:
@@ -40,12 +72,13 @@ class Columns:
     replaces = True
     """Rows can enter in place of others."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, config: PreTrainedConfig) -> None:
         """Begin without a row."""
+        self._config = config
         self.start = self.end = 0
         """Columns in use: the longest row fills all of them."""
         self.capacity = 0
-        self._layers = [_Layer(self) for _ in range(layers)]
+        self._layers = [_Layer(self) for _ in self.new().layers]
         self.cache = Cache(layers=list(self._layers))
         """For the model, which appends one token to every row in a forward pass."""
         self._last: dict[Ids, list[tuple[Tensor, Tensor]]] = {}
@@ -95,7 +128,11 @@ class Columns:
         """Take all other rows out."""
         self._move(self.end - self.start, rows)
 
-    def advance(self) -> None:
+    def new(self) -> DynamicCache:
+        """Return what the model is to fill with prefixes."""
+        return DynamicCache(config=self._config)
+
+    def advance(self, cache: Any) -> None:
         """Count the column that a forward pass has filled."""
         self.end += 1
 
@@ -110,40 +147,40 @@ class Columns:
 
 
 class WholeBatch:
-    """The cache of a model with layers of another kind: rows leave, but none enters before all
-    have left.
-    """
+    """The model's own cache, of whatever kind: rows leave, but none enters before all have left."""
 
     replaces = False
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(self) -> None:
         """Begin without a row."""
-        self._config = config
-        self.cache = DynamicCache(config=config)
-
-    @property
-    def width(self) -> int:
+        self.cache: Any = None
+        self.width = 0
         """Columns in use."""
-        return int(self.cache.get_seq_length())
 
     def enter(self, prefixes: Sequence[Ids], places: Sequence[int], size: int, run: Run) -> None:
         """Begin a batch. Equal prefixes are run once."""
         distinct = {ids: row for row, ids in enumerate(dict.fromkeys(prefixes))}
-        if not any(distinct):
-            self.cache = DynamicCache(config=self._config)
-            return
-        self.cache = run(list(distinct))
-        self.keep(torch.tensor([distinct[ids] for ids in prefixes]))
+        self.width = max(map(len, prefixes))
+        self.cache = run(list(distinct)) if self.width else None
+        if self.width and len(prefixes) > 1:
+            self.keep(torch.tensor([distinct[ids] for ids in prefixes]))
 
     def fit(self, width: int) -> None:
         """Do nothing: columns stay."""
 
     def keep(self, rows: Tensor) -> None:
         """Take all other rows out."""
-        self.cache.batch_select_indices(rows)
+        if len(rows):
+            # batch_select_indices is for keys and values alone; this is for states too.
+            self.cache.reorder_cache(rows)
 
-    def advance(self) -> None:
-        """Do nothing: the model's own cache counts."""
+    def new(self) -> None:
+        """Return what the model is to fill with prefixes: it makes its own."""
+
+    def advance(self, cache: Any) -> None:
+        """Take the cache that a forward pass has added a column to."""
+        self.cache = cache
+        self.width += 1
 
 
 class _Layer(DynamicLayer):

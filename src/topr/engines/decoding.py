@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from topr.engines.columns import cache_for
+from topr.engines.columns import Batching, cache_for
 from topr.engines.sampling import draw, widest_float
 from topr.engines.stops import StopStrings
+from topr.errors import ModelError
 from topr.records import SamplingParams
+
+CACHE_NAMES = ("past_key_values", "cache_params", "state")
+"""What models call their cache: attention models, state-space models, RWKV."""
 
 TURNOVER = 8
 """Rows leave once one in so many has ended: others then enter, or the cache is copied."""
@@ -79,6 +83,7 @@ class Decoding:
         eos_ids: Sequence[int],
         stops: StopStrings,
         batch_size: int,
+        batching: Batching,
     ) -> None:
         """Begin with an empty batch.
 
@@ -91,6 +96,7 @@ class Decoding:
             eos_ids: tokens that end a completion.
             stops: strings that do.
             batch_size: rows side by side, at most.
+            batching: which rows may lie side by side.
 
         """
         self._model = model
@@ -101,11 +107,15 @@ class Decoding:
         self._eos_E = torch.tensor(list(eos_ids), dtype=torch.long, device=self._device)
         self._stops = stops
         self._batch_size = batch_size
+        self._batching = batching
         parameters = inspect.signature(model.forward).parameters
+        anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        self._takes_positions = anything or "position_ids" in parameters
+        self._cache_name = next((name for name in CACHE_NAMES if name in parameters), CACHE_NAMES[0])
         # Spares the head all positions of a prompt; models that take no such argument compute them.
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._entered = 0  # completions that have been begun: the others wait
-        self._columns = cache_for(model.config)
+        self._columns = cache_for(model.config, batching)
         self._rows = self._new_rows(range(0))
 
     @torch.inference_mode()
@@ -133,12 +143,21 @@ class Decoding:
             self._rows = self._rows.select(stay)
             self._columns.keep(stay)
         if len(self._rows) == 0 and self._waiting:
-            self._rows = self._begin(range(min(self._waiting, self._batch_size)))
+            self._rows = self._begin(range(self._next_batch()))
         return decoded
 
     @property
     def _waiting(self) -> int:
         return len(self._prompts) - self._entered
+
+    def _next_batch(self) -> int:
+        """Return how many of those that wait begin a batch together."""
+        most = min(self._waiting, self._batch_size)
+        if self._batching is Batching.LEVEL:
+            waiting = range(self._entered, self._entered + most)
+            lengths = [len(self._prompts[number]) for number in waiting]
+            return next((i for i in range(most) if lengths[i] != lengths[0]), most)
+        return 1 if self._batching is Batching.SINGLE else most
 
     def _begin(self, places: Sequence[int]) -> _Rows:
         """Run the prompts of the next completions; return their rows, to be put at some places."""
@@ -169,19 +188,15 @@ class Decoding:
             uniforms=tensor(uniforms_BT, widest_float(self._device)),
         )
 
-    def _run(self, prefixes: Sequence[tuple[int, ...]]) -> DynamicCache:
+    def _run(self, prefixes: Sequence[tuple[int, ...]]) -> Any:
         """Run some token ids, padded on the left, and return the cache."""
         width = max(map(len, prefixes))
         ids_PT = torch.tensor([(0,) * (width - len(p)) + p for p in prefixes], device=self._device)
-        mask_PT = self._mask(torch.tensor([len(p) for p in prefixes], device=self._device), width)
-        cache = DynamicCache(config=self._model.config)
-        self._model(
-            input_ids=ids_PT,
-            attention_mask=mask_PT,
-            position_ids=(mask_PT.long().cumsum(-1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            **self._last_only,
+        lengths_P = torch.tensor([len(p) for p in prefixes], device=self._device)
+        start_P1 = (width - lengths_P)[:, None]
+        positions_PT = (torch.arange(width, device=self._device) - start_P1).clamp(min=0)
+        _, cache = self._call(
+            ids_PT, lengths_P, width, positions_PT, self._columns.new(), **self._last_only
         )
         return cache
 
@@ -189,19 +204,40 @@ class Decoding:
         """Run the newest token of each row; return the logits after it, [B, V]."""
         length_B = self._rows.length
         self._columns.fit(int(length_B.max()) - 1)
-        logits: Tensor = self._model(
-            input_ids=self._rows.newest[:, None],
-            attention_mask=self._mask(length_B, self._columns.width + 1),
-            position_ids=length_B[:, None] - 1,
-            past_key_values=self._columns.cache,
-            use_cache=True,
-        ).logits
-        self._columns.advance()
+        logits, cache = self._call(
+            self._rows.newest[:, None],
+            length_B,
+            self._columns.width + 1,
+            length_B[:, None] - 1,
+            self._columns.cache,
+        )
+        self._columns.advance(cache)
         return logits[:, -1]
 
+    def _call(
+        self, ids_BT: Tensor, lengths_B: Tensor, width: int, positions_BT: Tensor, cache: Any,
+        **further: Any,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
+        """Call the model; the cache and the new tokens together have `width` columns.
+
+        Returns the logits and the cache.
+        """
+        # Where all rows are as long, the model is left to count and to mask by itself.
+        if self._batching.pads:
+            further["attention_mask"] = self._mask(lengths_B, width)
+            if self._takes_positions:
+                further["position_ids"] = positions_BT
+        output = self._model(
+            input_ids=ids_BT, use_cache=True, **{self._cache_name: cache}, **further
+        )
+        if self._cache_name not in output:
+            raise ModelError(f"it returns no {self._cache_name}")
+        return output.logits, output[self._cache_name]
+
     def _mask(self, lengths_B: Tensor, width: int) -> Tensor:
-        """Return True where a column holds a token of the row, [B, T]."""
-        return torch.arange(width, device=self._device) >= (width - lengths_B)[:, None]
+        """Return 1 where a column holds a token of the row, [B, T] int64."""
+        columns = torch.arange(width, device=self._device)
+        return (columns >= (width - lengths_B)[:, None]).long()
 
     def _choose(self, logits_BV: Tensor) -> None:
         """Draw and write a token per row. What rows that ended earlier write is read by none."""

@@ -1,7 +1,7 @@
-"""The engine that needs nothing but transformers: any causal LM with a key-value cache.
+"""The engine that needs nothing but transformers: any causal LM with a cache.
 
 Not here: how rows are decoded side by side (`topr.engines.decoding`) and how a token is chosen
-(`topr.engines.sampling`).
+(`topr.engines.sampling`), and which way of decoding is right for a model (`topr.engines.trial`).
 """
 
 import gc
@@ -15,10 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Request, make_rollout, refuse_unfit
+from topr.engines.columns import Batching
 from topr.engines.decoding import Decoded, Decoding
 from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
+from topr.engines.trial import find_batching
 from topr.errors import EngineError
+from topr.lengths import named_lengths, positions_of
 from topr.models import eos_ids, load, resolve_device
 from topr.records import FinishReason, Rollout, SamplingParams
 
@@ -48,8 +51,7 @@ class TransformersEngine:
         """Draw from `model`, on the device and in the dtype that it has.
 
         Args:
-            model: any causal LM of transformers with a key-value cache. Its training mode is
-                left as it was.
+            model: any causal LM of transformers with a cache. Its training mode is left as it was.
             tokenizer: turns ids into text; prompts come tokenised.
             model_name: what records say drew them.
             revision: likewise; see `topr.models.fingerprint`.
@@ -58,17 +60,15 @@ class TransformersEngine:
         """
         if batch_size < 1:
             raise EngineError(f"batch_size is {batch_size}; expected 1 or more rows side by side")
-        if getattr(model, "_is_stateful", False):
-            raise EngineError(
-                f"{type(model).__name__} keeps a state that is no key-value cache, which this "
-                "engine needs to let rows leave a batch; use an attention model"
-            )
         self.model = model
         self.tokenizer = tokenizer
         self.model_name = model_name
         self.revision = revision
         self.batch_size = batch_size
         self._eos_ids = sorted(eos_ids(model, tokenizer))
+        self._batching = Batching.REFILLED
+        self._tried: int | None = None
+        """How many of the lengths that the config names a trial went past; None: no trial yet."""
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
@@ -104,10 +104,13 @@ class TransformersEngine:
         Raises:
             EngineError: a prompt is empty, holds an id that the model does not know, or leaves no
                 room for `max_tokens`; memory runs out; the model's logits are not numbers.
+            ModelError: log-probabilities as recorded would not be those of a plain forward pass.
 
         """
         for request in requests:
             self._refuse_unfit(request, sampling)
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        self._try(longest + sampling.max_tokens)
         rows = [
             _Row(request=request, sample=request.first_sample + offset)
             for request in sorted(requests, key=lambda request: -len(request.prompt_ids))
@@ -128,10 +131,20 @@ class TransformersEngine:
             eos_ids=self._eos_ids,
             stops=StopStrings(self.tokenizer, sampling.stop),
             batch_size=min(self.batch_size, len(rows)),
+            batching=self._batching,
         )
         while ended := self._advance(decoding, rows, sampling):
             for decoded in ended:
                 yield self._rollout(rows[decoded.number], decoded, sampling, iteration)
+
+    def _try(self, reach: int) -> None:
+        """See to a way of decoding that is right for sequences of up to `reach` tokens."""
+        passed = sum(length < reach for length in named_lengths(self.model.config))
+        if self._tried is not None and passed <= self._tried:
+            return
+        with _evaluating(self.model):
+            self._batching = find_batching(self.model, self.tokenizer, reach)
+        self._tried = passed
 
     def _advance(
         self, decoding: Decoding, rows: Sequence[_Row], sampling: SamplingParams
@@ -175,7 +188,7 @@ class TransformersEngine:
             request,
             sampling,
             vocabulary=int(embedding.weight.shape[0]),
-            positions=getattr(self.model.config.get_text_config(), "max_position_embeddings", None),
+            positions=positions_of(self.model.config),
         )
 
 
