@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-gpu test-vllm test-llama-cpp test-sglang test-verl check docs bench format clean
+.PHONY: quickstart test test-gpu test-vllm test-llama-cpp test-sglang test-verl models-table check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
@@ -60,6 +60,9 @@ test-verl:  ## the losses for verl, in verl's own registry and configuration
 	.venv-verl/bin/python -m pip install -q -r tests/integrations/requirements-verl.txt
 	.venv-verl/bin/python -m pip install -q --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -n 0 -o filterwarnings= tests/integrations/test_verl.py
+
+models-table: $(READY)  ## write the table of docs/models.md anew: every architecture through trainer and engine
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/architectures.py
 
 check: $(READY)  ## lint, format, types, import layers
 	$(BIN)/ruff check .

@@ -34,9 +34,8 @@ def _lengths(values: Mapping[str, Any]) -> Iterator[int]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _lengths({str(key): inner for key, inner in value.items()})
-        elif type(value) in (int, float) and _NAMES.search(name) and not _OTHERS.search(name):
-            if float(value).is_integer():
-                yield int(value)
+        elif type(value) is int and _NAMES.search(name) and not _OTHERS.search(name):
+            yield value
 
 
 def positions_of(config: PreTrainedConfig) -> int | None:

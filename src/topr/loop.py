@@ -25,7 +25,14 @@ from topr.engines import Engine, open_engine
 from topr.evaluation import RESULT_FILE, headline, read_evaluation
 from topr.grading import GRADERS
 from topr.models import identity
-from topr.preparation import BASE, check_logprobs, check_recipe, check_task, starting_model
+from topr.preparation import (
+    BASE,
+    check_adapters,
+    check_logprobs,
+    check_recipe,
+    check_task,
+    starting_model,
+)
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
 from topr.report import write_report
@@ -144,6 +151,7 @@ class _Run:
     def start(self) -> ModelConfig:
         """Return the starting model."""
         start = starting_model(self.recipe, self.progress)
+        check_adapters(self.recipe, start)
         # Other weights under the same path, or a built-in base made by other code, are another run.
         self.mark = fingerprint(self.mark, identity(start))
         self.first_mark = fingerprint(self.first_mark, identity(start))

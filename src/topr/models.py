@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from topr.adapters import refuse_tied, require_same, short_logits
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
 
@@ -141,8 +142,12 @@ def _load_adapted(
         raise ModelError(
             f"{directory} holds an adapter alone, of the model {base['path']}: {error}"
         ) from error
-    adapted = PeftModel.from_pretrained(model, directory, use_safetensors=True)
+    adapted = PeftModel.from_pretrained(model, directory, use_safetensors=True).eval()
+    refuse_tied(adapted)
+    expected = short_logits(adapted)
     merged: PreTrainedModel = adapted.merge_and_unload().eval().requires_grad_(True)
+    what = f"the adapter {directory} added into its model, and beside it"
+    require_same(expected, short_logits(merged), merged.dtype, what)
     return merged
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from topr.adapters import check_adapter
 from topr.config import (
     ArithmeticConfig,
     CurateConfig,
@@ -19,10 +20,10 @@ from topr.engines import Engine, check_engine
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.grading.user import load_function
-from topr.models import check_quantization, identity
+from topr.models import check_quantization, identity, is_adapter
 from topr.objectives import make_objective
 from topr.progress import Advance, Progress
-from topr.stages.train_arguments import training_arguments
+from topr.stages.train_arguments import peft_config_of, training_arguments
 from topr.tasks import Split, Task
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,19 @@ def check_logprobs(engine: Engine, recipe: Recipe) -> None:
             "log-probabilities of what it draws (its warning says why): set "
             f"{wanted[0]}.behavior_logprobs=recompute, or draw with an engine that does"
         )
+
+
+def check_adapters(recipe: Recipe, start: ModelConfig) -> None:
+    """Refuse adapters that the starting model's layers cannot have.
+
+    Raises:
+        ModelError: a layer that is meant is tied to another, or there is none of that name.
+
+    """
+    for train in _trainings(recipe).values():
+        if train.lora is not None and not is_adapter(Path(start.path).expanduser()):
+            config = peft_config_of(train.lora, start.revision)
+            check_adapter(start.path, start.revision, config, trust=start.trust_remote_code)
 
 
 def _trainings(recipe: Recipe) -> dict[str, TrainConfig]:

@@ -9,7 +9,6 @@ shorter than the sequences. No tests here, and nothing of topr.
 
 import inspect
 import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +36,8 @@ LAYERS = (
 )  # fmt: skip
 
 UNSET = ("head_dim", "sliding_window", "pad_token_id", "bos_token_id", "eos_token_id",
-         "n_routed_experts", "num_key_value_heads", "num_experts_per_tok", "n_shared_experts")  # fmt: skip
+         "n_routed_experts", "num_key_value_heads", "num_experts_per_tok",
+         "n_shared_experts")  # fmt: skip
 """Fields that are given a size where the class leaves them open, too."""
 
 SIZES: dict[str, Any] = {
@@ -95,16 +95,30 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 """What a config is made with, where its class has the field."""
 
+_QWEN4 = {
+    "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
+    "indexer_compress_ratio": 4, "ngram_vocab_size_base": 200, "split_ngram_parts": 1,
+}  # fmt: skip
+
 OVERRIDES: dict[str, dict[str, Any]] = {
     "diffllama": {"attention_dropout": 0.0},
     "mpt": {"attn_config": {"attn_pdrop": 0}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "mamba2": {"num_heads": 8},
     "qwen4_exp_text": {
-        "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
-        "indexer_compress_ratio": 4, "ngram_vocab_size_base": 200, "split_ngram_parts": 1,
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 8,
+        "indexer_compress_ratio": 4,
+        "ngram_vocab_size_base": 200,
+        "split_ngram_parts": 1,
     },
-    "zamba": {"attention_hidden_size": 64, "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3},
+    "zamba": {
+        "attention_hidden_size": 64,
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+        "num_hidden_layers": 3,
+    },
     "dots1": {"n_group": 1, "topk_group": 1},
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"],
@@ -123,6 +137,57 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
 }
 """What single architectures need besides."""
+
+
+NOT_BUILT: dict[str, str] = {
+    "blt": "its embeddings of hashed bytes have sizes of their own",
+    "dbrx": "its attention reads a field that transformers 5.23 gives no config",
+    "dots3_note": "multimodal; its text model is dots3_note_text",
+    "gemma3n": "multimodal, needs timm; its text model is gemma3n_text",
+    "gemma4_assistant": "drafts for another model, whose states it is given",
+    "gemma4_unified_assistant": "drafts for another model, whose states it is given",
+    "musicgen": "transformers cannot make the class from this config",
+    "musicgen_melody": "transformers cannot make the class from this config",
+    "qwen4_exp": "multimodal; its text model is qwen4_exp_text",
+}
+"""What cannot be built from the class's defaults made tiny, and why. It must not grow unseen."""
+
+ORIGINAL = 16
+"""Tokens from which the variants scale positions: fewer than sequences have."""
+
+
+def _rope(kind: str, **further: Any) -> dict[str, Any]:
+    return {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0} | further
+
+
+_ORIGINAL = {"original_max_position_embeddings": ORIGINAL}
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama, linear": ("llama", {"rope_parameters": _rope("linear")}),
+    "llama, dynamic": (
+        "llama", {"rope_parameters": _rope("dynamic"), "max_position_embeddings": ORIGINAL},
+    ),
+    "llama, yarn": ("llama", {"rope_parameters": _rope("yarn", **_ORIGINAL)}),
+    "llama, longrope": (
+        "llama",
+        {
+            "rope_parameters": _rope(
+                "longrope", short_factor=[1.0] * 4, long_factor=[3.0] * 4, **_ORIGINAL
+            )
+        },
+    ),
+    "llama, llama3": (
+        "llama",
+        {"rope_parameters": _rope("llama3", low_freq_factor=1, high_freq_factor=4, **_ORIGINAL)},
+    ),
+    "falcon, alibi": ("falcon", {"alibi": True}),
+    "bert, bidirectional": ("bert", {"is_decoder": False}),
+}  # fmt: skip
+"""Settings of an architecture that change what matters here: name to architecture and fields."""
+
+
+TRIED = tuple(name for name in (*ARCHITECTURES, *VARIANTS) if name not in NOT_BUILT)
+"""Architectures and variants that `build` makes."""
 
 
 def fields_of(kind: type[PreTrainedConfig]) -> set[str]:
@@ -173,9 +238,16 @@ def tiny_config(kind: type[PreTrainedConfig], **overrides: Any) -> PreTrainedCon
     return kind(**(found | overrides))
 
 
-def build(name: str, seed: int = 0, **overrides: Any) -> PreTrainedModel:
-    """Return a tiny random float32 model in evaluation mode, its distributions far from uniform."""
-    config = tiny_config(CONFIG_MAPPING[name], **(OVERRIDES.get(name, {}) | overrides))
+def build(name: str, seed: int = 0) -> PreTrainedModel:
+    """Return a tiny random float32 model in evaluation mode, its distributions far from uniform.
+
+    Args:
+        name: an architecture, or a variant.
+        seed: of the weights.
+
+    """
+    name, fields = VARIANTS.get(name, (name, {}))
+    config = tiny_config(CONFIG_MAPPING[name], **(OVERRIDES.get(name, {}) | fields))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,6 +1,7 @@
 """Adapters: what wrote the rows, what is saved, and what loads again."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from transformers import AutoModelForCausalLM
 from command_line import write_jsonl
 from rollouts_for_training import made_rows, plain_logprobs
 from tiny import save_tiny, tiny_model, tiny_tokenizer
-from topr.config import ModelConfig, TrainConfig
+from topr.adapters import check_adapter, put_adapter
+from topr.config import ModelConfig, Recipe, TrainConfig
 from topr.errors import ConfigError, ModelError
+from topr.loop import run
 from topr.models import fingerprint, load
 from topr.progress import Silent
+from topr.stages import train_files
 from topr.stages.train import train_model
 from topr.training import TOPRConfig, TOPRTrainer
 
@@ -141,3 +145,117 @@ def test_an_adapter_whose_model_is_gone_says_so(trained, tmp_path):
 def test_quantized_weights_need_their_package_and_a_gpu(trained, bits):
     with pytest.raises(ModelError, match=rf"lora\.quantize={bits} needs the package bitsandbytes"):
         load(ModelConfig(path=str(trained / "base"), device="cpu"), bits)
+
+
+TIED = [
+    {"target_modules": ["q_proj", "lm_head"]},
+    {"target_modules": ["embed_tokens"]},
+    {"target_modules": r".*\.(q_proj|embed_tokens)"},
+    {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+]
+
+
+@pytest.mark.parametrize("layers", TIED, ids=str)
+def test_an_adapter_on_a_tied_weight_is_refused(tmp_path, layers):
+    def settings():  # peft notes in it what it was put on
+        return LoraConfig(task_type="CAUSAL_LM", r=2, **layers)
+
+    with pytest.raises(ModelError, match="whose weights another layer has too"):
+        put_adapter(tiny_model(tie_word_embeddings=True), settings())
+    put_adapter(tiny_model(), settings())
+    for name, tied in (("tied", True), ("apart", False)):
+        save_tiny(tmp_path / name, tie_word_embeddings=tied)
+    with pytest.raises(ModelError, match="whose weights another layer has too"):
+        check_adapter(str(tmp_path / "tied"), None, settings(), trust=False)
+    check_adapter(str(tmp_path / "apart"), None, settings(), trust=False)
+
+
+@pytest.mark.parametrize("known", ["config", "storage"])
+def test_a_tie_is_seen_wherever_it_shows(known):
+    model = tiny_model()
+    if known == "config":  # as after a reload
+        model.config.tie_word_embeddings = True
+    else:  # another parameter over the same numbers
+        shared = model.get_input_embeddings().weight
+        model.get_output_embeddings().weight = torch.nn.Parameter(shared.detach())
+    with pytest.raises(ModelError, match="tied embeddings"):
+        put_adapter(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"]))
+
+
+def test_all_linear_leaves_tied_weights_alone():
+    model = tiny_model(tie_word_embeddings=True)
+    put_adapter(model, LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+
+
+def test_a_run_is_refused_before_anything_is_drawn(tmp_path):
+    save_tiny(tmp_path / "base", tie_word_embeddings=True)
+    recipe = Recipe(
+        name="tied",
+        model={"path": str(tmp_path / "base"), "device": "cpu"},
+        task={"name": "arithmetic"},
+        train={"lora": {"target_modules": ["lm_head"]}},
+    )
+    with pytest.raises(ModelError, match=r"'lm_head' of LlamaForCausalLM.*tied embeddings"):
+        run(recipe, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.parquet"))
+
+
+def test_layers_that_are_not_there_are_named(tmp_path):
+    save_tiny(tmp_path / "base")
+    with pytest.raises(ModelError, match=r"no adapter can be put on LlamaForCausalLM.*all-linear"):
+        further_on(tmp_path, target_modules=("query_key_value",))
+
+
+def further_on(folder, **lora):
+    write_jsonl(folder / "rows.jsonl", made_rows())
+    return train_model(
+        ModelConfig(path=str(folder / "base"), device="cpu"),
+        [folder / "rows.jsonl"],
+        TrainConfig(batch_size=8, learning_rate=1.0, optim="sgd", lora=lora),
+        folder / "out",
+        seed=0,
+        mark="a",
+        progress=Silent(),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")  # as meant
+def test_embeddings_of_their_own_can_have_an_adapter(tmp_path):
+    save_tiny(tmp_path / "base")
+    further_on(tmp_path, r=2, target_modules=("lm_head", "embed_tokens", "q_proj"))
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out/model")
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "out/adapter"
+    )
+    assert (logits(merged) - logits(adapted)).abs().max() < 1e-4
+    moved = logits(merged) - logits(AutoModelForCausalLM.from_pretrained(tmp_path / "base"))
+    assert moved.abs().max() > 0.05
+
+
+def test_a_merge_that_changes_the_function_is_an_error(tmp_path, monkeypatch):
+    """What a tie that nothing tells of would do."""
+    from peft.tuners.lora import Linear
+
+    save_tiny(tmp_path / "base")
+    monkeypatch.setattr(Linear, "get_delta_weight", lambda self, name: torch.ones_like(self.weight))
+    with pytest.raises(ModelError, match=r"added into its model, and beside it.*logits differ"):
+        further_on(tmp_path, r=2)
+    assert not (tmp_path / "out/model").exists()
+
+
+def test_what_was_written_must_load_as_it_was(tmp_path, monkeypatch):
+    save_tiny(tmp_path / "base")
+    written = train_files.load_model
+
+    def otherwise(config):
+        model = written(config)
+        if not (Path(config.path) / "adapter_config.json").exists():
+            with torch.no_grad():
+                model.get_input_embeddings().weight[7:] = 0
+        return model
+
+    monkeypatch.setattr(train_files, "load_model", otherwise)
+    with pytest.raises(ModelError, match=r"what loads of its files.*logits differ"):
+        further_on(tmp_path, r=2)
+    assert not (tmp_path / "out/model").exists()

@@ -111,7 +111,9 @@ class Decoding:
         parameters = inspect.signature(model.forward).parameters
         anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._takes_positions = anything or "position_ids" in parameters
-        self._cache_name = next((name for name in CACHE_NAMES if name in parameters), CACHE_NAMES[0])
+        self._cache_name = next(
+            (name for name in CACHE_NAMES if name in parameters), CACHE_NAMES[0]
+        )
         # Spares the head all positions of a prompt; models that take no such argument compute them.
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._entered = 0  # completions that have been begun: the others wait
@@ -193,8 +195,8 @@ class Decoding:
         width = max(map(len, prefixes))
         ids_PT = torch.tensor([(0,) * (width - len(p)) + p for p in prefixes], device=self._device)
         lengths_P = torch.tensor([len(p) for p in prefixes], device=self._device)
-        start_P1 = (width - lengths_P)[:, None]
-        positions_PT = (torch.arange(width, device=self._device) - start_P1).clamp(min=0)
+        starts_P = width - lengths_P
+        positions_PT = (torch.arange(width, device=self._device) - starts_P[:, None]).clamp(min=0)
         _, cache = self._call(
             ids_PT, lengths_P, width, positions_PT, self._columns.new(), **self._last_only
         )

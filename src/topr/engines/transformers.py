@@ -66,7 +66,8 @@ class TransformersEngine:
         self.revision = revision
         self.batch_size = batch_size
         self._eos_ids = sorted(eos_ids(model, tokenizer))
-        self._batching = Batching.REFILLED
+        self.batching = Batching.REFILLED
+        """How completions are decoded: found by trying before the first is."""
         self._tried: int | None = None
         """How many of the lengths that the config names a trial went past; None: no trial yet."""
 
@@ -131,7 +132,7 @@ class TransformersEngine:
             eos_ids=self._eos_ids,
             stops=StopStrings(self.tokenizer, sampling.stop),
             batch_size=min(self.batch_size, len(rows)),
-            batching=self._batching,
+            batching=self.batching,
         )
         while ended := self._advance(decoding, rows, sampling):
             for decoded in ended:
@@ -143,7 +144,7 @@ class TransformersEngine:
         if self._tried is not None and passed <= self._tried:
             return
         with _evaluating(self.model):
-            self._batching = find_batching(self.model, self.tokenizer, reach)
+            self.batching = find_batching(self.model, self.tokenizer, reach)
         self._tried = passed
 
     def _advance(

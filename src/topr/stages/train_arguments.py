@@ -26,7 +26,6 @@ def adapter_of(lora: LoraConfig, loaded: LoadedModel, model: ModelConfig) -> Any
         ConfigError: the model is itself an adapter that was not merged.
 
     """
-    from peft import LoraConfig as PeftLoraConfig
     from peft import prepare_model_for_kbit_training
 
     there = Path(model.path).expanduser()
@@ -41,6 +40,13 @@ def adapter_of(lora: LoraConfig, loaded: LoadedModel, model: ModelConfig) -> Any
         prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
             loaded.model, use_gradient_checkpointing=False
         )
+    return peft_config_of(lora, model.revision)
+
+
+def peft_config_of(lora: LoraConfig, revision: str | None) -> Any:
+    """Translate the section `train.lora` into peft's config."""
+    from peft import LoraConfig as PeftLoraConfig
+
     modules = lora.target_modules
     return PeftLoraConfig(
         task_type="CAUSAL_LM",
@@ -48,7 +54,7 @@ def adapter_of(lora: LoraConfig, loaded: LoadedModel, model: ModelConfig) -> Any
         lora_alpha=lora.alpha,
         target_modules=modules if isinstance(modules, str) else list(modules),
         lora_dropout=0.0,
-        revision=model.revision,
+        revision=revision,
     )
 
 

@@ -4,8 +4,10 @@ import logging
 import shutil
 from pathlib import Path
 
+from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
+from topr.adapters import require_same, short_logits
 from topr.config import ModelConfig, TrainConfig
 from topr.models import load_model
 from topr.stages.callbacks import COMPLETE
@@ -28,6 +30,7 @@ def save_model(trainer: TOPRTrainer, folder: Path, config: TrainConfig) -> None:
     target = folder.with_name(ADAPTER if folder.name == "model" else f"{ADAPTER}-{folder.name}")
     trained = _temporary(target if merge else folder)
     processes.from_first(lambda: shutil.rmtree(trained, ignore_errors=True))
+    expected = _trained_logits(trainer, config) if merge and processes.first else None
     trainer.save_model(str(trained))
     processes.wait()
 
@@ -35,12 +38,42 @@ def save_model(trainer: TOPRTrainer, folder: Path, config: TrainConfig) -> None:
         (trained / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
         _put(trained, target if merge else folder)
         if merge:
-            whole = ModelConfig(path=str(target), dtype=config.dtype, device="cpu")
-            load_model(whole).save_pretrained(_temporary(folder))
+            _write_merged(target, _temporary(folder), config, expected)
             trainer.tokenizer.save_pretrained(_temporary(folder))
             _put(_temporary(folder), folder)
 
     processes.from_first(put)
+
+
+def _trained_logits(trainer: TOPRTrainer, config: TrainConfig) -> Tensor | None:
+    """Return what the merged model must give; None where this process has no such model: a piece of
+    it, or one whose frozen weights have fewer bits.
+    """
+    lora = config.lora
+    if trainer.sharded or (lora is not None and lora.quantize is not None):
+        return None
+    return short_logits(trainer.accelerator.unwrap_model(trainer.model))
+
+
+def _write_merged(
+    adapter: Path, folder: Path, config: TrainConfig, expected: Tensor | None
+) -> None:
+    """Write the model that an adapter makes, and see that it is the one that was trained.
+
+    Raises:
+        ModelError: it is not.
+
+    """
+    model = load_model(ModelConfig(path=str(adapter), dtype=config.dtype, device="cpu"))
+    merged, dtype = short_logits(model), model.dtype
+    if expected is not None:
+        require_same(expected, merged, dtype, "the model as trained, and with its adapter added in")
+    model.save_pretrained(folder)
+    del model  # the next is as large
+    again = load_model(ModelConfig(path=str(folder), dtype=config.dtype, device="cpu"))
+    require_same(
+        merged, short_logits(again), dtype, "the merged model, and what loads of its files"
+    )
 
 
 def _temporary(folder: Path) -> Path:

@@ -25,6 +25,7 @@ from transformers import (
     set_seed,
 )
 
+from topr.adapters import put_adapter
 from topr.config import ModelConfig
 from topr.errors import ConfigError, DivergedError
 from topr.models import load_model, load_tokenizer
@@ -106,10 +107,8 @@ class TOPRTrainer(Trainer):
             processing_class = load_tokenizer(ModelConfig(path=path))
         loaded: Any = load_model(ModelConfig(path=model)) if isinstance(model, str) else model
         if peft_config is not None:
-            from peft import get_peft_model
-
             set_seed(args.seed)  # An adapter begins with random numbers.
-            loaded = get_peft_model(loaded, peft_config)
+            loaded = put_adapter(loaded, peft_config)
         refuse_unfit(args, loaded)
         refuse_sharding_alone(args)
         self.settings = args
