@@ -4,7 +4,6 @@ And the gap between the two, which shows a generator in another numeric precisio
 that differs, or sampling parameters that were not recorded, before they shut every negative off.
 """
 
-import hashlib
 import logging
 from collections import ChainMap
 from collections.abc import Callable, Sequence
@@ -22,11 +21,11 @@ from torch import nn
 from topr.errors import DataError
 from topr.store import atomic_path
 from topr.training.batches import CPU_TOKENS, GPU_TOKENS, Row
+from topr.training.cache_key import cache_key
 from topr.training.fitting import Layout, forward_of
 from topr.training.logprobs import Forward
 from topr.training.memory import halved, ran_out
 from topr.training.processes import ALONE, Processes
-from topr.training.sharding import whole
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +191,9 @@ def recompute_cached(
     sharded: bool = False,
 ) -> list[np.ndarray[Any, Any]]:
     """Return `recompute`'s result from the cache in `directory`, computing it where needed."""
-    path = directory / f"behavior-logprobs-{_fingerprint(model, rows, numerics)}.parquet"
+    forward = forward or forward_of(model, rows)
+    key = cache_key(model, rows, forward, numerics)
+    path = directory / f"behavior-logprobs-{key}.parquet"
     cached = processes.from_first(lambda: _read(path))
     if cached is not None:
         return cached
@@ -348,18 +349,3 @@ def gap_sample(rows: Dataset) -> Dataset | None:
         return None
     step = max(1, len(usable) // GAP_ROWS)
     return rows.select(usable[::step][:GAP_ROWS])
-
-
-def _fingerprint(model: nn.Module, rows: Dataset, numerics: str) -> str:
-    """Hash what recomputed log-probabilities depend on: weights, precision, tokens."""
-    digest = hashlib.sha256(numerics.encode())
-    for name, parameter in model.named_parameters():
-        with whole(parameter) as given:
-            values = given.float()
-            sums = f"{values.sum()}{values.square().sum()}"
-            digest.update(f"{name}{tuple(values.shape)}{sums}".encode())
-    for row in rows:
-        digest.update(np.asarray(row["prompt_ids"], np.int64).tobytes())
-        digest.update(np.asarray(row["completion_ids"], np.int64).tobytes())
-        digest.update(np.float32(row["temperature"]).tobytes())
-    return digest.hexdigest()[:16]

@@ -54,7 +54,8 @@ def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
             f"neftune_noise_alpha={args.neftune_noise_alpha} adds noise to the embeddings, and the "
             "ratio pi/mu needs the model as it samples: leave it out"
         )
-    if args.activation_checkpointing and not any(
+    names = ("activation_checkpointing", "gradient_checkpointing")  # the second up to 5.22
+    if any(getattr(args, name, False) for name in names) and not any(
         isinstance(module, GradientCheckpointingLayer) for module in model.modules()
     ):
         raise TrainingError(

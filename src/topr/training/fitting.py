@@ -207,8 +207,9 @@ class _Trial:
 def disagreement(
     expected: Sequence[Tensor], found: Sequence[Tensor], *, exact: bool
 ) -> float | None:
-    """Return the first difference of two sets of sequences that is more than rounding; None: all
-    agree.
+    """Return the first difference of two sets of sequences that is more than rounding, or None.
+
+    NaN agrees with NaN: other code looks for it.
 
     Args:
         expected: log-probabilities of the tokens of each sequence.
@@ -220,7 +221,7 @@ def disagreement(
         same = (a == b) | (a.isnan() & b.isnan())  # infinite ones too
         gaps = (a - b).abs().masked_fill(same, 0.0)
         gap = float(gaps.max() if exact else gaps.mean())
-        scale = max(1.0, float(a.abs().max()) / 10)
+        scale = max(1.0, float(a.nan_to_num(0.0, 0.0, 0.0).abs().max()) / 10)
         if not gap <= scale * (FLOAT32_GAP if exact else COARSE_GAP):  # NaN too
             return gap
     return None
