@@ -30,6 +30,24 @@ def test_ties_are_broken_at_random():
     assert found["best"] == pytest.approx(1 / 3)
 
 
+def test_weights_that_add_up_to_the_same_number_are_a_tie():
+    # In binary 0.1 + 0.1 + 0.1 > 0.3, and float32 rounds 0.1 up and 0.3 up by another share.
+    for store in (float, np.float32):
+        scores = [float(store(x)) for x in (0.3, 0.1, 0.1, 0.1)]
+        found = votes_at_k(ballot(["g", "w", "w", "w"], scores), 4, rng=RNG)
+        assert found["weighted"] == 0.5, store
+    almost = votes_at_k(ballot(["g", "w"], [0.1 + 0.2, 0.3]), 2, rng=RNG)
+    assert (almost["weighted"], almost["best"]) == (0.5, 0.5)
+
+
+def test_shares_of_checks_that_differ_by_one_check_are_no_tie():
+    # 1000 candidates of 1000 checks each, one Yes less: 1 in a million of the sum is the limit.
+    n = 999
+    scores = [1.0] * n + [1.0] * (n - 1) + [0.998]
+    found = votes_at_k(ballot(["g"] * n + ["w"] * n, scores), 2 * n, rng=RNG)
+    assert found["weighted"] == 1.0
+
+
 def test_perfect_scores_are_the_oracle():
     rng = np.random.default_rng(3)
     for _ in range(20):

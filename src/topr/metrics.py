@@ -8,7 +8,7 @@ problems serves them all.
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +22,10 @@ VOTE_DRAWS = 200
 """Subsets drawn for maj@k with k below the number of samples. Their average has a standard error of
 at most 0.5 / sqrt(200) = 0.035 for one problem; over 200 problems 0.0025, far inside the interval
 over problems."""
+TIE = 1e-6
+"""Sums of votes that differ by at most this share of the highest are tied: 0.1 + 0.1 + 0.1 is 0.3,
+also where the weights were stored in float32, whose rounding is 6e-8. Shares of up to 1000 checks,
+of up to 1000 candidates, differ by more."""
 
 
 def problem_means(values_N: ArrayLike, problem_N: ArrayLike, problems: int) -> Floats:
@@ -90,8 +94,8 @@ def elect(
 ) -> dict[AnswerT, float]:
     """Return the chance of each answer to win the vote, ties broken at random.
 
-    The winner is argmax_a sum_{i: a_i = a} w_i; m answers that share the highest sum win with
-    chance 1/m each. An unreadable answer (None) does not vote.
+    The winner is argmax_a sum_{i: a_i = a} w_i; m answers that share the highest sum, up to `TIE`,
+    win with chance 1/m each. An unreadable answer (None) does not vote.
 
     Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Language Models",
     arXiv 2203.11171; with a verifier's scores for weights: weighted self-consistency (Li et al.,
@@ -117,11 +121,18 @@ def elect(
     for answer, weight in zip(answers, ballots, strict=True):
         if answer is not None:
             votes[answer].append(weight)
-    # fsum: a tie must not depend on the order in which equal weights were added.
+    # fsum: a sum must not depend on the order in which weights were added.
     totals = {answer: math.fsum(each) for answer, each in votes.items()}
-    most = max(totals.values(), default=0.0)
-    winners = [answer for answer, total in totals.items() if total == most]
+    wins = highest(totals.values())
+    winners = [answer for answer, won in zip(totals, wins, strict=True) if won]
     return {answer: 1 / len(winners) for answer in winners}
+
+
+def highest(values: Iterable[float]) -> list[bool]:
+    """Return for each number, >= 0, whether it is the highest or tied with it: see `TIE`."""
+    given = list(values)
+    enough = max(given, default=0.0) * (1.0 - TIE)
+    return [value >= enough for value in given]
 
 
 def majority_at_k(

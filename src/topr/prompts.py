@@ -3,8 +3,10 @@
 What a prompt says is its task's matter; here a tokenizer's own conventions are applied.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -14,6 +16,11 @@ from topr.records import Message
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and nothing here runs it
     from transformers import PreTrainedTokenizerBase
+
+TODAY = datetime(2024, 7, 26)
+"""The date that chat templates are told. A fixed one: the same messages are the same prompt for the
+base and the trained model, for a run and its continuation, on every machine. It is the date that
+Llama 3's own template falls back to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +43,8 @@ def render(
 
     Plain text is tokenised as it stands, with the special tokens that the tokenizer puts before a
     text and without those that it puts after one. Messages go through the chat template, up to
-    where the assistant's turn begins. With `literal`, special tokens that the text spells out
-    (`<|eot_id|>`) are taken apart by a space.
+    where the assistant's turn begins; one that asks for the date is told `TODAY`. With `literal`,
+    special tokens that the text spells out (`<|eot_id|>`) are taken apart by a space.
 
     Raises:
         ModelError: messages, but the tokenizer has no chat template, or one that refuses them.
@@ -117,6 +124,26 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     return next((i for i in ids if i in special), end if isinstance(end, int) else None)
 
 
+_DATE_CALL = re.compile(r"""strftime_now\(\s*(?:format\s*=\s*)?(["'])(.*?)\1\s*\)""")
+
+
+def _told_the_date(template: str) -> str:
+    """Return a template with `TODAY` where it asks for the date.
+
+    Raises:
+        ModelError: it asks in a way that is not known here.
+
+    """
+    told = _DATE_CALL.sub(lambda call: repr(TODAY.strftime(call[2])), template)
+    if re.search(r"strftime_now\s*\(", told):
+        raise ModelError(
+            "the chat template calls strftime_now with something else than a text, so the date "
+            "that it prints cannot be fixed, and prompts would change from day to day: write the format "
+            "into the call, or a date into the template"
+        )
+    return told
+
+
 def _apply_template(
     messages: tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase", *, answered: bool = False
 ) -> str:
@@ -128,9 +155,13 @@ def _apply_template(
             "chat_template.jinja into its directory"
         )
     turns = [{"role": message.role, "content": message.content} for message in messages]
+    dated = "strftime_now" in str(tokenizer.chat_template)
     try:
         text = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=not answered, tokenize=False
+            turns,
+            chat_template=_told_the_date(tokenizer.get_chat_template()) if dated else None,
+            add_generation_prompt=not answered,
+            tokenize=False,
         )
     except TemplateError as error:
         roles = ", ".join(message.role for message in messages)

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from topr.metrics import VOTE_DRAWS, elect, pass_at_k
+from topr.metrics import VOTE_DRAWS, elect, highest, pass_at_k
 
 AnswerT = TypeVar("AnswerT", bound=Hashable)
 
@@ -40,8 +40,9 @@ def votes_at_k(
     """Return the chance of each of `METHODS` to be right with k of a problem's candidates.
 
     The average over all subsets of k candidates or, where there are more than `draws`, over that
-    many random ones; the same for all methods, so that they can be compared. Ties are broken at
-    random. An answer that cannot be read votes under no method, but `best` may choose it.
+    many random ones; the same for all methods, so that they can be compared. Ties (sums or scores
+    that agree to one in a million: `topr.metrics.TIE`) are broken at random. An answer that cannot
+    be read votes under no method, but `best` may choose it.
 
     Source: Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv 2110.14168 (best
     of k); Wang et al., arXiv 2203.11171 (majority); Li et al., arXiv 2206.02336 (weighted).
@@ -76,8 +77,7 @@ def votes_at_k(
 
 
 def _best(scores: Sequence[float], right: Sequence[bool]) -> float:
-    highest = max(scores)
-    chosen = [r for s, r in zip(scores, right, strict=True) if s == highest]
+    chosen = [r for wins, r in zip(highest(scores), right, strict=True) if wins]
     return sum(chosen) / len(chosen)
 
 

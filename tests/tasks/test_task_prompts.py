@@ -94,3 +94,18 @@ def test_a_template_that_refuses_a_role_is_named_with_its_reason():
 def test_an_empty_prompt_is_refused():
     with pytest.raises(DataError, match="no tokens"):
         render("", make_tokenizer())
+
+
+def test_a_template_that_prints_the_date_prints_the_same_one_every_day():
+    dated = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    rendered = render(ASKED, make_tokenizer(template=dated))
+    assert rendered.text == "26 Jul 2024 2 + 2?"
+    llama = (
+        "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+        "{%- set date_string = strftime_now('%d %b %Y') %}{%- else %}"
+        "{%- set date_string = 'never' %}{%- endif %}{%- endif %}{{ date_string }}"
+    )
+    assert render(ASKED, make_tokenizer(template=llama)).text == "26 Jul 2024"
+    for call in ("strftime_now(messages[0].content)", "strftime_now( f )"):
+        with pytest.raises(ModelError, match="strftime_now"):
+            render(ASKED, make_tokenizer(template="{{ " + call + " }}"))

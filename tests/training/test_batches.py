@@ -164,6 +164,32 @@ def test_whole_groups_stay_together_and_no_batch_is_empty(sizes):
         assert set(homes.values()) == {1}
 
 
+@pytest.mark.parametrize("seed", range(300))
+def test_batches_of_whole_groups_never_exceed_what_was_asked_and_are_even(seed):
+    chance = random.Random(seed)
+    sizes = [chance.randint(1, 16) for _ in range(chance.randint(1, 60))]
+    room = chance.randint(0, 60)
+    groups = [number for number, size in enumerate(sizes) for _ in range(size)]
+    asked, largest = max(sizes) + room, max(sizes)
+    found = [len(batch) for batch in ShuffledBatches(groups, asked, seed=0, whole_groups=True)]
+    assert max(found) <= asked
+    assert max(found) - min(found) <= largest
+    count = len(found)
+    assert len(groups) / count > (asked - largest) * (1 - 1 / count)
+
+
+def test_which_prompts_meet_changes_from_epoch_to_epoch_and_not_how_many_steps_there_are():
+    groups = [number for number, size in enumerate([3, 2] * 20) for _ in range(size)]
+    batches = ShuffledBatches(groups, 10, seed=0, whole_groups=True)
+    met = Counter()
+    for epoch in range(400):
+        batches.set_epoch(epoch)
+        found = [{groups[i] for i in batch} for batch in batches]
+        assert len(found) == len(batches) == 10
+        met.update(0 in batch and 1 in batch for batch in found)
+    assert 20 < met[True] < 60  # a chance of 2 in 20 each epoch
+
+
 def test_equal_groups_fill_batches_exactly():
     batches = ShuffledBatches([g for g in range(8) for _ in range(4)], 8, seed=0, whole_groups=True)
     assert [len(batch) for batch in batches] == [8, 8, 8, 8]

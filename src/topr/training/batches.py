@@ -6,12 +6,14 @@ R x S the tokens that the model is given.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import heapreplace
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
@@ -286,9 +288,16 @@ def shares(rows: Sequence[Row], count: int, *, whole_groups: bool) -> list[list[
 class ShuffledBatches(Sampler[list[int]]):
     """Batches of row numbers, in an order fixed by (seed, epoch).
 
-    With `whole_groups` a prompt's completions are never split over batches: prompts are shuffled
-    and laid end to end, and the line is cut into equal batches, each prompt going where it begins.
-    Batches then differ in size by up to one prompt's completions.
+    With `whole_groups` a prompt's completions are never split over batches. No batch then exceeds
+    `batch_size`, and sizes differ by one prompt's completions at most: prompts are dealt, those
+    with most completions first, to the batch that has the fewest, into as few batches as that
+    allows. With prompts of m completions at most, the K batches hold more than
+    (batch_size - m) (1 - 1/K) on average.
+
+    >>> sizes = [5, 4, 4, 3, 3, 3]  # of 6 prompts
+    >>> groups = [g for g, size in enumerate(sizes) for _ in range(size)]
+    >>> sorted(map(len, ShuffledBatches(groups, 12, seed=0, whole_groups=True)))
+    [11, 11]
     """
 
     def __init__(
@@ -299,21 +308,25 @@ class ShuffledBatches(Sampler[list[int]]):
         self.seed = seed
         self.epoch = 0
         self.whole_groups = whole_groups
-        largest = int(np.bincount(self.groups).max())
-        if whole_groups and largest > batch_size:
+        if not whole_groups:
+            return
+        self._sizes = np.bincount(self.groups)
+        largest = int(self._sizes.max())
+        if largest > batch_size:
             raise TrainingError(
                 f"a prompt has {largest} completions but a batch holds {batch_size}; this "
                 "objective compares a prompt's completions with each other, so they must share a "
                 f"batch: use a batch size of at least {largest}, or cap completions per problem"
             )
+        self._batch_of_place = _dealt(np.sort(self._sizes[self._sizes > 0])[::-1], batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.whole_groups:  # Rounded down: a batch no larger than a prompt could stay empty.
-            return max(1, len(self.groups) // self.batch_size)
+        if self.whole_groups:  # The same in each epoch: sizes alone decide.
+            return int(self._batch_of_place.max()) + 1
         return -(-len(self.groups) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -323,10 +336,40 @@ class ShuffledBatches(Sampler[list[int]]):
             for start in range(0, len(order), self.batch_size):
                 yield order[start : start + self.batch_size].tolist()
             return
-        shuffled = generator.permutation(self.groups.max() + 1)
-        position = np.argsort(shuffled, kind="stable")[self.groups]
-        order = np.argsort(position, kind="stable")
-        _, starts, member = np.unique(position[order], return_index=True, return_inverse=True)
-        batch = starts[member] * len(self) // len(order)
-        for number in range(len(self)):
-            yield order[batch == number].tolist()
+        # Which prompts of a size take which of its places, and the order of batches, are random.
+        prompts = generator.permutation(np.flatnonzero(self._sizes))
+        prompts = prompts[np.argsort(-self._sizes[prompts], kind="stable")]
+        place = np.empty(len(self._sizes), dtype=np.int64)
+        place[prompts] = np.arange(len(prompts))
+        batch = self._batch_of_place[place[self.groups]]
+        for number in generator.permutation(len(self)):
+            rows = np.flatnonzero(batch == number)
+            yield rows[np.argsort(place[self.groups[rows]], kind="stable")].tolist()
+
+
+def _dealt(sizes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
+    """Deal things of these sizes, largest first, into as few batches as `_deal` can.
+
+    Returns the number of each one's batch. No batch holds more than `capacity`.
+    """
+    too_few, enough = -(-int(sizes.sum()) // capacity) - 1, len(sizes)
+    found = np.arange(len(sizes))
+    while enough - too_few > 1:
+        count = (too_few + enough) // 2
+        dealt, fullest = _deal(sizes, count)
+        if fullest <= capacity:
+            enough, found = count, dealt
+        else:
+            too_few = count
+    return found
+
+
+def _deal(sizes: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], int]:
+    """Deal each thing to the batch that holds the least; return these, and the fullest's size."""
+    batches = [(0, number) for number in range(count)]  # a heap
+    dealt = []
+    for size in sizes.tolist():
+        held, number = batches[0]
+        heapreplace(batches, (held + size, number))
+        dealt.append(number)
+    return np.asarray(dealt), max(held for held, _ in batches)
