@@ -90,7 +90,10 @@ def test_a_comparison_may_set_the_other_of_baseline_and_share():
     [
         (["generate.top_k=5"], "behavior_logprobs=sampler: recorded log-probabilities"),
         (["generate.top_p=0.9"], "behavior_logprobs=sampler: recorded log-probabilities"),
-        (["train.objective=grpo", "train.batch_size=8"], "train.batch_size to at least 16"),
+        (
+            ["train.objective=grpo", "train.global_batch_size=8"],
+            "train.global_batch_size to at least 16",
+        ),
         (["train.objective=tpor"], "did you mean|Did you mean 'topr'"),
         (["train.training_arguments={lerning: 1}"], "training_arguments.lerning is unknown"),
         (

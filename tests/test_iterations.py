@@ -24,7 +24,7 @@ OVERRIDES = [
     "task.train_problems=6", "task.validation_problems=4", "task.test_problems=4",
     "task.warmup.hidden_size=16", "task.warmup.num_layers=1", "task.warmup.num_heads=2",
     "task.warmup.intermediate_size=16", "task.warmup.steps=30", "generate.n=4",
-    "generate.max_tokens=12", "train.max_steps=3", "train.batch_size=8",
+    "generate.max_tokens=12", "train.max_steps=3", "train.global_batch_size=8",
     "train.learning_rate=1e-2", "evaluate.n=2", "evaluate.pass_at=[1,2]",
     "evaluate.bootstrap=100", "grade.workers=1", "grade.truncated=grade", "compare={}",
     "iterations=3",
@@ -117,7 +117,7 @@ def test_a_directory_without_a_run_has_no_lineage(tmp_path):
 
 def test_what_the_window_makes_impossible_is_refused():
     recipe = load_recipe("quickstart", [*OVERRIDES, "train.objective=grpo", "train.baseline=null"])
-    assert recipe.train.batch_size == 8
+    assert recipe.train.global_batch_size == 8
     check_recipe(recipe)  # 2 iterations of 4 completions of a problem fit
     wider = recipe.model_copy(update={"loop": recipe.loop.model_copy(update={"window": None})})
     with pytest.raises(ConfigError, match="with up to 12 completions of a problem"):

@@ -9,22 +9,26 @@ from topr.adapters import check_adapter
 from topr.config import (
     ArithmeticConfig,
     CurateConfig,
+    JsonlConfig,
     ModelConfig,
+    PositivesRule,
     Recipe,
     TrainConfig,
     VerifierConfig,
 )
 from topr.config.recipe import derived_sections, verifier_recipe
 from topr.curation import max_candidates, most_per_problem, whole_draw_rule
+from topr.distribution import distribution
 from topr.engines import Engine, check_engine
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.grading.user import load_function
 from topr.models import check_quantization, identity, is_adapter
-from topr.objectives import make_objective
+from topr.objectives import BaselineRole, Objective
 from topr.progress import Advance, Progress
 from topr.stages.train_arguments import peft_config_of, training_arguments
 from topr.tasks import Split, Task
+from topr.training.checks import objective_of, warn_idle_baseline
 
 logger = logging.getLogger(__name__)
 
@@ -210,27 +214,74 @@ def _check_training(
     recipe: Recipe, curate: CurateConfig, train: TrainConfig, *, iterations: int
 ) -> None:
     """Refuse what one training would be refused for; it trains on that many iterations' rows."""
-    drawn = recipe.generate
-    if train.behavior_logprobs == "sampler" and (drawn.top_k or drawn.top_p < 1.0):
-        raise ConfigError(
-            f"generate.top_k={drawn.top_k}, top_p={drawn.top_p} with "
-            "train.behavior_logprobs=sampler: recorded log-probabilities will be those of a "
-            "part of the vocabulary, and training refuses them. Set "
-            "train.behavior_logprobs=recompute, or draw from the whole vocabulary"
-        )
-    taper = train.taper.model_dump() if train.taper else {}
-    objective = make_objective(train.objective, **{**train.objective_args, **taper})
-    most = max_candidates(recipe.curate) or drawn.n
+    args = training_arguments(train, recipe.model, Path("unused"), recipe.seed)
+    objective = objective_of(args)
+    _check_sampling(recipe, train, objective)
+    _check_baseline(recipe, curate, train, objective)
+    warn_idle_baseline(args, objective)
+    most = max_candidates(recipe.curate) or recipe.generate.n
     group = iterations * min(most, most_per_problem(curate, most))
-    if objective.coupled and train.batch_size < group:
+    whole_groups = objective.coupled or train.shuffle_by == "prompt"
+    if whole_groups and train.global_batch_size < group:
+        why = f"{train.objective} compares a prompt's completions with each other"
         raise ConfigError(
-            f"train.batch_size={train.batch_size} with up to {group} completions of a problem: "
-            f"{train.objective} compares a prompt's completions with each other, so they must "
-            f"share a batch; set train.batch_size to at least {group}, or keep fewer "
-            "(curate.steps)"
+            f"train.global_batch_size={train.global_batch_size} with up to {group} completions of "
+            f"a problem: {why if objective.coupled else 'shuffle_by=prompt keeps them together'}, "
+            f"so they must share a batch; set train.global_batch_size to at least {group}, or keep "
+            "fewer (curate.steps)"
         )
     _check_adapter(recipe, train)
-    training_arguments(train, recipe.model, Path("unused"), recipe.seed)
+
+
+def _check_sampling(recipe: Recipe, train: TrainConfig, objective: Objective) -> None:
+    """Refuse to draw what training would refuse: see `topr.distribution`."""
+    drawn = distribution(recipe.generate.model_dump(include={"temperature", "top_p", "top_k"}))
+    if drawn.greedy and objective.uses.ratio:
+        raise ConfigError(
+            f"generate.temperature=0 with objective {train.objective}: nothing is sampled, so "
+            "there is no log mu, and training would leave every completion out. Set a temperature "
+            "above 0 (evaluate.greedy measures greedy answers)"
+        )
+    if train.behavior_logprobs == "sampler" and not drawn.scored:
+        what = "temperature=0" if drawn.greedy else ", ".join(drawn.changes)
+        raise ConfigError(
+            f"generate.{what} with train.behavior_logprobs=sampler: recorded log-probabilities "
+            "will be those of a part of the vocabulary, and training refuses them. Set "
+            "train.behavior_logprobs=recompute, or draw from the whole vocabulary"
+        )
+
+
+def _check_baseline(
+    recipe: Recipe, curate: CurateConfig, train: TrainConfig, objective: Objective
+) -> None:
+    """Refuse a baseline that rewards of +1 and -1 leave no room for."""
+    if _grader(recipe) not in GRADERS:
+        return  # A function of the user's own gives whatever rewards it likes.
+    c, role = train.baseline, objective.uses.baseline
+    if c is not None and not -1.0 <= c < 1.0 and role is not BaselineRole.CANCELS:
+        raise ConfigError(
+            f"train.baseline={c:g} with rewards of +1 and -1: expected -1 or more, and less than "
+            "1, or no completion is better than it"
+        )
+    none_wrong = c == -1.0 or train.effective_positive_share == 1.0
+    if none_wrong and role is BaselineRole.THRESHOLD:
+        raise ConfigError(
+            f"train.baseline=-1 with objective {train.objective}: every completion counts as "
+            "right, there is no pair, and no gradient would flow; leave baseline out"
+        )
+    positives = any(isinstance(step, PositivesRule) for step in curate.steps)
+    share = train.effective_positive_share
+    if positives and (share is not None or role is BaselineRole.THRESHOLD):
+        what = f"train.effective_positive_share={share}" if share else f"objective {objective}"
+        raise ConfigError(
+            f"{what} with the rule `positives` in curate.steps: there would be no negatives to "
+            "weigh against; leave one of the two out"
+        )
+
+
+def _grader(recipe: Recipe) -> str:
+    task = recipe.task
+    return task.grader if isinstance(task, JsonlConfig) else next(iter(GRADERS))
 
 
 def _check_adapter(recipe: Recipe, train: TrainConfig) -> None:

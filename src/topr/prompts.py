@@ -138,8 +138,8 @@ def _told_the_date(template: str) -> str:
     if re.search(r"strftime_now\s*\(", told):
         raise ModelError(
             "the chat template calls strftime_now with something else than a text, so the date "
-            "that it prints cannot be fixed, and prompts would change from day to day: write the format "
-            "into the call, or a date into the template"
+            "that it prints cannot be fixed, and prompts would change from day to day: write the "
+            "format into the call, or a date into the template"
         )
     return told
 

@@ -111,11 +111,6 @@ class SamplingParams:
     seed: int = 0
     """With the problem's id and the sample's number it fixes the sample."""
 
-    @property
-    def truncates(self) -> bool:
-        """Whether the sampled distribution is renormalised over a part of the vocabulary."""
-        return self.temperature == 0.0 or self.top_p < 1.0 or self.top_k > 0
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grade:

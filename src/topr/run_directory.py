@@ -14,11 +14,20 @@ from topr.config.base import Section
 from topr.environment import environment
 from topr.errors import RunDirectoryError
 from topr.store import locked, write_json_atomic, write_text_atomic
+from topr.store.atomic import TEMPORARY_SUFFIX
+from topr.store.lock import LOCK_FILE
+from topr.store.manifest import STARTED_FILE
+
+_NO_WORK = frozenset({"recipe.yaml", "environment.json", LOCK_FILE, STARTED_FILE})
+"""What a run writes before it has made anything."""
 
 
 @contextmanager
 def claimed(recipe: Section, directory: Path) -> Iterator[None]:
-    """Hold a directory for this process and this recipe or study."""
+    """Hold a directory for this process and this recipe or study.
+
+    A recipe is frozen once something was made by it: one that failed before that is replaced.
+    """
     found = directory / "recipe.yaml"
     if directory.exists() and not directory.is_dir():
         raise RunDirectoryError(f"{directory} is a file: give a directory for the run")
@@ -31,13 +40,22 @@ def claimed(recipe: Section, directory: Path) -> Iterator[None]:
                 "directory"
             )
     with locked(directory):
-        if found.is_file():
+        if found.is_file() and _has_work(directory):
             _refuse_other_recipe(recipe, found)
         else:
+            for started in directory.rglob(STARTED_FILE):  # by a run that then made nothing
+                started.unlink()
             write_text_atomic(found, dump_recipe(recipe))
-        if not (directory / "environment.json").is_file():
             write_json_atomic(directory / "environment.json", environment())
         yield
+
+
+def _has_work(directory: Path) -> bool:
+    """Whether a run has left anything there that it would have to do again."""
+    return any(
+        path.is_file() and path.name not in _NO_WORK and path.suffix != TEMPORARY_SUFFIX
+        for path in directory.rglob("*")
+    )
 
 
 def _refuse_other_recipe(recipe: Section, path: Path) -> None:

@@ -17,8 +17,8 @@ ROWS = [
     for wrong in (0, 1)
 ]
 TRAIN = (
-    "train", "graded.jsonl", "-m", "model", "-o", "out", "train.batch_size=8", "train.save_steps=1",
-    "train.behavior_logprobs=recompute",
+    "train", "graded.jsonl", "-m", "model", "-o", "out", "train.global_batch_size=8",
+    "train.save_steps=1", "train.behavior_logprobs=recompute",
 )  # fmt: skip
 
 

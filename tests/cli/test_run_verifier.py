@@ -26,11 +26,11 @@ OVERRIDES = [
     "task.train_problems=12", "task.test_problems=6", "task.warmup.steps=400",
     "task.warmup.hidden_size=32", "task.warmup.num_layers=1", "task.warmup.num_heads=2",
     "task.warmup.intermediate_size=64", "generate.n=8", "generate.max_tokens=40",
-    "train.max_steps=2", "train.batch_size=16", "evaluate.n=4", "evaluate.pass_at=[1,4]",
+    "train.max_steps=2", "train.global_batch_size=16", "evaluate.n=4", "evaluate.pass_at=[1,4]",
     "evaluate.bootstrap=100", "grade.workers=1", "task.max_steps=2", "task.min_steps=1",
     "verifier.iterations=1", "verifier.task.warmup={steps: 60}", "verifier.generate.n=2",
     "verifier.generate.max_tokens=48", "verifier.train.max_steps=2",
-    "verifier.train.batch_size=8", "verifier.grade={workers: 1}",
+    "verifier.train.global_batch_size=8", "verifier.grade={workers: 1}",
     "verifier.evaluate={n: 2, pass_at: [1, 2], bootstrap: 100}",
 ]  # fmt: skip
 

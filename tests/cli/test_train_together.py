@@ -26,7 +26,7 @@ ACCELERATE_FSDP = (
     "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", *ACCELERATE[2:],
 )  # fmt: skip
 SETTINGS = (
-    "train", "rows.jsonl", "-m", "model", "train.batch_size=4", "train.learning_rate=1e-3",
+    "train", "rows.jsonl", "-m", "model", "train.global_batch_size=4", "train.learning_rate=1e-3",
     "train.behavior_logprobs=recompute", "train.save_steps=1", "train.snapshots=[2]",
 )  # fmt: skip
 

@@ -109,8 +109,8 @@ def test_a_tracker_has_what_the_log_has(tmp_path, monkeypatch, tracker):
     write_jsonl(tmp_path / "rows.jsonl", rows)
     topr(
         tmp_path, "train", "rows.jsonl", "-m", "model", "-o", "out",
-        "train.behavior_logprobs=recompute", f"train.max_steps={STEPS}", "train.batch_size=8",
-        "train.learning_rate=1e-3", f"train.report_to=[{tracker}]",
+        "train.behavior_logprobs=recompute", f"train.max_steps={STEPS}",
+        "train.global_batch_size=8", "train.learning_rate=1e-3", f"train.report_to=[{tracker}]",
         "train.training_arguments.project=topr-test",
     )  # fmt: skip
     log = {line["step"]: line for line in read_jsonl(tmp_path / "out/training/log.jsonl")}

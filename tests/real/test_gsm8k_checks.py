@@ -51,7 +51,7 @@ def folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     topr(
         folder, "train", "demonstrations.jsonl", "-m", "model", "-o", "warm", "--device", "cpu",
         "train.objective=sft", "train.behavior_logprobs=recompute", "train.max_steps=60",
-        "train.batch_size=16", "train.optim=adamw_torch", "train.learning_rate=5e-3",
+        "train.global_batch_size=16", "train.optim=adamw_torch", "train.learning_rate=5e-3",
     )  # fmt: skip
     topr(folder, "run", "recipe.yaml", "-o", "run")
     return folder

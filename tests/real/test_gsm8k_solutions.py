@@ -71,8 +71,8 @@ def folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     topr(folder, "curate", "graded", "-o", "dataset")
     topr(
         folder, "train", "dataset", "-m", "model", "-o", "trained", "--device", "cpu",
-        "train.behavior_logprobs=recompute", "train.num_train_epochs=10", "train.batch_size=16",
-        "train.optim=adamw_torch", "train.learning_rate=2e-3",
+        "train.behavior_logprobs=recompute", "train.num_train_epochs=10",
+        "train.global_batch_size=16", "train.optim=adamw_torch", "train.learning_rate=2e-3",
     )  # fmt: skip
     return folder
 

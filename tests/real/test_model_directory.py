@@ -69,7 +69,7 @@ def test_gsm8k_with_the_chat_template_through_every_stage(shared_data, folder):
     topr(folder, "grade", "rollouts", "-o", "graded", "--task", "gsm8k", "grade.workers=1")
     trained = topr(
         folder, "train", "graded", "-m", "model", "-o", "trained", "--device", "cpu",
-        "train.behavior_logprobs=recompute", "train.max_steps=3", "train.batch_size=8",
+        "train.behavior_logprobs=recompute", "train.max_steps=3", "train.global_batch_size=8",
         "train.optim=adamw_torch", "train.learning_rate=1e-3",
     )  # fmt: skip
     assert "the model can only unlearn" in trained.stderr

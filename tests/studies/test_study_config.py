@@ -19,7 +19,7 @@ def test_shipped_studies_hold_valid_recipes_and_honest_grids(name: str) -> None:
     assert study.tuning_seed not in study.seeds
     recipes = [study.cell(arm, 0, None, "test") for arm in study.arms]
     # Equal budgets: as many optimizer steps and completions per step for every arm.
-    assert len({(r.train.max_steps, r.train.batch_size, r.iterations) for r in recipes}) == 1
+    assert len({(r.train.max_steps, r.train.global_batch_size, r.iterations) for r in recipes}) == 1
     assert all(recipe.task.validation_problems > 0 for recipe in recipes)  # type: ignore[union-attr]
 
 

@@ -28,10 +28,7 @@ from topr.config.sections import (
     EvaluateConfig,
     GenerateConfig,
     GradeConfig,
-    LoraConfig,
     ModelConfig,
-    TaperConfig,
-    TrainConfig,
 )
 from topr.config.tasks import (
     ArithmeticConfig,
@@ -43,6 +40,7 @@ from topr.config.tasks import (
     VerifierConfig,
     WarmupConfig,
 )
+from topr.config.training import LoraConfig, TaperConfig, TrainConfig, TrainSettings
 
 __all__ = [
     "AllRule",
@@ -73,6 +71,7 @@ __all__ = [
     "TaperConfig",
     "TaskConfig",
     "TrainConfig",
+    "TrainSettings",
     "VerifierConfig",
     "VllmConfig",
     "WarmupConfig",

@@ -23,6 +23,11 @@ ADDED: dict[str, Any] = {"mask_truncated": False}
 """Keys that came when runs were there already, and the value at which all is as it was without
 them. There they are left out of hashes: such a run goes on."""
 
+RENAMED: dict[str, str] = {"normalization": "loss_normalization", "batch_size": "global_batch_size"}
+"""Old names of keys of `train`, and what they are called. Old ones are understood, and hashes have
+them: runs that were begun under them go on."""
+_HASHED_AS = {new: old for old, new in RENAMED.items()}
+
 
 def _without(values: dict[str, Any], keys: tuple[str, ...], prefix: str = "") -> dict[str, Any]:
     kept = {}
@@ -31,5 +36,7 @@ def _without(values: dict[str, Any], keys: tuple[str, ...], prefix: str = "") ->
         as_before = name in ADDED and value == ADDED[name]
         if as_before or any(fnmatch(dotted, key) for key in keys):
             continue
-        kept[name] = _without(value, keys, f"{dotted}.") if isinstance(value, dict) else value
+        kept[_HASHED_AS.get(name, name)] = (
+            _without(value, keys, f"{dotted}.") if isinstance(value, dict) else value
+        )
     return kept

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from topr.config.base import Section
+from topr.distribution import NEUTRAL
 
 VLLM_ARGS_OF_TOPR: dict[str, str] = {
     "model": "model.path",
@@ -65,7 +66,7 @@ SERVER_BODY_OF_TOPR = frozenset(
         "model", "prompt", "n", "best_of", "max_tokens", "max_completion_tokens", "temperature",
         "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "logprobs", "echo", "stream",
         "return_token_ids", "include_stop_str_in_output", "skip_special_tokens",
-        "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
+        "logit_bias", *NEUTRAL,
         "samplers", "post_sampling_probs", "verbose", "return_tokens", "response_fields", "n_probs",
     }
 )  # fmt: skip

@@ -22,9 +22,9 @@ from topr.config.sections import (
     GradeConfig,
     LoopConfig,
     ModelConfig,
-    TrainConfig,
 )
 from topr.config.tasks import ArithmeticConfig, TaskConfig
+from topr.config.training import TrainConfig
 from topr.errors import ConfigError
 
 BASELINE = frozenset({"baseline", "effective_positive_share"})

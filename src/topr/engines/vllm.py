@@ -71,7 +71,7 @@ class VllmEngine:
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
-        """Refuse to go on without vLLM."""
+        """Refuse to go on without vLLM, or with a temperature that it does not draw at."""
         spec = find_spec("vllm")
         if spec is None or spec.origin is None:  # a folder of that name has no origin
             raise ConfigError(
@@ -79,6 +79,7 @@ class VllmEngine:
                 "(pip install '.[vllm]' in topr's checkout; on a CPU, see docs/engines/vllm.md), "
                 "or set generate.engine=transformers"
             )
+        _refuse_temperature(config.temperature)
 
     @classmethod
     def open(cls, model: ModelConfig, config: GenerateConfig) -> "VllmEngine":

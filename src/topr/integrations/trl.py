@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from topr.distribution import distribution
 from topr.errors import ConfigError
 from topr.evaluation_mode import evaluate_when_run
 from topr.objectives import Normalization, Objective, make_objective, sequence_scale
@@ -26,6 +27,8 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "off_policy_mask_threshold": None,
 }
 """Terms and masks of GRPO's loss that ours does not have, by the value that turns them off."""
+
+SAMPLED_WITH = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 FORWARD = (
     "pixel_values",
@@ -207,17 +210,25 @@ def refuse_unfit(args: TOPRGRPOConfig, objective: Objective, *, recorded: bool) 
             f"multi_objective_aggregation={args.multi_objective_aggregation}: here rewards are "
             "summed by reward_weights and not normalised; leave the key out"
         )
+    drawn = distribution(
+        {name: getattr(args, name) for name in SAMPLED_WITH} | (args.generation_kwargs or {})
+    )
+    if drawn.greedy:
+        raise ConfigError(
+            "temperature=0 (or do_sample=False) samples nothing: all completions of a prompt are "
+            "one, and the ratio pi/mu has no meaning; set a temperature above 0"
+        )
     if args.behavior_logprobs == "sampler":
         if not recorded:
             raise ConfigError(
                 "behavior_logprobs=sampler without use_vllm or a rollout_func: transformers "
                 "records none; set behavior_logprobs=recompute"
             )
-        if args.top_p < 1.0 or args.top_k > 0 or args.min_p or args.repetition_penalty != 1.0:
+        if drawn.changes:
             raise ConfigError(
-                "behavior_logprobs=sampler with top_p, top_k, min_p or repetition_penalty: the "
-                "sampler's log-probabilities are of the changed distribution and the trainer's are "
-                "not; set behavior_logprobs=recompute"
+                f"behavior_logprobs=sampler with {', '.join(drawn.changes)}: the sampler's "
+                "log-probabilities are of the changed distribution and the trainer's are not; set "
+                "behavior_logprobs=recompute"
             )
     whole = args.steps_per_generation == 1
     if objective.coupled and not (

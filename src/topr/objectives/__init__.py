@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from pydantic import TypeAdapter, ValidationError
 
 from topr.errors import ConfigError
-from topr.objectives.base import Normalization, Objective, log_rho, sequence_scale
+from topr.objectives.base import (
+    BaselineRole,
+    Normalization,
+    Objective,
+    Uses,
+    log_rho,
+    sequence_scale,
+)
 from topr.objectives.baseline import (
     baseline_for_share,
     effective_positive_share,
@@ -60,7 +67,7 @@ def make_objective(name: str, **arguments: object) -> Objective:
         **arguments: fields of the objective, such as `beta` of dpo.
 
     Raises:
-        ConfigError: no such objective, or it has no such field.
+        ConfigError: no such objective, it has no such field, or the field does nothing there.
 
     """
     known = {**OBJECTIVES, "taper": Taper()}
@@ -78,12 +85,19 @@ def make_objective(name: str, **arguments: object) -> Objective:
         )
     settings = {name: getattr(objective, name) for name in fields} | arguments
     try:
-        return TypeAdapter(type(objective)).validate_python(settings)
+        made: Objective = TypeAdapter(type(objective)).validate_python(settings)
     except ValidationError as error:
         found = "; ".join(
             f"{e['loc'][0]}: {e['msg']} (found {e['input']!r})" for e in error.errors()
         )
         raise ConfigError(f"objective {name!r}: {found}") from None
+    for field in sorted(made.uses.idle & arguments.keys()):
+        if getattr(made, field) != getattr(objective, field):
+            raise ConfigError(
+                f"objective {name!r}: {field}={arguments[field]} does nothing, since its limits "
+                "leave nothing of the ratio; leave it out, or change the limits"
+            )
+    return made
 
 
 __all__ = [
@@ -94,10 +108,12 @@ __all__ = [
     "OBJECTIVES",
     "PPO",
     "AsymRE",
+    "BaselineRole",
     "MirrorDescent",
     "Normalization",
     "Objective",
     "Taper",
+    "Uses",
     "baseline_for_share",
     "effective_positive_share",
     "log_rho",

@@ -3,17 +3,51 @@
 Axes: B sequences, T completion tokens (padded; the mask is true at real tokens).
 """
 
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 Level = Literal["sequence", "token", "geometric"]
 Normalization = Literal["length", "none", "constant"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Numbers of objectives; `topr.objectives.make_objective` checks them."""
 
 LOG_CAP = 40.0
 """Where a ratio has no upper limit, its logarithm stops here: exp(40) = 2e17 is as good as
 infinite for a weight, and the squares that gradient clipping sums still fit float32."""
+
+
+class BaselineRole(StrEnum):
+    """What the baseline c is to an objective."""
+
+    SUBTRACTED = "subtracted"
+    """A = R - c scales each completion's weight."""
+    THRESHOLD = "threshold"
+    """It tells right completions (R >= c) from wrong ones, and scales nothing."""
+    CANCELS = "cancels"
+    """Rewards are centred within each group, and c cancels out: it does nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Uses:
+    """What an objective makes of the settings around it. What it does not use is refused or warned
+    of."""
+
+    ratio: bool = True
+    """Weights depend on pi/mu, so log mu must be known."""
+    baseline: BaselineRole = BaselineRole.SUBTRACTED
+    negatives: bool = True
+    """Completions with A < 0 have a weight."""
+    taper: tuple[float, float] | None = None
+    """Limits of |weight / A| of negatives, where they are a taper: which of them can be skipped."""
+    idle: frozenset[str] = frozenset()
+    """Fields of the objective that do nothing, its others being what they are."""
 
 
 class Objective(Protocol):
@@ -23,6 +57,11 @@ class Objective(Protocol):
     def coupled(self) -> bool:
         """Whether a sequence's weight depends on the others of its group, which must then be in
         the same batch."""
+        ...
+
+    @property
+    def uses(self) -> Uses:
+        """Which settings act on the weights."""
         ...
 
     @property

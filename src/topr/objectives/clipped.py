@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import LOG_CAP, Level, Normalization, log_rho
-from topr.objectives.relative import group_normalized
+from topr.objectives.base import LOG_CAP, Level, Normalization, NotNegative, Uses, log_rho
+from topr.objectives.relative import CENTRED, group_normalized
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,9 +21,9 @@ class PPO:
     `group_normalized`, GRPO (Shao et al., arXiv 2402.03300) without its KL term.
     """
 
-    low: float = 0.2
+    low: NotNegative = 0.2
     """Clipped below 1 - low."""
-    high: float = 0.2
+    high: NotNegative = 0.2
     """Clipped above 1 + high."""
     level: Level = "token"
     group_normalized: bool = False
@@ -35,6 +35,11 @@ class PPO:
     def coupled(self) -> bool:
         """See `Objective.coupled`."""
         return self.group_normalized
+
+    @property
+    def uses(self) -> Uses:
+        """See `Objective.uses`."""
+        return CENTRED if self.group_normalized else Uses()
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
         """Return rho A where the clip is inactive, else 0. See `Objective.weights`."""
@@ -51,10 +56,11 @@ class GSPO:
     the loss normalisation `length`.
     """
 
-    low: float = 3e-4
-    high: float = 4e-4
+    low: NotNegative = 3e-4
+    high: NotNegative = 4e-4
 
     coupled: ClassVar[bool] = True
+    uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "length"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
@@ -72,11 +78,12 @@ class CISPO:
     number, is left to the rate.
     """
 
-    low: float = 1.0
+    low: NotNegative = 1.0
     """Clipped below 1 - low; 1 means no lower limit."""
-    high: float = 0.2
+    high: NotNegative = 0.2
 
     coupled: ClassVar[bool] = True
+    uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:

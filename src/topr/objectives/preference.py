@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import Normalization, log_rho
+from topr.objectives.base import BaselineRole, Normalization, Positive, Uses, log_rho
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,9 +20,10 @@ class DPO:
     exactly these weights and large groups weigh no less per completion.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
 
     coupled: ClassVar[bool] = True
+    uses: ClassVar[Uses] = Uses(baseline=BaselineRole.THRESHOLD)
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
@@ -47,9 +48,10 @@ class APO:
     sigma' fades on both sides: of what the model has learnt, and of what it has given up.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
 
     coupled: ClassVar[bool] = False
+    uses: ClassVar[Uses] = Uses()
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:

@@ -6,7 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import Normalization, log_rho
+from topr.objectives.base import BaselineRole, Finite, Normalization, NotNegative, Uses, log_rho
+
+CENTRED = Uses(baseline=BaselineRole.CANCELS)
+"""What objectives use that subtract the group's mean reward."""
 
 
 def group_mean(value: Tensor, group: Tensor) -> Tensor:
@@ -35,9 +38,10 @@ class AsymRE:
     baseline V a little below (delta < 0) the mean reward of the behaviour policy on the prompt.
     """
 
-    delta: float = -0.1
+    delta: Finite = -0.1
 
     coupled: ClassVar[bool] = True
+    uses: ClassVar[Uses] = Uses(ratio=False, baseline=BaselineRole.CANCELS)
     normalization: ClassVar[Normalization] = "length"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
@@ -55,9 +59,10 @@ class MirrorDescent:
     (R - mean R) / tau, for positives and negatives alike.
     """
 
-    tau: float = 0.1
+    tau: NotNegative = 0.1
 
     coupled: ClassVar[bool] = True
+    uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from topr.errors import ConfigError
-from topr.objectives.base import LOG_CAP, Level, Normalization, log_rho
+from topr.objectives.base import LOG_CAP, Level, Normalization, Uses, log_rho
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,15 +43,29 @@ normalization='length')
 
     coupled: ClassVar[bool] = False
 
+    @property
+    def uses(self) -> Uses:
+        """See `Objective.uses`."""
+        of_positives = self.positive[0] < self.positive[1]
+        of_negatives = self.negative[0] < self.negative[1]
+        idle = {"level": of_positives or of_negatives, "lookahead": of_negatives}
+        return Uses(
+            ratio=of_positives or of_negatives,
+            negatives=self.negative[1] > 0.0,
+            taper=self.negative,
+            idle=frozenset(name for name, acts in idle.items() if not acts),
+        )
+
     def __post_init__(self) -> None:
         """Refuse limits that are no interval."""
         for name in ("positive", "negative"):
             low, high = getattr(self, name)
-            if not 0.0 <= low <= high:
+            if not 0.0 <= low <= high or low == math.inf:
                 raise ConfigError(
-                    f"taper limits {name}=[{low}, {high}]: expected 0 <= lower <= upper"
+                    f"taper limits {name}=[{low}, {high}]: expected 0 <= lower <= upper, and a "
+                    "finite lower one"
                 )
-        if not self.lookahead >= 0.0:
+        if not 0.0 <= self.lookahead < math.inf:
             raise ConfigError(f"taper lookahead={self.lookahead}: expected 0 or more")
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, set_seed
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
 from topr.models import LoadedModel, fingerprint, identity, load
-from topr.objectives import Taper, share_advice
+from topr.objectives import BaselineRole, share_advice
 from topr.progress import Advance, Progress, Silent
 from topr.stages.callbacks import Bar, CompleteCheckpoints, LogFile, Snapshots, log_lines
 from topr.stages.train_arguments import adapter_of, training_arguments
@@ -144,13 +144,13 @@ def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
     p, c = trainer.composition.positive_share, trainer.baseline
     share = trainer.effective_positive_share
     line = f"share of positives p {p:.1%}, baseline c {c:+.2f}"
+    if trainer.objective.uses.baseline is BaselineRole.CANCELS:
+        progress.say(f"share of positives p {p:.1%}; each prompt's mean reward is the baseline")
+        return
     if share is None:
-        progress.say(f"{line} (p~ is defined for rewards of +1 and -1 only)")
+        progress.say(line)
         return
     progress.say(f"{line}, effective share p~ {share:.1%}")
-    objective = trainer.objective
-    if not isinstance(objective, Taper) or objective.negative[1] == 0.0:
-        return  # Negatives have another meaning there, or none.
     advice = share_advice(p, c, share)
     if advice is not None:
         logger.warning("%s", advice)
@@ -237,6 +237,7 @@ def _write(
         "empty": composition.empty,
         "too_long": composition.too_long,
         "truncated": composition.truncated,
+        "greedy": composition.greedy,
         "positive_share": composition.positive_share,
         "baseline": trainer.baseline,
         "effective_positive_share": trainer.effective_positive_share,

@@ -1,15 +1,18 @@
 """The section `train` to the trainer's arguments and peft's."""
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from topr.config import LoraConfig, ModelConfig, TrainConfig
 from topr.errors import ConfigError
 from topr.models import LoadedModel, is_adapter, resolve_device
 from topr.training import TOPRConfig
+from topr.training.arguments import NOT_GIVEN, SETTINGS
+from topr.training.checks import check_arguments
+from topr.training.inherited import NOT_IN_RECIPES
 
 CHECKPOINTING = next(
     field.name
@@ -65,7 +68,7 @@ def training_arguments(
 
     Raises:
         ConfigError: `training_arguments` names no field, one that the section has itself, or one
-            that uploads.
+            that does nothing or is not a recipe's; or a value cannot work (see `check_arguments`).
 
     """
     device = resolve_device(model.device)
@@ -74,61 +77,43 @@ def training_arguments(
             f"model.device={model.device}: training runs on the first GPU that it sees; choose "
             "another with CUDA_VISIBLE_DEVICES and leave the device at auto"
         )
-    taper = config.taper.model_dump() if config.taper else {}
+    given = {name: getattr(config, name) for name in SETTINGS}
+    given["objective_args"] = config.objective_args | (
+        config.taper.model_dump() if config.taper else {}
+    )
+    for name, not_given in NOT_GIVEN.items():
+        given[name] = given[name] or not_given
     chosen: dict[str, Any] = {
+        **given,
         "output_dir": str(output),
-        "objective": config.objective,
-        "objective_args": {**config.objective_args, **taper},
-        "loss_normalization": config.normalization,
-        "normalization_constant": config.normalization_constant,
-        "baseline": config.baseline,
-        "effective_positive_share": config.effective_positive_share,
-        "behavior_logprobs": config.behavior_logprobs,
-        "max_length": config.max_length,
-        "mask_truncated": config.mask_truncated,
-        "micro_batch_tokens": config.micro_batch_tokens,
-        "layout": config.layout,
-        "shuffle_by": config.shuffle_by,
-        "skip_negatives": config.skip_negatives,
-        "global_batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": config.warmup_steps,
-        "optim": config.optim,
-        "adam_beta1": config.adam_beta1,
-        "adam_beta2": config.adam_beta2,
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "num_train_epochs": config.num_train_epochs,
-        "max_steps": -1 if config.max_steps is None else config.max_steps,
         CHECKPOINTING: config.gradient_checkpointing,
-        "bf16": config.bf16,
         "save_strategy": "steps",
-        "save_steps": config.save_steps,
         "save_total_limit": 2,
-        "logging_steps": config.logging_steps,
-        "report_to": list(config.report_to) or "none",
         "seed": seed,
         "use_cpu": device.type == "cpu",
         "disable_tqdm": True,
     }
-    known = {field.name for field in fields(TOPRConfig)}
     for name in config.training_arguments:
-        if name.startswith(("push_to_hub", "hub_")):
-            raise ConfigError(
-                f"train.training_arguments.{name}: training uploads nothing (transformers would "
-                "upload a pickle, training_args.bin, with the model): leave it out, and upload "
-                "what was trained with `topr push`"
-            )
-        if name in chosen or name not in known:
-            what = "is set by the section train itself" if name in chosen else "is unknown"
-            raise ConfigError(
-                f"train.training_arguments.{name} {what}; it takes fields of TOPRConfig that the "
-                "section has no key for"
-            )
+        _refuse_further(name, chosen)
     try:
-        if config.report_to:
-            get_reporting_integration_callbacks(list(config.report_to))  # type: ignore[no-untyped-call]
-        return TOPRConfig(**chosen, **config.training_arguments)
-    except (ValueError, ImportError, RuntimeError) as error:
+        args = TOPRConfig(**chosen, **config.training_arguments)
+    except (ConfigError, TypeError, ValueError) as error:
         raise ConfigError(f"section train: {error}") from error
+    check_arguments(args)
+    return args
+
+
+def _refuse_further(name: str, chosen: Mapping[str, Any]) -> None:
+    """Refuse a key of `training_arguments` that is not for it."""
+    where, known = f"train.training_arguments.{name}", [each.name for each in fields(TOPRConfig)]
+    if name in NOT_IN_RECIPES:
+        raise ConfigError(f"{where}: {NOT_IN_RECIPES[name]}")
+    if name in chosen:
+        raise ConfigError(
+            f"{where} is set by the section train itself; training_arguments takes fields of "
+            "TOPRConfig that the section has no key for"
+        )
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "it takes fields of TOPRConfig"
+        raise ConfigError(f"{where} is unknown; {hint}")

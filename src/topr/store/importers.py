@@ -55,6 +55,9 @@ def import_rollouts(
     goes through the chat template, and what ends its answer is the token that ends a turn there.
     A completion is cut at an end that its text spells out, and ended there.
 
+    Where a row was sampled with more than a rollout can say (a penalty, min_p), its
+    log-probabilities are left out: they are those of another distribution.
+
     A reward becomes a grade: a column of verdicts (bool, 0 and 1, correct and wrong) gives +1 and
     -1; other numbers are kept, those above 0 as correct. A null stays ungraded.
 
@@ -146,6 +149,9 @@ class _Importer:
             for row, draft in zip(chunk, drafts, strict=True):
                 iteration = row.integer("iteration")
                 logprobs = row.logprobs(len(draft["completion_ids"]))
+                if logprobs is not None and row.changes_unrecorded():
+                    logprobs = None
+                    self._tally["logprobs_left_out"] += 1
                 self._tally["without_logprobs"] += logprobs is None
                 yield Rollout(
                     **draft,

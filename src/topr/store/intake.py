@@ -22,6 +22,7 @@ from topr.store.manifest import Manifest, begin, is_begun, read_manifest, write_
 from topr.store.rows import Row, Rows
 from topr.store.schema import ROLLOUT_SCHEMA, conform, rollouts_to_table
 from topr.store.shards import shard_paths, write_shard
+from topr.store.values import changes_unrecorded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,8 +84,8 @@ def write_rollouts(
     The manifest's details are `details` and: `format`; `tokenized`, how many prompts and
     completions had no ids and were tokenised here; `decoded`, how many completions had ids alone;
     `ends_assumed`, how many did not say how they ended; `ended_by_id` and `cut_off_by_id`, of how
-    many their last id said it; `without_logprobs`; `graded`; `left_out`, rows that hold no
-    completion.
+    many their last id said it; `without_logprobs`, and `logprobs_left_out` of them; `graded`;
+    `left_out`, rows that hold no completion.
 
     Args:
         given: what came in.
@@ -166,6 +167,11 @@ def report(manifest: Manifest, reward: str | None) -> list[str]:
             f"tokenizer's end of a text or turn; {cut_off} do not, and count as cut off "
             "(finish_reason length). Where a stop string ended them, import with --ends yes"
         )
+    if found.get("logprobs_left_out"):
+        lines.append(
+            f"{found['logprobs_left_out']} were sampled with a penalty, min_p or the like: their "
+            "log-probabilities are those of another distribution than training scores, and left out"
+        )
     if found["left_out"]:
         lines.append(
             f"{found['left_out']} answers are no completion (failed requests, tool calls, filtered "
@@ -202,6 +208,7 @@ def _details(given: Incoming, tally: Counter[str], found: Counter[str]) -> dict[
         "ended_by_id": tally["ended_by_id"],
         "cut_off_by_id": tally["cut_off_by_id"],
         "without_logprobs": found["without_logprobs"],
+        "logprobs_left_out": tally["logprobs_left_out"],
         "graded": found["graded"],
         "verdicts": bool(tally["verdicts"]),
         "left_out": given.left_out["left_out"],
@@ -224,4 +231,8 @@ def _own(rows: Rows) -> Iterator[pa.Table]:
 
 
 def _known(row: Row) -> Row:
-    return {name: row.get(name) for name in ROLLOUT_SCHEMA.names}
+    known = {name: row.get(name) for name in ROLLOUT_SCHEMA.names}
+    sampling = row.get("sampling")
+    if isinstance(sampling, dict) and changes_unrecorded(sampling):
+        known["logprobs"] = None
+    return known

@@ -17,7 +17,7 @@ from topr.store.lock import LOCK_FILE, locked
 from topr.store.schema import SCHEMA_VERSION
 
 _NAME = "manifest.json"
-_STARTED = "started.json"
+STARTED_FILE = "started.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,9 +60,9 @@ def begin(directory: Path, stage: str, fingerprint: str) -> Iterator[Manifest | 
 
 
 def _begun(directory: Path, stage: str, fingerprint: str) -> Manifest | None:
-    manifest, started = read_manifest(directory), directory / _STARTED
+    manifest, started = read_manifest(directory), directory / STARTED_FILE
     found = manifest.fingerprint if manifest else None
-    others = {path.name for path in directory.iterdir()} - {_STARTED, LOCK_FILE}
+    others = {path.name for path in directory.iterdir()} - {STARTED_FILE, LOCK_FILE}
     if manifest is None and started.is_file() and others:
         # Alone, it is of a call that failed before it left anything.
         found = json.loads(started.read_text(encoding="utf-8"))["fingerprint"]
@@ -80,7 +80,7 @@ def _begun(directory: Path, stage: str, fingerprint: str) -> Manifest | None:
 
 def is_begun(directory: Path) -> bool:
     """Return whether a stage has marked `directory` as its own and not finished."""
-    return (directory / _STARTED).is_file()
+    return (directory / STARTED_FILE).is_file()
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -91,7 +91,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     remove_leftovers(directory)
     stamp = {"topr_version": __version__, "schema": SCHEMA_VERSION}
     write_json_atomic(directory / _NAME, asdict(manifest) | stamp)
-    (directory / _STARTED).unlink(missing_ok=True)
+    (directory / STARTED_FILE).unlink(missing_ok=True)
 
 
 def read_manifest(directory: Path) -> Manifest | None:

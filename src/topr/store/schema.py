@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from topr.distribution import distribution
 from topr.errors import DataError
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
 
@@ -191,6 +192,8 @@ def _cast(column: pa.ChunkedArray, name: str, *, where: str) -> pa.ChunkedArray:
     if name not in ROLLOUT_SCHEMA.names:
         return column
     kind = ROLLOUT_SCHEMA.field(name).type
+    if name == "sampling" and pa.types.is_struct(column.type):
+        _refuse_unrecorded(column, where=where)
     try:
         return column.cast(kind)
     except pa.ArrowException as error:
@@ -198,6 +201,21 @@ def _cast(column: pa.ChunkedArray, name: str, *, where: str) -> pa.ChunkedArray:
             f"{where}: column {name} has type {column.type}, which cannot be read as {kind} "
             f"without loss ({error}). Write it with the type {kind}"
         ) from error
+
+
+def _refuse_unrecorded(column: pa.ChunkedArray, *, where: str) -> None:
+    """Refuse parameters that the schema has no place for, where they changed what was sampled."""
+    known = {field.name for field in SAMPLING_TYPE}
+    for field in column.type:
+        if field.name not in known:
+            found = pc.unique(pc.struct_field(column, field.name)).to_pylist()
+            changes = [c for value in found for c in distribution({field.name: value}).changes]
+            if changes:
+                raise DataError(
+                    f"{where}: column sampling says {changes[0]}, which a rollout has no place for "
+                    "and which makes its log-probabilities those of another distribution: bring "
+                    "the rows in with `topr import`, which leaves those out"
+                )
 
 
 def _check_values(table: pa.Table, *, where: str) -> None:

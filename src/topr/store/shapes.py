@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from topr.distribution import distribution
 from topr.errors import DataError
 from topr.store.rows import Row
 
@@ -118,13 +119,6 @@ def tinker(row: Row) -> Iterator[Row]:
     }
 
 
-_CUTS: dict[str, Any] = {
-    "min_p": 0, "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1,
-    "logit_bias": {},
-}  # fmt: skip
-"""Fields of a request that make the sampled distribution another, and what turns them off."""
-
-
 _NO_ANSWER = ("content_filter", "tool_calls", "function_call")
 """Reasons to finish of what is no whole completion."""
 
@@ -145,12 +139,7 @@ def openai(row: Row) -> Iterator[Row | None]:
     ids = bool(prompt) and isinstance(prompt, list) and isinstance(prompt[0], int)
     drawn = {n: asked[n] for n in ("temperature", "top_p", "top_k") if asked.get(n) is not None}
     # What is not said may be the server's default, or the model's own.
-    plain = (
-        drawn.get("temperature") == 1
-        and drawn.get("top_p") == 1
-        and drawn.get("top_k", 0) in (0, -1)
-        and all(asked.get(name) in (None, off) for name, off in _CUTS.items())
-    )
+    plain = drawn.get("temperature") == 1 and drawn.get("top_p") == 1 and distribution(asked).scored
     if drawn.get("top_k") == -1:  # vLLM's word for off
         drawn["top_k"] = 0
     for choice in _list(body, "choices", None):

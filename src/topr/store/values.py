@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from topr.distribution import distribution
 from topr.errors import DataError
 from topr.records import FinishReason, Grade, Message, Outcome, SamplingParams
 from topr.store.columns import ColumnMap
@@ -32,6 +33,19 @@ VERDICTS = {
     "incorrect": False,
     "wrong": False,
 }
+
+
+SAMPLING = tuple(each.name for each in dataclasses.fields(SamplingParams))
+"""Parameters that a rollout can say it was sampled with."""
+
+
+def changes_unrecorded(sampling: Mapping[str, Any] | None) -> bool:
+    """Return whether parameters beside `SAMPLING` made the sampled distribution another one.
+
+    Log-probabilities of it are then not log mu, and nothing would say so.
+    """
+    further = {name: value for name, value in (sampling or {}).items() if name not in SAMPLING}
+    return bool(distribution(further).changes)
 
 
 class RowReader:
@@ -96,13 +110,25 @@ class RowReader:
         given = self._get("sampling")
         if given is None:
             return default
-        names = [f.name for f in dataclasses.fields(SamplingParams)]
-        if not isinstance(given, dict) or not set(given) <= set(names):
-            raise self.error("sampling", f"an object with keys of {', '.join(names)}")
-        known = {name: value for name, value in given.items() if value is not None}
+        if not isinstance(given, dict):
+            raise self.error("sampling", "an object such as {temperature: 0.7, top_p: 1.0}")
+        try:
+            drawn = distribution(given)
+        except DataError as error:
+            raise self.error("sampling", str(error)) from error
+        known = {name: given[name] for name in SAMPLING if given.get(name) is not None}
+        if "temperature" in known or drawn.greedy:
+            known["temperature"] = drawn.temperature
         if "stop" in known:
+            known["stop"] = (known["stop"],) if isinstance(known["stop"], str) else known["stop"]
             known["stop"] = tuple(known["stop"])
+        if known.get("top_k") == -1:  # vLLM's word for off
+            known["top_k"] = 0
         return dataclasses.replace(default, **known)
+
+    def changes_unrecorded(self) -> bool:
+        """Return whether something else changed what was sampled than a rollout can say."""
+        return changes_unrecorded(self._get("sampling"))
 
     def integer(self, field: str) -> int | None:
         """Return a whole number, also from text; None where there is no such column."""

@@ -1,11 +1,38 @@
-"""`TOPRConfig`: the trainer's arguments, those of `transformers.TrainingArguments` and ours."""
+"""`TOPRConfig`: the trainer's arguments, those of `transformers.TrainingArguments` and ours.
 
+What ours are called, what they may be and what they are by default is `topr.config.TrainSettings`.
+"""
+
+import difflib
 import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
+from enum import Enum
 from typing import Any, Literal
 
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from topr.config import TrainSettings
+from topr.config.recipe import validate
+from topr.errors import ConfigError
+from topr.training.inherited import refuse_inherited
+
+SETTINGS = TrainSettings.model_fields
+NOT_GIVEN: dict[str, Any] = {
+    "objective_args": None, "global_batch_size": None, "max_steps": -1, "report_to": "none",
+}  # fmt: skip
+"""Values by which a `TOPRConfig` says that a setting is not given, where a recipe has another."""
+CHOICES: dict[str, type[Enum]] = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType}
+
+
+def _setting(name: str) -> Any:
+    """Return a dataclass field with the default and the description that a setting has."""
+    found = SETTINGS[name]
+    text = " ".join(str(found.description).split())
+    return field(default=NOT_GIVEN.get(name, found.default), metadata={"help": text})
 
 
 @dataclass
@@ -14,34 +41,24 @@ class TOPRConfig(TrainingArguments):
 
     The defaults are the paper's: Adafactor at a constant 5e-7, no weight decay, gradients clipped
     at 1, one epoch, each completion's loss divided by its length. Below stand the arguments that
-    `transformers.TrainingArguments` lacks and the ones whose default differs from its.
+    `transformers.TrainingArguments` lacks and the ones whose default differs from its. Of what is
+    inherited, `topr.training.inherited` says what works.
+
+    Raises:
+        ConfigError: a value is none that the setting can have, or a setting would do nothing.
+
     """
 
     # What is trained.
-    objective: str = field(
-        default="topr",
-        metadata={"help": "Name in topr.objectives.OBJECTIVES, or `taper` for limits of one's own"},
+    objective: str = _setting("objective")
+    objective_args: dict[str, Any] | str | None = _setting("objective_args")
+    loss_normalization: Literal["length", "none", "constant"] | None = _setting(
+        "loss_normalization"
     )
-    objective_args: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Numbers of the objective, such as {'beta': 0.1} for dpo"}
-    )
-    loss_normalization: Literal["length", "none", "constant"] | None = field(
-        default=None,
-        metadata={
-            "help": "What a completion's loss is divided by; none given: the objective's own"
-        },
-    )
-    normalization_constant: float = field(
-        default=1.0, metadata={"help": "The constant of loss_normalization=constant"}
-    )
-    baseline: float | None = field(default=None, metadata={"help": "c in A = R - c"})
-    effective_positive_share: float | None = field(
-        default=None, metadata={"help": "Share of positives that the baseline should act like"}
-    )
-    behavior_logprobs: Literal["sampler", "recompute"] = field(
-        default="sampler",
-        metadata={"help": "log mu as recorded, or by one forward pass of the behaviour model"},
-    )
+    normalization_constant: float = _setting("normalization_constant")
+    baseline: float | None = _setting("baseline")
+    effective_positive_share: float | None = _setting("effective_positive_share")
+    behavior_logprobs: Literal["sampler", "recompute"] = _setting("behavior_logprobs")
 
     # How rows become batches.
     global_batch_size: int | None = field(
@@ -51,72 +68,90 @@ class TOPRConfig(TrainingArguments):
             "per_device_train_batch_size times the processes"
         },
     )
-    max_length: int | None = field(
-        default=None, metadata={"help": "Prompt and completion tokens at most; longer rows go"}
-    )
-    mask_truncated: bool = field(
-        default=False,
-        metadata={
-            "help": "Leave out completions that the token limit cut off (finish_reason length)"
-        },
-    )
-    micro_batch_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of one forward pass, padding included and what is shared once. It "
-            "splits the batch, and changes memory and time, never the gradient. None: 4096 on a "
-            "CPU; elsewhere the whole batch, and 16,384 where log mu is recomputed; halved "
-            "whenever memory runs out"
-        },
-    )
-    layout: Literal["auto", "shared", "padded"] = field(
-        default="auto",
-        metadata={
-            "help": "shared: a prompt is computed once for all its completions, and nothing is "
-            "padded; padded: every sequence by itself; auto: shared where the model allows it"
-        },
-    )
-    skip_negatives: float | str | None = field(
-        default=None,
-        metadata={
-            "help": "Which negatives get no backward pass. A number: those whose taper is at most "
-            "that (0: exact). `sample`: each keeps it with probability equal to its taper, unbiased"
-        },
-    )
-    shuffle_by: Literal["completion", "prompt"] = field(
-        default="completion",
-        metadata={
-            "help": "Unit of shuffling: single completions, or prompts with all their completions "
-            "in one batch (always so for objectives that compare within a group)"
-        },
-    )
+    max_length: int | None = _setting("max_length")
+    mask_truncated: bool = _setting("mask_truncated")
+    micro_batch_tokens: int | None = _setting("micro_batch_tokens")
+    layout: Literal["auto", "shared", "padded"] = _setting("layout")
+    skip_negatives: float | str | None = _setting("skip_negatives")
+    shuffle_by: Literal["completion", "prompt"] = _setting("shuffle_by")
 
     # Defaults of transformers that differ here.
     per_device_train_batch_size: int = field(
-        default=64, metadata={"help": "Completions per optimizer step and process"}
+        default=SETTINGS["global_batch_size"].default,
+        metadata={"help": "Completions per optimizer step and process"},
     )
-    learning_rate: float = field(default=5e-7, metadata={"help": "Peak learning rate"})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule"})
-    optim: str = field(default="adafactor", metadata={"help": "Optimizer"})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the dataset"})
-    logging_steps: float = field(default=1, metadata={"help": "Steps between lines of the log"})
+    learning_rate: float = _setting("learning_rate")
+    lr_scheduler_type: str = _setting("lr_scheduler_type")
+    optim: str = _setting("optim")
+    num_train_epochs: float = _setting("num_train_epochs")
+    save_steps: float = _setting("save_steps")
+    logging_steps: float = _setting("logging_steps")
+    report_to: str | list[str] | None = _setting("report_to")
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Off: NaN and infinity stop the run instead"}
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Off: the trainer picks its own columns"}
     )
-    report_to: str | list[str] | None = field(
-        default="none", metadata={"help": "Trackers beside the run's own log"}
-    )
 
     def __post_init__(self) -> None:
         """See `transformers.TrainingArguments`. Models are loaded whole, with ZeRO-3 too."""
-        super().__post_init__()  # type: ignore[no-untyped-call]
+        given = self.report_to or "none"
+        self.report_to = given if isinstance(given, str) else list(given)
+        self.validate()
+        try:
+            super().__post_init__()  # type: ignore[no-untyped-call]
+        except (ValueError, ImportError, RuntimeError) as error:
+            raise ConfigError(str(error)) from error
         load_models_whole()
         if self.torch_compile:  # All later trainings of the process would find it there.
             os.environ.pop("ACCELERATE_DYNAMO_BACKEND", None)
             os.environ.pop("ACCELERATE_DYNAMO_MODE", None)
+
+    def validate(self) -> None:
+        """Check every value by the one definition of the settings, and what is inherited.
+
+        Raises:
+            ConfigError: a value is none that the setting can have, or a setting would do nothing.
+
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        if values["accelerator_config"] == AcceleratorConfig():
+            values["accelerator_config"] = None
+        defaults = {
+            each.name: each.default if each.default_factory is MISSING else each.default_factory()
+            for each in fields(self)
+        }
+        refuse_inherited(values, defaults)
+        given = {
+            name: values[name]
+            for name in SETTINGS
+            if name not in NOT_GIVEN or values[name] not in (NOT_GIVEN[name], None, [])
+        }
+        for name, names in CHOICES.items():
+            if values[name] not in list(names):
+                known = [each.value for each in names]
+                near = difflib.get_close_matches(str(values[name]), known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+                raise ConfigError(f"no {name} {values[name]!r}; {hint}")
+        settings = validate(TrainSettings, given, where="TOPRConfig")
+        for name in given.keys() - {"report_to", "optim", "lr_scheduler_type"}:
+            setattr(self, name, getattr(settings, name))
+        if self.global_batch_size is not None:
+            self._refuse_two_sizes()
+
+    def _refuse_two_sizes(self) -> None:
+        default = SETTINGS["global_batch_size"].default
+        for name, unset in {
+            "per_device_train_batch_size": default, "gradient_accumulation_steps": 1,
+        }.items():  # fmt: skip
+            if getattr(self, name) != unset:
+                raise ConfigError(
+                    f"global_batch_size={self.global_batch_size} with {name}="
+                    f"{getattr(self, name)}: the first says how many completions an optimizer step "
+                    "has, over all devices and batches, so leave the second out "
+                    "(micro_batch_tokens splits a step)"
+                )
 
 
 def load_models_whole() -> None:

@@ -91,7 +91,7 @@ def recorded(rows: Dataset) -> list[np.ndarray[Any, Any]]:
     """Return log mu as the sampler recorded it, one float32 array per row.
 
     Raises:
-        DataError: a row has none, or was sampled from a part of the vocabulary only.
+        DataError: a row has none, or was sampled from another distribution than is scored.
 
     """
     missing = sum(value is None for value in rows["logprobs"])
@@ -104,9 +104,9 @@ def recorded(rows: Dataset) -> list[np.ndarray[Any, Any]]:
     truncated = sum(rows["truncated_sampling"])
     if truncated:
         raise DataError(
-            f"{truncated} of {len(rows)} rows were drawn with top-k, top-p or temperature 0: "
-            "their logprobs are those of a distribution renormalised over a part of the "
-            "vocabulary, and log rho would not be 0 for an unchanged model; set "
+            f"{truncated} of {len(rows)} rows were drawn with top-k, top-p, a penalty or another "
+            "parameter that makes the sampled distribution another one than softmax(logits / "
+            "temperature): log rho would not be 0 for an unchanged model; set "
             "behavior_logprobs=recompute"
         )
     return [np.asarray(value, dtype=np.float32) for value in rows["logprobs"]]

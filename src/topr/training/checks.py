@@ -1,59 +1,175 @@
 """From the arguments and a model to what a trainer runs with; what cannot work is refused here,
 before any compute is spent.
+
+`check_arguments` is all that arguments alone can tell, for whoever is about to spend hours on what
+comes before training.
 """
 
-import json
 import logging
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+from transformers import Trainer, get_scheduler
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from topr.errors import ConfigError, TrainingError
-from topr.objectives import Objective, Taper, make_objective, resolve_baseline
+from topr.objectives import BaselineRole, Objective, make_objective, resolve_baseline
 from topr.training.arguments import TOPRConfig
 from topr.training.compiling import refuse_unfit_compiling
 from topr.training.data import Composition
+from topr.training.sharding import refuse_sharding_alone
 from topr.training.step import Skip
 
 logger = logging.getLogger(__name__)
 
-
-def objective_of(args: TOPRConfig) -> Objective:
-    """Return the objective that the arguments name."""
-    arguments = args.objective_args or {}
-    if isinstance(arguments, str):
-        arguments = json.loads(arguments)
-    return make_objective(args.objective, **arguments)
+ROWS_TOGETHER = 1024
+"""Rows whose weights are probed at a time: an objective may compare all pairs of them."""
+MANY_STEPS = 10**6
+PROBES = (0.0, 0.1, -0.1)
+"""log rho at which weights are probed: PPO and its kin clip beyond."""
 
 
-def skip_of(args: TOPRConfig, objective: Objective) -> Skip:
-    """Return which negatives are spared their backward pass."""
-    rule = args.skip_negatives
-    if isinstance(rule, str) and rule != "sample":
-        raise ConfigError(f"skip_negatives={rule!r}: expected a number from 0 to 1, or 'sample'")
-    if rule is not None and not isinstance(objective, Taper):
-        raise ConfigError(
-            f"skip_negatives={rule} with objective {args.objective!r}: only a taper says which "
-            "negatives can be spared; leave the key out, or train with topr, tis, is or taper"
-        )
-    return Skip(rule=rule, seed=args.seed)
+def check_arguments(args: TOPRConfig) -> Objective:
+    """Refuse what arguments alone show cannot work, here and on this machine.
 
+    Raises:
+        ToprError: the first such thing.
 
-def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
-    """Refuse what would train wrongly without a word."""
-    if args.parallelism_config is not None:
+    """
+    args.validate()
+    objective = objective_of(args)
+    skip_of(args, objective)
+    _check_baseline(args, objective)
+    if args.parallelism_config is not None:  # the launcher's, since an argument is refused
         raise TrainingError(
             "parallelism_config asks for tensor, sequence or context parallelism, which splits "
             "single sequences or weights in a way that the forward pass here does not know; shard "
             "weights with fsdp instead"
         )
     refuse_unfit_compiling(args)
-    if args.neftune_noise_alpha is not None:
+    refuse_sharding_alone(args)
+    if args.device.type == "cpu":
+        for name, why in _NEEDS_GPU.items():
+            if getattr(args, name):
+                raise TrainingError(f"{name}: {why}, and this is a CPU")
+    _check_optimizer(args)
+    try:
+        trackers = get_reporting_integration_callbacks(list(args.report_to or ()))  # type: ignore[no-untyped-call]
+        for tracker in trackers:
+            tracker()  # which looks for its package
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"report_to={args.report_to}: {error}") from error
+    return objective
+
+
+_NEEDS_GPU: Mapping[str, str] = {
+    "use_liger_kernel": "Liger's kernels need a GPU",
+    "fp16": "float16 autocast needs a GPU (bf16 works everywhere)",
+}
+
+
+def objective_of(args: TOPRConfig) -> Objective:
+    """Return the objective that the arguments name."""
+    assert not isinstance(args.objective_args, str)  # noqa: S101 - `validate` has parsed it
+    return make_objective(args.objective, **(args.objective_args or {}))
+
+
+def skip_of(args: TOPRConfig, objective: Objective) -> Skip:
+    """Return which negatives are spared their backward pass."""
+    rule, taper = args.skip_negatives, objective.uses.taper
+    if rule is None:
+        return Skip(rule=None, seed=args.seed)
+    where = f"skip_negatives={rule} with objective {args.objective!r}"
+    if taper is None:
         raise ConfigError(
-            f"neftune_noise_alpha={args.neftune_noise_alpha} adds noise to the embeddings, and the "
-            "ratio pi/mu needs the model as it samples: leave it out"
+            f"{where}: only a taper says which negatives can be spared; leave the key out, or "
+            "train with topr, tis, is or taper"
         )
+    low, high = taper
+    never = low >= 1.0 if isinstance(rule, str) else low > rule
+    if never:
+        raise ConfigError(
+            f"{where} does nothing: no negative's taper falls below {low:g}; leave the key out"
+        )
+    if not isinstance(rule, str) and 0.0 < high <= rule:
+        raise ConfigError(
+            f"{where} would drop every negative: no taper exceeds {high:g}; set a number below "
+            "that, or train with objective sft to leave negatives out"
+        )
+    return Skip(rule=rule, seed=args.seed)
+
+
+def _check_baseline(args: TOPRConfig, objective: Objective) -> None:
+    share, role = args.effective_positive_share, objective.uses.baseline
+    if share is None or (role is BaselineRole.SUBTRACTED and objective.uses.negatives):
+        return
+    why = {
+        BaselineRole.SUBTRACTED: "it gives negatives no weight",
+        BaselineRole.THRESHOLD: "it only compares right completions with wrong ones",
+        BaselineRole.CANCELS: "it subtracts the mean reward of each prompt",
+    }[role]
+    raise ConfigError(
+        f"effective_positive_share={share} does not hold with objective {args.objective!r}: {why}. "
+        "Leave it out (in a comparison that inherits it: baseline=0)"
+    )
+
+
+def warn_idle_baseline(args: TOPRConfig, objective: Objective) -> None:
+    """Say so where a baseline is set that does nothing."""
+    why = {
+        BaselineRole.THRESHOLD: "it only tells right completions from wrong ones, which 0 does",
+        BaselineRole.CANCELS: "the mean reward of each prompt is subtracted",
+    }.get(objective.uses.baseline)
+    if args.baseline and why:
+        logger.warning(
+            "baseline=%s does nothing with objective %r: %s", args.baseline, args.objective, why
+        )
+
+
+def _check_optimizer(args: TOPRConfig) -> None:
+    """Make the optimizer's arguments and a schedule now, and refuse what neither reads."""
+    low_rank = args.optim.startswith(("galore", "apollo"))
+    kwargs = args.lr_scheduler_kwargs or {}
+    keyed: dict[str, Any] = {}
+    if not low_rank:  # Those need the model.
+        try:
+            keyed = Trainer.get_optimizer_cls_and_kwargs(args)[1]
+        except (ValueError, ImportError, RuntimeError, KeyError) as error:
+            raise ConfigError(f"optim={args.optim}: {error}") from error
+    idle = {
+        "adam_beta1": (0.9, low_rank or "betas" in keyed),
+        "adam_beta2": (0.999, low_rank or "betas" in keyed),
+        "adam_epsilon": (1e-8, low_rank or "eps" in keyed),
+        "optim_target_modules": (None, low_rank),
+    }
+    for name, (default, used) in idle.items():
+        if getattr(args, name) != default and not used:
+            raise ConfigError(
+                f"{name}={getattr(args, name)} does nothing with optim={args.optim}: leave it out, "
+                "or take an optimizer that has it"
+            )
+    try:
+        get_scheduler(
+            args.lr_scheduler_type,
+            torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate),
+            num_warmup_steps=args.get_warmup_steps(MANY_STEPS),
+            num_training_steps=MANY_STEPS,
+            scheduler_specific_kwargs=kwargs if isinstance(kwargs, dict) else {},
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"lr_scheduler_type={args.lr_scheduler_type!s} with lr_scheduler_kwargs="
+            f"{args.lr_scheduler_kwargs}: {error}"
+        ) from error
+
+
+def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
+    """Refuse a model that would be trained wrongly without a word."""
     names = ("activation_checkpointing", "gradient_checkpointing")  # the second up to 5.22
     if any(getattr(args, name, False) for name in names) and not any(
         isinstance(module, GradientCheckpointingLayer) for module in model.modules()
@@ -62,8 +178,6 @@ def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
             f"gradient checkpointing: {type(model).__name__} has no layers that are known to "
             "repeat; leave it out, or train an adapter, or set micro_batch_tokens"
         )
-    if args.use_liger_kernel and args.device.type == "cpu":
-        raise TrainingError("use_liger_kernel: Liger's kernels need a GPU, and this is a CPU")
     if args.n_gpu > 1:
         args._n_gpu = 1  # Else transformers would split each batch over all GPUs it sees.
         logger.warning("training uses the first of the visible GPUs only")
@@ -81,19 +195,59 @@ def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
         )
 
 
-def baseline_of(args: TOPRConfig, composition: Composition) -> tuple[float, float | None]:
-    """Return c and p~; p~ only where all rewards are +1 and -1, for which it is defined."""
+def baseline_of(
+    args: TOPRConfig, composition: Composition, objective: Objective
+) -> tuple[float, float | None]:
+    """Return c and p~; p~ only where it is defined and holds: all rewards are +1 and -1, and the
+    objective subtracts the baseline and weighs negatives.
+    """
     share = args.effective_positive_share
-    if args.baseline is not None and share is not None:
-        raise ConfigError(
-            f"both baseline={args.baseline} and effective_positive_share={share} are set: each "
-            "fixes the other, so set one"
-        )
+    if objective.uses.baseline is BaselineRole.CANCELS:
+        return 0.0, None
     if composition.signed:
-        return resolve_baseline(composition.positive_share, args.baseline, share)
+        c, found = resolve_baseline(composition.positive_share, args.baseline, share)
+        holds = objective.uses.baseline is BaselineRole.SUBTRACTED and objective.uses.negatives
+        return c, found if holds else None
     if share is not None:
         raise ConfigError(
             f"effective_positive_share={share} needs rewards of +1 and -1, and these lie from "
             f"{composition.lowest:g} to {composition.highest:g}: set baseline instead"
         )
     return args.baseline or 0.0, None
+
+
+def refuse_no_gradient(
+    objective: Objective, advantages: NDArray[np.float32], groups: NDArray[np.int64]
+) -> None:
+    """Refuse rows of which none has a weight, whatever the model becomes: nothing would be learnt.
+
+    Args:
+        objective: gives the weights.
+        advantages: A = R - c of each row, [N].
+        groups: number of each row's prompt, [N].
+
+    Raises:
+        ConfigError: every weight is 0.
+
+    """
+    order = np.argsort(groups, kind="stable")
+    start = 0
+    while start < len(order):
+        end = min(start + ROWS_TOGETHER, len(order))
+        while end < len(order) and groups[order[end]] == groups[order[end - 1]]:
+            end += 1
+        chosen = order[start:end]
+        advantage = torch.from_numpy(advantages[chosen]).float()
+        group = torch.from_numpy(groups[chosen])
+        mask = torch.ones(len(chosen), 1, dtype=torch.bool)
+        for log_rho in PROBES:
+            log_ratio = torch.full((len(chosen), 1), log_rho)
+            if objective.weights(log_ratio, advantage, mask, group).any():
+                return
+        start = end
+    raise ConfigError(
+        f"none of the {len(order)} completions has a weight under {type(objective).__name__} with "
+        f"these rewards and this baseline (advantages from {advantages.min():g} to "
+        f"{advantages.max():g}, {len(np.unique(groups))} prompts): no gradient would flow. Change "
+        "the baseline, or train on prompts that have right and wrong completions"
+    )

@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from topr.distribution import Distribution, distribution
 from topr.errors import DataError
 from topr.prompts import render, turn_end
 from topr.records import FinishReason, Message
@@ -28,7 +29,7 @@ ROW_SCHEMA = pa.schema(
         ("completion_ids", pa.list_(pa.int32())),
         ("logprobs", pa.list_(pa.float32())),  # log mu as the sampler recorded it, or null
         ("temperature", pa.float32()),
-        ("truncated_sampling", pa.bool_()),  # log mu is renormalised over a part of the vocabulary
+        ("truncated_sampling", pa.bool_()),  # another distribution than is scored was sampled
         ("reward", pa.float32()),
     ]
 )
@@ -49,6 +50,8 @@ class Composition:
     """Rows left out since they exceed `max_length`."""
     truncated: int
     """Rows left out since the token limit cut their completion off, with `mask_truncated`."""
+    greedy: int
+    """Rows left out since nothing was sampled: at temperature 0 there is no log mu."""
 
     lowest: float
     """Smallest reward."""
@@ -70,13 +73,14 @@ def prepare_rows(
     vocabulary: int | None = None,
     max_length: int | None = None,
     mask_truncated: bool = False,
+    keep_greedy: bool = False,
 ) -> tuple[Dataset, Composition]:
     """Turn rows of prompt, completion and reward into tokens, and check every one.
 
     Args:
         dataset: rows with `prompt` (text or messages), `completion` (text) and `reward` (number;
             None leaves the row out), and where there are: `prompt_ids`, `completion_ids`,
-            `logprobs` (log mu per completion token), `sampling` (temperature, top_p, top_k),
+            `logprobs` (log mu per completion token), `sampling` (see `topr.distribution`),
             `problem_id`, `sample`, `finish_reason`, `revision` (of the writing model). Ids are
             kept as they are; text without ids is tokenised once, with an end-of-sequence token
             unless `finish_reason` is `length`. What answers messages ends as a turn does in the
@@ -86,6 +90,8 @@ def prepare_rows(
             embedding is often padded, and a sampler may draw what is beyond the tokenizer.
         max_length: prompt and completion tokens at most.
         mask_truncated: leave out rows with `finish_reason` `length`.
+        keep_greedy: keep rows of temperature 0, scored at temperature 1, for objectives whose
+            weights need no log mu. Otherwise they are left out.
 
     Returns:
         Rows of `ROW_SCHEMA`, and what they are made of.
@@ -106,7 +112,11 @@ def prepare_rows(
         if mask_truncated and _finish_reason(source, number) == FinishReason.LENGTH:
             dropped["truncated"] += 1
             continue
-        row = _row(source, number, reward, tokenizer, vocabulary or len(tokenizer), ends)
+        drawn = _distribution(source, number)
+        if drawn.greedy and not keep_greedy:
+            dropped["greedy"] += 1
+            continue
+        row = _row(source, number, reward, drawn, tokenizer, vocabulary or len(tokenizer), ends)
         if not row["completion_ids"]:  # imported text can be empty: there is nothing to train on
             dropped["empty"] += 1
             continue
@@ -118,8 +128,16 @@ def prepare_rows(
     if not rows:
         raise DataError(
             f"no rows to train on: {dropped['unscored']} have no reward, {dropped['empty']} are "
-            f"empty, {dropped['too_long']} exceed max_length={max_length} and "
-            f"{dropped['truncated']} were cut off (mask_truncated={mask_truncated})"
+            f"empty, {dropped['too_long']} exceed max_length={max_length}, "
+            f"{dropped['truncated']} were cut off (mask_truncated={mask_truncated}) and "
+            f"{dropped['greedy']} were drawn at temperature 0, where nothing is sampled and the "
+            "ratio pi/mu has no meaning"
+        )
+    if dropped["greedy"]:
+        logger.warning(
+            "%d completions were drawn at temperature 0, where nothing is sampled and the ratio "
+            "pi/mu has no meaning: left out",
+            dropped["greedy"],
         )
     composition = Composition(
         rows=len(rows),
@@ -128,6 +146,7 @@ def prepare_rows(
         empty=dropped["empty"],
         too_long=dropped["too_long"],
         truncated=dropped["truncated"],
+        greedy=dropped["greedy"],
         lowest=min(row["reward"] for row in rows),
         highest=max(row["reward"] for row in rows),
         signed=all(row["reward"] in (1.0, -1.0) for row in rows),
@@ -167,6 +186,7 @@ def _row(
     source: Mapping[str, Any],
     number: int,
     reward: float,
+    drawn: Distribution,
     tokenizer: PreTrainedTokenizerBase,
     vocabulary: int,
     turn_end: Callable[[], int | None],
@@ -179,8 +199,6 @@ def _row(
         completion_ids = _completion_ids(source, number, tokenizer, turn_end)
     if len(prompt_ids) == 0:
         raise DataError(f"row {number}: prompt_ids is empty, expected at least one token id")
-    sampling = source.get("sampling") or {}
-    temperature = _number(sampling, "temperature", 1.0)
     return {
         "row": number,
         "name": f"{source.get('problem_id', number)}#{source.get('sample', 0)}",
@@ -188,17 +206,23 @@ def _row(
         "prompt_ids": _checked_ids(prompt_ids, "prompt_ids", number, vocabulary),
         "completion_ids": _checked_ids(completion_ids, "completion_ids", number, vocabulary),
         "logprobs": _checked_logprobs(source.get("logprobs"), len(completion_ids), number),
-        "temperature": temperature or 1.0,
-        "truncated_sampling": temperature == 0.0
-        or _number(sampling, "top_p", 1.0) < 1.0
-        or _number(sampling, "top_k", 0) > 0,
+        "temperature": drawn.temperature or 1.0,
+        "truncated_sampling": not drawn.scored,
         "reward": reward,
     }
 
 
-def _number(sampling: Mapping[str, Any], name: str, default: float) -> float:
-    value = sampling.get(name)
-    return default if value is None else float(value)
+def _distribution(source: Mapping[str, Any], number: int) -> Distribution:
+    sampling = source.get("sampling")
+    if not isinstance(sampling, Mapping | None):
+        raise DataError(
+            f"row {number}: sampling is {type(sampling).__name__}, expected a mapping such as "
+            '{"temperature": 0.7, "top_p": 1.0}'
+        )
+    try:
+        return distribution(sampling)
+    except DataError as error:
+        raise DataError(f"row {number}: {error}") from error
 
 
 def _prompt_ids(

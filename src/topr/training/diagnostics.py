@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from topr.objectives import Objective, Taper
+from topr.objectives import BaselineRole, Objective, Taper
 from topr.training.step import Step
 
 logger = logging.getLogger(__name__)
@@ -170,10 +170,11 @@ class Idleness(TrainerCallback):
 
 def warn_one_sided(objective: Objective, advantages: np.ndarray[Any, Any]) -> None:
     """Warn where rewards and baseline leave one sign of the advantage only; `advantages` is [N]."""
-    uses_negatives = not (isinstance(objective, Taper) and objective.negative[1] == 0.0)
+    if objective.uses.baseline is BaselineRole.CANCELS:
+        return  # Signs are those of rewards less their prompt's mean.
     rows, positives = len(advantages), int((advantages > 0).sum())
     negatives = int((advantages < 0).sum())
-    if negatives == 0 and uses_negatives:
+    if negatives == 0 and objective.uses.negatives:
         logger.warning(
             "none of the %d completions has a negative advantage (%d positive, %d zero), so the "
             "objective's treatment of negatives does nothing; rewards of 1 and 0 need baseline "

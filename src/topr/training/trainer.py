@@ -36,9 +36,11 @@ from topr.training.batches import Row, ShuffledBatches, shares
 from topr.training.behavior import Behavior, Gap, Writers, recorded
 from topr.training.checks import (
     baseline_of,
-    objective_of,
+    check_arguments,
+    refuse_no_gradient,
     refuse_unfit,
     skip_of,
+    warn_idle_baseline,
 )
 from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
@@ -49,7 +51,6 @@ from topr.training.passes import Passes
 from topr.training.processes import processes_of
 from topr.training.sharding import (
     checkpoint_in_pieces,
-    refuse_sharding_alone,
     refuse_unfit_sharding,
     shard_on_cpu,
 )
@@ -102,6 +103,8 @@ class TOPRTrainer(Trainer):
         args = args if args is not None else TOPRConfig(output_dir="topr-output")
         if train_dataset is None:
             raise ConfigError("TOPRTrainer needs a train_dataset of prompt, completion and reward")
+        self.objective: Objective = check_arguments(args)
+        warn_idle_baseline(args, self.objective)
         path = model if isinstance(model, str) else model.config.name_or_path
         if processing_class is None:
             processing_class = load_tokenizer(ModelConfig(path=path))
@@ -110,10 +113,8 @@ class TOPRTrainer(Trainer):
             set_seed(args.seed)  # An adapter begins with random numbers.
             loaded = put_adapter(loaded, peft_config)
         refuse_unfit(args, loaded)
-        refuse_sharding_alone(args)
         self.settings = args
         self.directory = Path(args.output_dir or "topr-output")
-        self.objective: Objective = objective_of(args)
         self._skip = skip_of(args, self.objective)
         self.tokenizer: PreTrainedTokenizerBase = processing_class
         self.normalization = args.loss_normalization or self.objective.normalization
@@ -123,9 +124,14 @@ class TOPRTrainer(Trainer):
             vocabulary=int(loaded.get_input_embeddings().weight.shape[0]),
             max_length=args.max_length,
             mask_truncated=args.mask_truncated,
+            keep_greedy=not self.objective.uses.ratio,
         )
-        self.baseline, self.effective_positive_share = baseline_of(args, self.composition)
-        warn_one_sided(self.objective, np.asarray(self.rows["reward"]) - self.baseline)
+        self.baseline, self.effective_positive_share = baseline_of(
+            args, self.composition, self.objective
+        )
+        advantages = np.asarray(self.rows["reward"], dtype=np.float32) - self.baseline
+        warn_one_sided(self.objective, advantages)
+        refuse_no_gradient(self.objective, advantages, np.asarray(self.rows["group"]))
         # Wrong groups must be refused now, not after the behaviour was recomputed.
         self.processes = processes_of(args)
         self._batches = ShuffledBatches(

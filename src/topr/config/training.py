@@ -1,0 +1,207 @@
+"""The section `train`. `TrainSettings` is the one definition of what training's settings are
+called, may be and are by default: the recipe's section and `TOPRConfig` are made of it.
+"""
+
+import json
+import logging
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from topr.config.base import RENAMED, Section
+
+logger = logging.getLogger(__name__)
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def _parsed(value: Any) -> Any:
+    """Read a mapping that the command line gives as JSON."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+@cache
+def _say_renamed(name: str) -> None:
+    logger.warning("train.%s is called train.%s: write that", name, RENAMED[name])
+
+
+class TrainSettings(Section):
+    """What a recipe's section `train` and `TOPRConfig` have in common. Names are those of
+    `transformers.TrainingArguments` where it has one. The defaults are the paper's."""
+
+    objective: str = "topr"
+    """A name in `topr.objectives.OBJECTIVES`, or `taper` with limits of its own."""
+    objective_args: Annotated[dict[str, Any], BeforeValidator(_parsed)] = Field(
+        default_factory=dict
+    )
+    """Further settings of the objective, such as `beta` of dpo or `level` of ppo."""
+    loss_normalization: Literal["length", "none", "constant"] | None = None
+    """What each completion's loss is divided by: its tokens (`length`), nothing, or
+    `normalization_constant`. None given: as the objective's paper has it, `length` for TOPR."""
+    normalization_constant: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """With loss_normalization `constant`."""
+    baseline: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """c in A = R - c. None given: 0, or what `effective_positive_share` asks for."""
+    effective_positive_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The share of positives that the baseline should make the dataset act like."""
+    behavior_logprobs: Literal["sampler", "recompute"] = "sampler"
+    """Where log mu comes from: `sampler` (as recorded) or `recompute` (one forward pass of the
+    behaviour model in the trainer's numerics, cached)."""
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-7
+    """Peak rate."""
+    lr_scheduler_type: str = "constant"
+    """A schedule of transformers: constant, constant_with_warmup, linear, cosine, ..."""
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0
+    """Updates in which the rate rises from 0, or their share of all; needs a schedule that warms
+    up."""
+    optim: str = "adafactor"
+    """An optimizer of transformers: adafactor, adamw_torch, ..."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """With an Adam."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """With an Adam."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Gradient clipping by norm. 0 means off."""
+    num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Passes over the dataset, unless `max_steps` is given."""
+    max_steps: Count | None = None
+    """Optimizer steps; none given: as many as the epochs take."""
+    global_batch_size: Count = 64
+    """Completions per optimizer step, over all devices."""
+    shuffle_by: Literal["completion", "prompt"] = "completion"
+    """What is shuffled into batches: single completions, or prompts with all their completions,
+    which are then computed with their prompt once."""
+    micro_batch_tokens: Count | None = None
+    """Tokens of one forward pass, padding included and what is shared once; none given: 4096 on a
+    CPU, else the whole batch, and 16,384 where log mu is recomputed; halved whenever memory runs
+    out. It changes memory and time, never the gradient."""
+    layout: Literal["auto", "shared", "padded"] = "auto"
+    """`shared`: a prompt is computed once for all its completions, and nothing is padded; `padded`:
+    every sequence by itself; `auto`: `shared` where the model allows it. Same gradient."""
+    skip_negatives: Annotated[float, Field(ge=0, lt=1)] | Literal["sample"] | None = None
+    """Negatives that get no backward pass: those whose taper is at most this number (0 is exact),
+    or with `sample` each with the chance that its taper leaves, unbiased. None given: every one has
+    a backward pass."""
+    bf16: bool = False
+    """Autocast to bfloat16; log-probabilities stay float32."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Prompt and completion tokens at most; longer rows are dropped and counted."""
+    mask_truncated: bool = False
+    """Leave out completions that the token limit cut off (`finish_reason` `length`), and count
+    them: for rows that topr did not grade, which `grade.truncated` does not reach."""
+    save_steps: Count = 100
+    """Steps between checkpoints: what an interruption may cost at most."""
+    logging_steps: Count = 1
+    """Steps between lines of the log."""
+    report_to: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """Trackers of transformers beside the run's own log: wandb, tensorboard, trackio, mlflow."""
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "TrainSettings":
+        if self.baseline is not None and self.effective_positive_share is not None:
+            raise ValueError(
+                f"both baseline={self.baseline} and "
+                f"effective_positive_share={self.effective_positive_share} are set: "
+                "each fixes the other, so set one"
+            )
+        if self.normalization_constant != 1.0 and self.loss_normalization != "constant":
+            raise ValueError(
+                f"normalization_constant={self.normalization_constant} does nothing with "
+                f"loss_normalization={self.loss_normalization!r}: set that to 'constant', or leave "
+                "the key out"
+            )
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} does nothing with lr_scheduler_type='constant': "
+                "set that to 'constant_with_warmup', or leave the key out"
+            )
+        return self
+
+
+Limits = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+
+
+class TaperConfig(Section):
+    """The four limits of a taper and the level of its ratio, where the preset's are not wanted."""
+
+    positive: Limits = (1.0, 1.0)
+    """[a+, b+]: limits of the ratio on completions with advantage >= 0. `.inf` for no limit."""
+    negative: Limits = (0.0, 1.0)
+    """[a-, b-]: limits of the ratio on completions with advantage < 0."""
+    level: Literal["sequence", "token", "geometric"] = "sequence"
+    """Ratio of the whole completion (the paper's), of each token, or the geometric mean."""
+
+
+class LoraConfig(Section):
+    """A low-rank adapter of peft, trained in the place of the model's own weights. It has no
+    dropout: ratios need the model as it samples."""
+
+    r: Annotated[int, Field(ge=1)] = 16
+    """Rank."""
+    alpha: Annotated[int, Field(ge=1)] = 32
+    """Its product counts alpha / r."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the layers that get one; `all-linear`: all linear ones but the output layer."""
+    quantize: Literal["4bit", "8bit"] | None = None
+    """Keep the frozen weights in 4 bits (NF4: QLoRA) or 8, with bitsandbytes. Needs CUDA."""
+    merge: bool = True
+    """Write the model with the adapter added into its weights, which every tool loads, and the
+    adapter beside it in `adapter/`; else the adapter alone is the model, and only topr, peft and
+    transformers load that."""
+
+
+class TrainConfig(TrainSettings):
+    """How a model is trained on a dataset."""
+
+    taper: TaperConfig | None = None
+    """Limits of its own, with objective `taper`."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    lora: LoraConfig | None = None
+    """Train a low-rank adapter instead of the model's own weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the trained weights in memory. bfloat16 rounds small updates away: at the default
+    rate it learns next to nothing; use it with rates of 1e-5 and more."""
+    snapshots: tuple[Count, ...] = ()
+    """Optimizer steps after which the model on its way is kept, in `snapshots/`, and evaluated."""
+    training_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Any further field of TOPRConfig, passed as it is; none that uploads (`topr push` does)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _new_names(cls, values: Any) -> Any:
+        """Take old names of keys. The later of both counts: an override comes after its recipe."""
+        if not isinstance(values, dict):
+            return values
+        renamed = {}
+        for name, value in values.items():
+            if name in RENAMED:
+                _say_renamed(name)
+            renamed[RENAMED.get(name, name)] = value
+        return renamed
+
+    @model_validator(mode="after")
+    def _choices_agree(self) -> "TrainConfig":
+        if (self.objective == "taper") != (self.taper is not None):
+            raise ValueError(
+                f"objective {self.objective!r} with taper={self.taper}: "
+                "the section `taper` belongs to objective 'taper', which needs it"
+            )
+        if self.save_steps % self.logging_steps:
+            raise ValueError(
+                f"save_steps={self.save_steps} is no multiple of logging_steps="
+                f"{self.logging_steps}: a resumed log would differ from a straight one"
+            )
+        late = [step for step in self.snapshots if self.max_steps and step > self.max_steps]
+        if late:
+            raise ValueError(
+                f"snapshots={late} with max_steps={self.max_steps}: training ends before"
+            )
+        return self

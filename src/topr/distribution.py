@@ -1,0 +1,112 @@
+"""Which distribution a completion was sampled from, by its sampling parameters. The one definition.
+
+Training scores a completion under softmax(logits / temperature) over the whole vocabulary. Recorded
+log-probabilities are log mu only where that is what was sampled. No tables, no models here.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from topr.errors import DataError
+
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "top_p": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "top_a": (0,),
+    "tfs_z": (1,),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "no_repeat_ngram_size": (0,),
+    "min_tokens": (0,),
+    "min_new_tokens": (0,),
+    "min_length": (0,),
+    "num_beams": (1,),
+    "best_of": (1,),
+    "mirostat": (0,),
+    "xtc_probability": (0,),
+    "dry_multiplier": (0,),
+    "dynatemp_range": (0,),
+    "do_sample": (True,),
+}
+"""Parameters that change what is sampled, and the values at which they change nothing. Null, false
+and what is empty change nothing either, `do_sample` aside."""
+
+ELSEWHERE = frozenset(
+    {
+        "max_tokens", "max_new_tokens", "max_completion_tokens", "max_length", "stop",
+        "stop_token_ids", "stop_strings", "seed", "n", "num_return_sequences", "logprobs",
+        "top_logprobs", "prompt_logprobs", "return_token_ids", "echo", "stream", "stream_options",
+        "user", "model", "include_stop_str_in_output", "skip_special_tokens",
+        "spaces_between_special_tokens", "detokenize", "output_kind", "ignore_eos", "use_cache",
+        "pad_token_id", "bos_token_id", "eos_token_id", "timeout", "logprobs_mode", "mirostat_tau",
+        "mirostat_eta", "xtc_threshold", "dry_base", "dry_allowed_length", "early_stopping",
+        "length_penalty", "priority", "renormalize_logits", "messages", "prompt", "metadata",
+        "store", "service_tier", "tools", "tool_choice", "parallel_tool_calls", "modalities",
+        "reasoning_effort", "verbosity",
+    }
+)  # fmt: skip
+"""Parameters that say what the prompt is, when a completion ends and what is reported of it, or
+that do nothing by themselves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distribution:
+    """What was sampled.
+
+    >>> distribution({"temperature": 0.7, "top_k": 50, "min_p": 0.0})
+    Distribution(temperature=0.7, changes=('top_k=50',))
+    """
+
+    temperature: float
+    """0: greedy."""
+    changes: tuple[str, ...]
+    """Parameters that made it another one than softmax(logits / temperature)."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing was sampled: the likeliest token was taken each time, and there is no
+        log mu that training could compare with."""
+        return self.temperature == 0.0
+
+    @property
+    def scored(self) -> bool:
+        """Whether it is the one that training scores, so that recorded numbers are log mu."""
+        return not self.greedy and not self.changes
+
+
+def distribution(sampling: Mapping[str, Any] | None) -> Distribution:
+    """Return what sampling parameters say was sampled; what they do not name is as by default.
+
+    A parameter that is not known here counts as one that changes it.
+
+    Raises:
+        DataError: a temperature that is no number of 0 or more.
+
+    """
+    given = {name: value for name, value in (sampling or {}).items() if value is not None}
+    temperature = given.pop("temperature", 1.0)
+    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if not number or not 0.0 <= temperature < math.inf:
+        raise DataError(f"temperature {temperature!r}: expected a number of 0 or more")
+    if given.get("do_sample") is False:
+        return Distribution(temperature=0.0, changes=())
+    changes = tuple(
+        f"{name}={value}" for name, value in given.items() if not _changes_nothing(name, value)
+    )
+    return Distribution(temperature=float(temperature), changes=changes)
+
+
+def _changes_nothing(name: str, value: Any) -> bool:
+    if name in ELSEWHERE or value is False:
+        return True
+    if isinstance(value, str | list | tuple | dict | set):
+        return len(value) == 0
+    return value in NEUTRAL.get(name, ())

@@ -1,0 +1,222 @@
+"""One definition of training's settings: recipe and Python take the same, and refuse the same."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from topr.config import ModelConfig, TrainConfig, TrainSettings, load_section
+from topr.config.recipe import validate
+from topr.errors import ConfigError, ToprError
+from topr.stages.train_arguments import training_arguments
+from topr.training import TOPRConfig
+from topr.training.arguments import NOT_GIVEN
+from topr.training.checks import check_arguments
+from topr.training.inherited import (
+    FOR_SCRIPTS,
+    NOT_IN_RECIPES,
+    REFUSED,
+    REFUSED_VALUES,
+    WORKS,
+)
+
+OWN = {f.name: f for f in dataclasses.fields(TOPRConfig)}
+INHERITED = {f.name for f in dataclasses.fields(TrainingArguments)}
+
+
+def config(**values):
+    return TOPRConfig(output_dir="unused", use_cpu=True, **values)
+
+
+def from_recipe(**values):
+    """What a run's training gets of a section `train`."""
+    section = validate(TrainConfig, values, where="train")
+    return training_arguments(section, ModelConfig(device="cpu"), Path("unused"), 0)
+
+
+def test_a_setting_is_in_both_with_one_default():
+    assert set(TrainSettings.model_fields) <= set(OWN)
+    # Nothing of our own beside it: a setting cannot be in Python alone.
+    assert set(OWN) - INHERITED <= set(TrainSettings.model_fields)
+    for name, setting in TrainSettings.model_fields.items():
+        assert OWN[name].default == NOT_GIVEN.get(name, setting.default), name
+    assert config().per_device_train_batch_size == TrainSettings().global_batch_size
+
+
+def test_a_recipe_without_keys_is_a_config_without_arguments():
+    ours, theirs = from_recipe(), config(global_batch_size=64)
+    for name in TrainSettings.model_fields.keys() - {"objective_args"}:
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert (ours.objective_args or {}) == (theirs.objective_args or {})
+
+
+SOME = {
+    "objective": "dpo", "objective_args": {"beta": 0.3}, "loss_normalization": "none",
+    "baseline": 0.25, "behavior_logprobs": "recompute", "learning_rate": 1e-5,
+    "lr_scheduler_type": "linear", "warmup_steps": 3, "optim": "adamw_torch", "adam_beta1": 0.8,
+    "adam_beta2": 0.9, "weight_decay": 0.1, "max_grad_norm": 2.0, "num_train_epochs": 2.5,
+    "max_steps": 7, "global_batch_size": 8, "shuffle_by": "prompt", "micro_batch_tokens": 100,
+    "layout": "padded", "bf16": True, "max_length": 50, "mask_truncated": True, "save_steps": 4,
+    "logging_steps": 2, "report_to": ["tensorboard"],
+}  # fmt: skip
+
+
+def test_every_value_of_a_recipe_arrives():
+    args = from_recipe(**SOME)
+    for name, value in SOME.items():
+        assert getattr(args, name) == value, name
+    rest = {"normalization_constant", "effective_positive_share", "skip_negatives"}
+    assert TrainSettings.model_fields.keys() - SOME.keys() == rest
+    assert from_recipe(skip_negatives="sample").skip_negatives == "sample"
+    assert from_recipe(effective_positive_share=0.2).effective_positive_share == 0.2
+    limits = {"positive": [0, 2], "negative": [0, 1], "level": "token"}
+    assert from_recipe(objective="taper", taper=limits).objective_args["level"] == "token"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"behavior_logprobs": "sampled"},
+        {"layout": "share"},
+        {"shuffle_by": "prompts"},
+        {"loss_normalization": "lenght"},
+        {"loss_normalization": "constant", "normalization_constant": -2.0},
+        {"loss_normalization": "constant", "normalization_constant": 0.0},
+        {"normalization_constant": 3.0},
+        {"skip_negatives": 1.5},
+        {"skip_negatives": -0.1},
+        {"skip_negatives": "often"},
+        {"baseline": float("nan")},
+        {"baseline": 0.1, "effective_positive_share": 0.1},
+        {"effective_positive_share": 0.0},
+        {"effective_positive_share": 1.5},
+        {"learning_rate": -1e-6},
+        {"learning_rate": float("inf")},
+        {"warmup_steps": 5},
+        {"warmup_steps": -5, "lr_scheduler_type": "linear"},
+        {"adam_beta1": 1.0, "optim": "adamw_torch"},
+        {"weight_decay": -0.1},
+        {"max_grad_norm": -1.0},
+        {"num_train_epochs": 0.0},
+        {"max_steps": 0},
+        {"global_batch_size": 0},
+        {"micro_batch_tokens": 0},
+        {"max_length": 1},
+        {"save_steps": 0},
+        {"logging_steps": 0},
+        {"mask_truncated": "perhaps"},
+        {"objective_args": "beta"},
+        # And what needs more than a look at the values.
+        {"objective": "tpor"},
+        {"objective": "dpo", "objective_args": {"beta": -1}},
+        {"objective": "dpo", "objective_args": {"low": 1}},
+        {"objective": "sft", "objective_args": {"level": "token"}},
+        {"objective": "dpo", "skip_negatives": 0.1},
+        {"objective": "reinforce", "skip_negatives": 0.1},
+        {"objective": "reinforce", "skip_negatives": "sample"},
+        {"objective": "grpo", "effective_positive_share": 0.2},
+        {"objective": "dpo", "effective_positive_share": 0.2},
+        {"objective": "sft", "effective_positive_share": 0.2},
+        {"optim": "adamw_troch"},
+        {"optim": "lomo"},
+        {"optim": "schedule_free_adamw"},
+        {"optim": "adamw_bnb_8bit"},  # needs a package that is not here
+        {"adam_beta1": 0.5},  # of adafactor
+        {"lr_scheduler_type": "linaer"},
+        {"lr_scheduler_type": "reduce_lr_on_plateau"},
+        {"lr_scheduler_type": "cosine_with_min_lr"},  # which needs its minimum
+        {"report_to": ["tensorbored"]},
+        {"report_to": ["comet_ml"]},
+    ],
+)
+def test_what_cannot_work_is_refused_by_recipe_and_python_alike(values):
+    named = "|".join(values)
+    with pytest.raises(ConfigError, match=named):
+        from_recipe(**values)
+    with pytest.raises(ConfigError, match=named):
+        check_arguments(config(**values))
+
+
+def test_every_argument_of_transformers_is_sorted():
+    """A new one must be looked at: does it do under topr what it says?"""
+    sorted_ = [WORKS, FOR_SCRIPTS, REFUSED.keys()]
+    assert set().union(*sorted_) >= INHERITED
+    assert sum(map(len, sorted_)) == len(set().union(*sorted_))
+    assert {name for name, _ in REFUSED_VALUES} <= WORKS
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED.keys() & INHERITED))
+def test_an_argument_that_would_do_nothing_is_refused(name):
+    args = config()
+    setattr(args, name, "something else")
+    with pytest.raises(ConfigError, match=f"{name}=something else: "):
+        check_arguments(args)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"label_smoothing_factor": 0.1},
+        {"neftune_noise_alpha": 5.0},
+        {"dataloader_drop_last": True},
+        {"data_seed": 3},
+        {"train_sampling_strategy": "group_by_length"},
+        {"dataloader_persistent_workers": True, "dataloader_num_workers": 1},
+        {"eval_strategy": "epoch"},
+        {"eval_strategy": "steps", "eval_steps": 5, "load_best_model_at_end": True},
+        {"remove_unused_columns": True},
+        {"logging_nan_inf_filter": True},
+        {"accelerator_config": {"split_batches": True}},
+        {"save_strategy": "best"},
+        {"use_cache": True},
+        {"include_num_input_tokens_seen": "all"},
+    ],
+)
+def test_so_it_is_when_it_is_given(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        config(**values)
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        from_recipe(training_arguments=values)
+
+
+def test_arguments_that_work_still_do():
+    args = config(
+        label_smoothing_factor=0.0, eval_strategy="no", include_num_input_tokens_seen=False,
+        accelerator_config=None, report_to=None, do_train=True, max_steps=-1, save_steps=10.0,
+        lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": 1e-8},
+        objective_args='{"lookahead": 1.0}', skip_negatives="0.5",
+    )  # fmt: skip
+    assert (args.objective_args, args.skip_negatives) == ({"lookahead": 1.0}, 0.5)
+    check_arguments(args)
+    check_arguments(dataclasses.replace(args, learning_rate=1e-6))  # what transformers filled in
+
+
+def test_a_step_has_one_size():
+    with pytest.raises(ConfigError, match="global_batch_size=8 with per_device_train_batch_size=4"):
+        config(global_batch_size=8, per_device_train_batch_size=4)
+    with pytest.raises(ConfigError, match="global_batch_size=8 with gradient_accumulation_steps=2"):
+        config(global_batch_size=8, gradient_accumulation_steps=2)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_IN_RECIPES))
+def test_what_is_no_recipes_is_refused_in_training_arguments(name):
+    with pytest.raises(ConfigError, match=rf"training_arguments\.{name}"):
+        from_recipe(training_arguments={name: 1})
+
+
+def test_old_names_are_understood_and_said(caplog):
+    overrides = ["train.batch_size=8", "train.loss_normalization=none"]
+    section = load_section(TrainConfig, "train", "quickstart", overrides)
+    assert section.global_batch_size == 8  # though the recipe has the new name
+    assert section.loss_normalization == "none"
+    assert TrainConfig(normalization="none").loss_normalization == "none"
+    assert TrainConfig(batch_size=8).fixed() == TrainConfig(global_batch_size=8).fixed()
+
+
+@pytest.mark.parametrize(
+    "values", [{"fp16": True}, {"use_liger_kernel": True}, {"fsdp": True}, {"torch_compile": True}]
+)
+def test_what_this_machine_cannot_do_is_known_before_work(values):
+    with pytest.raises(ToprError, match=next(iter(values)).removesuffix("16")):
+        from_recipe(training_arguments=values)
