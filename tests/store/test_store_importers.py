@@ -306,8 +306,10 @@ def test_the_policy_step_and_how_a_row_was_drawn_are_kept() -> None:
     row = {"prompt": "p", "completion": "c", "iteration": 12, "sampling": drawn}
     (one,) = imported([row], sampling=SamplingParams(top_k=5))
     assert (one.iteration, one.sampling) == (12, SamplingParams(temperature=0.7, top_k=5))
-    with pytest.raises(DataError, match=r"row 1: column sampling .* keys of temperature"):
-        imported([row | {"sampling": {"heat": 1.0}}])
+    with pytest.raises(DataError, match=r"row 1: column sampling .* temperature 'hot'"):
+        imported([row | {"sampling": {"temperature": "hot"}}])
+    with pytest.raises(DataError, match=r"row 1: column sampling .* an object such as"):
+        imported([row | {"sampling": 0.7}])
 
 
 def test_missing_columns_are_named_with_what_was_found() -> None:

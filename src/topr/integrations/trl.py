@@ -5,6 +5,7 @@ loss, whose weights are those of `topr.objectives`. No generation, no mathematic
 training on stored completions there is `topr.training`.
 """
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -12,10 +13,21 @@ import torch
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from topr.config import TrainSettings
+from topr.config.recipe import validate
 from topr.distribution import distribution
 from topr.errors import ConfigError
 from topr.evaluation_mode import evaluate_when_run
-from topr.objectives import Normalization, Objective, make_objective, sequence_scale
+from topr.objectives import (
+    BaselineRole,
+    Normalization,
+    Objective,
+    make_objective,
+    sequence_scale,
+)
+from topr.training.inherited import REFUSED
+
+logger = logging.getLogger(__name__)
 
 NEGLIGIBLE = 0.01
 
@@ -28,6 +40,11 @@ WITHOUT_EFFECT: dict[str, Any] = {
 }
 """Terms and masks of GRPO's loss that ours does not have, by the value that turns them off."""
 
+SETTINGS = (
+    "objective", "objective_args", "baseline", "loss_normalization", "normalization_constant",
+    "behavior_logprobs",
+)  # fmt: skip
+"""What has the names, values and ranges of a recipe's section `train`."""
 SAMPLED_WITH = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 FORWARD = (
@@ -103,7 +120,12 @@ class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self, model: Any, reward_funcs: Any = None, args: TOPRGRPOConfig | None = None, **kw: Any
     ) -> None:
         args = args if args is not None else TOPRGRPOConfig(output_dir="topr-output")
-        self.objective: Objective = make_objective(args.objective, **(args.objective_args or {}))
+        settings = validate(
+            TrainSettings,
+            {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None},
+            where="TOPRGRPOConfig",
+        )
+        self.objective: Objective = make_objective(args.objective, **settings.objective_args)
         refuse_unfit(args, self.objective, recorded=args.use_vllm or bool(kw.get("rollout_func")))
         self.normalization: Normalization = args.loss_normalization or self.objective.normalization
         super().__init__(model, reward_funcs, args, **kw)
@@ -199,6 +221,11 @@ def refuse_unfit(args: TOPRGRPOConfig, objective: Objective, *, recorded: bool) 
 
     `recorded` says whether whoever generates records log-probabilities.
     """
+    for name in ("neftune_noise_alpha", "label_smoothing_factor"):
+        if getattr(args, name):
+            raise ConfigError(f"{name}={getattr(args, name)}: {REFUSED[name]}")
+    if args.baseline and objective.uses.baseline is not BaselineRole.SUBTRACTED:
+        logger.warning("baseline=%s does nothing with objective %r", args.baseline, args.objective)
     for name, off in WITHOUT_EFFECT.items():
         if getattr(args, name) != off:
             raise ConfigError(
