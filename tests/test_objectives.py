@@ -1,5 +1,6 @@
 """The objectives: the method page's facts with their derivations, reductions, and hand numbers."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from topr.errors import ConfigError
 from topr.objectives import (
     OBJECTIVES,
+    BaselineRole,
     Taper,
     baseline_for_share,
     effective_positive_share,
@@ -334,3 +336,93 @@ def test_an_effective_share_far_out_is_warned_of_with_what_the_paper_and_this_re
     assert share_advice(1.0, 0.0, 1.0) is None
     assert share_advice(0.2, -1.0, 1.0) is None
     assert share_advice(0.0, 0.0, 0.0) is None
+
+
+def probes():
+    """Batches on which some setting shows: rewards, log-ratios from tiny to huge, whole groups."""
+    generator = torch.Generator().manual_seed(11)
+    lengths = torch.randint(1, 5, (64,), generator=generator)
+    mask = torch.arange(4) < lengths[:, None]
+    group = torch.arange(64) // 4
+    for scale in (1e-4, 0.02, 0.3, 3.0, 20.0):
+        ratio = scale * torch.randn(64, 4, generator=generator)
+        for rewards in ((1.0, -1.0), (1.0, 0.25)):
+            chosen = torch.randint(0, 2, (64,), generator=generator)
+            yield torch.where(mask, ratio, 0.0), torch.tensor(rewards)[chosen], mask, group
+
+
+def pull(objective, baseline=0.0):
+    """All weights on the probes, as one vector."""
+    found = [
+        objective.weights(ratio, reward - baseline, mask, group).flatten()
+        for ratio, reward, mask, group in probes()
+    ]
+    return torch.cat(found)
+
+
+OTHER_VALUES = {
+    "positive": [(0.5, 1.5)], "negative": [(0.25, 0.5)], "level": ["geometric", "token"],
+    "lookahead": [0.7], "low": [0.11], "high": [0.33], "group_normalized": [True, False],
+    "delta": [0.2], "tau": [0.4], "beta": [0.7],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_field_of_an_objective_changes_weights_or_is_refused(name):
+    objective = OBJECTIVES[name]
+    for field in {each.name for each in dataclasses.fields(objective)} - {"normalization"}:
+        value = next(v for v in OTHER_VALUES[field] if v != getattr(objective, field))
+        if field in objective.uses.idle:
+            with pytest.raises(ConfigError, match=f"{field}=.* does nothing"):
+                make_objective(name, **{field: value})
+            continue
+        changed = make_objective(name, **{field: value})
+        assert not torch.allclose(pull(changed), pull(objective)), field
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_what_an_objective_says_that_it_uses_is_what_it_uses(name):
+    objective = OBJECTIVES[name]
+    ratio, reward, mask, group = next(iter(probes()))
+    signed = torch.where(reward > 0, 1.0, -1.0)
+
+    def weights(log_ratio=ratio, advantage=signed):
+        return objective.weights(log_ratio, advantage, mask, group)
+
+    far = torch.where(mask, -2.0, 0.0)
+    depends = not torch.allclose(weights(log_ratio=far), weights(log_ratio=0 * far))
+    assert objective.uses.ratio == depends
+    role = objective.uses.baseline
+    moved, across = weights(advantage=signed - 0.4), weights(advantage=signed + 1.0)
+    unmoved = torch.allclose(moved, weights(), rtol=1e-3)
+    assert (role is BaselineRole.SUBTRACTED) == (not unmoved)
+    # c = -1 makes right completions of all: a threshold passes it, a group's mean does not care.
+    assert (role is BaselineRole.CANCELS) == torch.allclose(across, weights(), rtol=1e-3)
+    if role is BaselineRole.THRESHOLD:
+        assert not across.any()
+    negatives = weights(log_ratio=0 * far)[signed < 0]
+    assert objective.uses.negatives == bool(negatives.any())
+
+
+def test_a_taper_says_what_its_limits_leave_of_a_negative():
+    assert OBJECTIVES["reinforce"].uses.taper == (1.0, 1.0)
+    assert OBJECTIVES["topr"].uses.taper == (0.0, 1.0)
+    assert OBJECTIVES["sft"].uses.negatives is False
+    assert OBJECTIVES["ppo"].uses.taper is None
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("dpo", {"beta": -0.1}),  # would prefer the wrong completions
+        ("apo", {"beta": 0.0}),  # would have no gradient
+        ("ppo", {"low": -0.2}),
+        ("opmd", {"tau": -1.0}),
+        ("asymre", {"delta": float("nan")}),
+        ("taper", {"positive": (math.inf, math.inf)}),
+        ("topr", {"lookahead": math.inf}),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(name, arguments):
+    with pytest.raises(ConfigError, match=next(iter(arguments))):
+        make_objective(name, **arguments)
