@@ -7,8 +7,10 @@ import pytest
 from topr.config import dump_recipe, load_recipe, recipe_schema, shipped_recipes
 from topr.config.engines import ServerConfig
 from topr.config.recipe import derived_sections
-from topr.errors import ConfigError
+from topr.errors import ConfigError, RunDirectoryError, ToprError
 from topr.loop import run
+from topr.run_directory import claimed
+from topr.store import begin
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -105,11 +107,51 @@ def test_a_comparison_may_set_the_other_of_baseline_and_share():
             "leave it out, and upload.* `topr push`",
         ),
         (["compare={base: {}}"], "compare.base: a comparison's name"),
+        # What was found out only after evaluating, drawing and grading.
+        (["train.baseline=5"], r"train.baseline=5 with rewards of \+1 and -1"),
+        (["train.baseline=-1.5"], r"train.baseline=-1.5 with rewards of \+1 and -1"),
+        (["generate.temperature=0"], "generate.temperature=0 with objective topr"),
+        (
+            ["generate.temperature=0", "train.behavior_logprobs=recompute"],
+            "generate.temperature=0 with objective topr",
+        ),
+        (
+            ["generate.temperature=0", "train.objective=sft", "compare={}"],
+            "generate.temperature=0 with train.behavior_logprobs=sampler",
+        ),
+        (["train.shuffle_by=prompt", "train.global_batch_size=8"], "to at least 16"),
+        (["compare={d: {train: {objective: dpo, baseline: -1}}}"], "no gradient would flow"),
+        (
+            [
+                "curate.steps=[positives]",
+                "train.baseline=null",
+                "compare={}",
+                "train.effective_positive_share=0.2",
+            ],
+            "no negatives to weigh against",
+        ),
+        (
+            ["curate.steps=[positives]", "train.objective=dpo", "compare={}"],
+            "no negatives to weigh against",
+        ),
+        (
+            [
+                "train.baseline=null",
+                "train.effective_positive_share=0.2",
+                "compare={g: {train: {objective: grpo}}}",
+            ],
+            "effective_positive_share=0.2 does not hold with objective 'grpo'",
+        ),
+        (["train.optim=adamw_troch"], "no optim 'adamw_troch'; did you mean 'adamw_torch'"),
+        (["train.objective_args={lookahead: -1}"], "lookahead=-1"),
+        (["train.report_to=[comet_ml]"], "report_to"),
+        (["train.training_arguments={neftune_noise_alpha: 5}"], "neftune_noise_alpha=5"),
+        (["train.training_arguments={fp16: true}", "model.device=cpu"], "fp16: .* a CPU"),
     ],
 )
 def test_a_run_that_would_fail_hours_later_is_refused_at_once(tmp_path, overrides, message):
     recipe = load_recipe("quickstart", overrides)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ToprError, match=message):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -163,3 +205,30 @@ def test_what_a_server_is_asked_is_what_rollouts_say_and_no_secret(server, messa
     with pytest.raises(ValueError, match=message):
         ServerConfig(**server)
     ServerConfig(extra_body={"no_stop_trim": True}, arguments=("--max-model-len", "4096"))
+
+
+def test_a_directory_belongs_to_a_recipe_once_something_was_made(tmp_path):
+    home, part = tmp_path / "run", tmp_path / "run/iteration-01/rollouts"
+    first, second = load_recipe("quickstart"), load_recipe("quickstart", ["seed=1"])
+    with pytest.raises(ZeroDivisionError), claimed(first, home), begin(part, "generate", "first"):
+        raise ZeroDivisionError  # before anything was drawn
+    with claimed(second, home), begin(part, "generate", "second") as done:
+        assert done is None
+        assert load_recipe(home / "recipe.yaml") == second
+        (part / ".part-00000.partial.jsonl").write_text("one completion")
+    with pytest.raises(RunDirectoryError, match=r"seed \(1 there, 0 now\)"), claimed(first, home):
+        pass
+    with claimed(second, home):
+        pass
+
+
+def test_a_run_under_old_names_goes_on(tmp_path):
+    recipe = load_recipe("quickstart", ["train.loss_normalization=none"])
+    with claimed(recipe, tmp_path / "run"):
+        (tmp_path / "run/work").write_text("")
+    there = tmp_path / "run/recipe.yaml"
+    old = there.read_text().replace("loss_normalization", "normalization")
+    there.write_text(old.replace("global_batch_size", "batch_size"))
+    with claimed(recipe, tmp_path / "run"):
+        pass
+    assert load_recipe(there).fingerprint() == recipe.fingerprint()

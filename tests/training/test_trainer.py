@@ -295,6 +295,67 @@ def test_settings_that_do_nothing_say_so(tmp_path, caplog):
     assert "none of the 16 completions has a negative advantage (8 positive, 8 zero)" in caplog.text
 
 
+def test_a_baseline_that_leaves_no_gradient_is_refused_and_data_that_leave_none_are_named(
+    tmp_path, caplog
+):
+    rows = made_rows()
+    with pytest.raises(ConfigError, match=r"none of the 16 .* under DPO with baseline -1 .*Set"):
+        make_trainer(tmp_path, rows, objective="dpo", baseline=-1.0)
+    halves = [row | {"reward": (row["reward"] + 1) / 2} for row in rows]
+    with pytest.raises(ConfigError, match=r"DPO with baseline 0 .*Set baseline=0\.5"):
+        make_trainer(tmp_path, halves, objective="dpo")
+    make_trainer(tmp_path, halves, objective="dpo", baseline=0.5)
+    caplog.clear()
+    caplog.set_level(logging.WARNING, logger="topr.training")
+    right = [row for row in rows if row["reward"] > 0]
+    make_trainer(tmp_path, right, objective="dpo")  # No pair: another base may have made some.
+    assert "no gradient will flow" in caplog.text
+
+
+def test_what_a_baseline_is_to_an_objective_is_said_and_no_share_is_logged_that_does_not_hold(
+    tmp_path, caplog
+):
+    caplog.set_level(logging.WARNING, logger="topr.training")
+    rows = made_rows()
+    for objective, acts, share in (
+        ("topr", True, True), ("ppo", True, True), ("apo", True, True), ("sft", True, False),
+        ("grpo", False, False), ("asymre", False, False), ("dpo", False, False),
+    ):  # fmt: skip
+        caplog.clear()
+        trainer = make_trainer(tmp_path, rows, objective=objective, baseline=-0.3)
+        assert ("baseline=-0.3 does nothing" in caplog.text) == (not acts), objective
+        plain = gradients(make_trainer(tmp_path, rows, objective=objective))
+        changed = gradients(trainer)
+        same = all(torch.allclose(changed[n], plain[n], atol=1e-7) for n in plain)
+        assert same == (not acts), objective
+        trainer.train()
+        logged = trainer.state.log_history[0]
+        assert ("effective_positive_share" in logged) == share, objective
+    # Rewards of 1 and 0 need no baseline where each prompt's mean is one.
+    caplog.clear()
+    halves = [row | {"reward": (row["reward"] + 1) / 2} for row in rows]
+    make_trainer(tmp_path, halves, objective="grpo")
+    assert caplog.text == ""
+
+
+def test_greedy_rows_are_trained_on_only_where_no_ratio_is_formed(tmp_path):
+    rows = [row | {"sampling": {"temperature": 0.0}} for row in made_rows(logprobs=False)]
+    with pytest.raises(DataError, match="16 were drawn at temperature 0"):
+        make_trainer(tmp_path, rows, behavior_logprobs="recompute")
+    trainer = make_trainer(tmp_path, rows, objective="sft", behavior_logprobs="recompute")
+    assert (trainer.composition.rows, trainer.composition.greedy) == (16, 0)
+    drawn = [row | {"sampling": {"temperature": 1.0}} for row in rows]
+    plain = make_trainer(tmp_path, drawn, objective="sft", behavior_logprobs="recompute")
+    assert_same(gradients(trainer), gradients(plain))
+
+
+def test_negatives_are_not_all_dropped_by_a_number_above_their_taper(tmp_path):
+    limits = {"objective": "taper", "objective_args": {"negative": (0.0, 0.4)}}
+    with pytest.raises(ConfigError, match=r"would drop every negative: no taper exceeds 0\.4"):
+        make_trainer(tmp_path, made_rows(), skip_negatives=0.5, **limits)
+    make_trainer(tmp_path, made_rows(), skip_negatives=0.3, **limits)
+
+
 def test_rewards_of_1_and_0_are_said_to_have_no_negatives(tmp_path, caplog):
     caplog.set_level(logging.WARNING, logger="topr.training")
     rows = [row | {"reward": (row["reward"] + 1) / 2} for row in made_rows()]

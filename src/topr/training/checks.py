@@ -216,20 +216,48 @@ def baseline_of(
     return args.baseline or 0.0, None
 
 
-def refuse_no_gradient(
-    objective: Objective, advantages: NDArray[np.float32], groups: NDArray[np.int64]
+def check_gradient(
+    objective: Objective,
+    rewards: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    baseline: float,
 ) -> None:
-    """Refuse rows of which none has a weight, whatever the model becomes: nothing would be learnt.
+    """Refuse a baseline that leaves no completion a weight, whatever the model becomes.
+
+    Where rewards and prompts leave none with any baseline, that is data, and a warning.
 
     Args:
         objective: gives the weights.
-        advantages: A = R - c of each row, [N].
+        rewards: R of each row, [N].
         groups: number of each row's prompt, [N].
+        baseline: c in A = R - c.
 
     Raises:
-        ConfigError: every weight is 0.
+        ConfigError: every weight is 0, and would not be with another baseline.
 
     """
+    if _any_weight(objective, rewards - baseline, groups):
+        return
+    between = float(rewards.min() + rewards.max()) / 2
+    threshold = objective.uses.baseline is BaselineRole.THRESHOLD
+    better = between if threshold else 0.0
+    found = (
+        f"none of the {len(rewards)} completions has a weight under {type(objective).__name__} "
+        f"with baseline {baseline:g} (rewards from {rewards.min():g} to {rewards.max():g})"
+    )
+    if better != baseline and _any_weight(objective, rewards - better, groups):
+        raise ConfigError(f"{found}: no gradient would flow. Set baseline={better:g}")
+    logger.warning(
+        "%s: no gradient will flow, and the model stays as it is. Train on prompts that have right "
+        "and wrong completions",
+        found,
+    )
+
+
+def _any_weight(
+    objective: Objective, advantages: NDArray[np.float32], groups: NDArray[np.int64]
+) -> bool:
+    """Whether any row has a weight at any of `PROBES`; a group is looked at as a whole."""
     order = np.argsort(groups, kind="stable")
     start = 0
     while start < len(order):
@@ -243,11 +271,6 @@ def refuse_no_gradient(
         for log_rho in PROBES:
             log_ratio = torch.full((len(chosen), 1), log_rho)
             if objective.weights(log_ratio, advantage, mask, group).any():
-                return
+                return True
         start = end
-    raise ConfigError(
-        f"none of the {len(order)} completions has a weight under {type(objective).__name__} with "
-        f"these rewards and this baseline (advantages from {advantages.min():g} to "
-        f"{advantages.max():g}, {len(np.unique(groups))} prompts): no gradient would flow. Change "
-        "the baseline, or train on prompts that have right and wrong completions"
-    )
+    return False

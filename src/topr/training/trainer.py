@@ -37,7 +37,7 @@ from topr.training.behavior import Behavior, Gap, Writers, recorded
 from topr.training.checks import (
     baseline_of,
     check_arguments,
-    refuse_no_gradient,
+    check_gradient,
     refuse_unfit,
     skip_of,
     warn_idle_baseline,
@@ -129,9 +129,9 @@ class TOPRTrainer(Trainer):
         self.baseline, self.effective_positive_share = baseline_of(
             args, self.composition, self.objective
         )
-        advantages = np.asarray(self.rows["reward"], dtype=np.float32) - self.baseline
-        warn_one_sided(self.objective, advantages)
-        refuse_no_gradient(self.objective, advantages, np.asarray(self.rows["group"]))
+        rewards = np.asarray(self.rows["reward"], dtype=np.float32)
+        warn_one_sided(self.objective, rewards - self.baseline)
+        check_gradient(self.objective, rewards, np.asarray(self.rows["group"]), self.baseline)
         # Wrong groups must be refused now, not after the behaviour was recomputed.
         self.processes = processes_of(args)
         self._batches = ShuffledBatches(
