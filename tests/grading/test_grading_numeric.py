@@ -5,7 +5,8 @@ from fractions import Fraction
 import pytest
 
 from topr.grading import GRADERS
-from topr.grading.numeric import grade_numeric, grade_numeric_marked, read_exactly, read_number
+from topr.grading.numbers import read_exactly, read_number
+from topr.grading.numeric import grade_numeric, grade_numeric_marked
 from topr.grading.statements import Unread
 from topr.records import Outcome
 

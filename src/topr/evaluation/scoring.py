@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from topr.errors import DataError
-from topr.grading.numeric import read_exactly
+from topr.grading.numbers import read_exactly
 from topr.metrics import Floats, bootstrap_interval, majority_at_k, pass_at_k, problem_means
 from topr.records import EvalResult, FinishReason, Outcome
 

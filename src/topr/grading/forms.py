@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from topr.grading.latex import is_words, normalize_latex, unwrapped, words
-from topr.grading.numeric import read_exactly
+from topr.grading.numbers import read_exactly
 
 RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\neq|<|>")
 _NAME = re.compile(

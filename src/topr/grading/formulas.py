@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from topr.grading.beside import BEFORE, LATEX, changes_after, has_alternative, without_times
 from topr.grading.latex import WRAPPER, is_time, is_words, unwrapped
-from topr.grading.numeric import plain, read_exactly, read_number
+from topr.grading.numbers import plain, read_exactly, read_number
 from topr.grading.statements import (
     HOPE,
     JOINED,

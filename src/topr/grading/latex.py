@@ -6,7 +6,7 @@ decided in `topr.grading.mathematics`.
 
 import re
 
-from topr.grading.numeric import IN_WORDS, number_words
+from topr.grading.numbers import IN_WORDS, number_words
 
 _COMMANDS = (
     "frac|dfrac|tfrac|cfrac|sqrt|pi|text|mathrm|mathbf|cdot|times|left|right|begin|end|infty|pm|mp"

@@ -1,17 +1,17 @@
-r"""Numbers as people write them, compared as exact rationals. No sympy, no floats, no tolerance.
+"""The grader of numbers: which number a completion states, and whether it is the gold one.
 
-A number may have a sign, a currency, thousands marks, a unit, a percent sign, LaTeX around it, and
-may be written in words. It counts only where nothing beside it changes it (`topr.grading.beside`),
-except that scales (`2 million`) are multiplied.
+How a number is read is `topr.grading.numbers`'s business, where an answer is stated that of
+`topr.grading.statements`.
 """
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
-from topr.grading.beside import BEFORE, changes_after, has_alternative, without_times
+from topr.grading.beside import changes_after, has_alternative
+from topr.grading.numbers import DECIMAL, VALUE, plain, read_exactly, read_number, value_of
 from topr.grading.reasoning import strip_reasoning
 from topr.grading.statements import (
-    MAX_ANSWER,
     MAX_COMPLETION,
     Kind,
     Statement,
@@ -25,202 +25,6 @@ from topr.grading.statements import (
 )
 from topr.grading.verdict import Verdict, says_nothing
 from topr.records import Grade
-
-_MAX_DIGITS = 400
-_VULGAR = {
-    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5",
-    "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
-}  # fmt: skip
-_SCALES = {
-    "hundred": 10**2,
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-}
-_DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\.\d+|\d+)"
-
-_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"[\u2212\u2012\u2013\uFE63\uFF0D]", "-"),
-        (r"[\u00A0\u2009\u202F]", " "),
-        (r"\u2044", "/"),
-        (r"\*\*|__|\\displaystyle|\\left|\\right|\\[()\[\]]|\\(?=[.;,]\s|$)", " "),
-        (r"\\[dtc]frac", r"\\frac"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"(\\frac\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-        (
-            r"\\(?:text|mbox|mathrm|textbf|mathbf|textit|textrm|operatorname|boldsymbol|bm)"
-            r"\s*\{([^{}]*)\}",
-            r" \1 ",
-        ),
-        (r"\\f?box(?:ed)?\s*\{([^{}]*)\}", r" \1 "),
-        (r"(?<=\d)(?:\{,\}|,?\\[!,;]\s*)(?=\d{3}(?!\d))", ","),
-        (r"\\[!,;: ]|~", " "),
-        (r"(?<![\d.,])(\d{1,3}) (?=\d{3}(?: \d{3})*(?![\d,/]|\.\d{4}))", r"\1,"),
-        (r"(?<=,\d{3}) (?=\d{3}(?![\d,/]))", ","),
-        (r"\\?[$€£¥₹]|\\?%|\\?°|\^\s*\{?\s*\\circ\s*\}?", ""),
-        (r"\b(m|[a-zA-Z]{2,12})\s*(?:\^\s*\{?[23]\}?|[\u00b2\u00b3])(?!\w)", r"\1"),
-        (r"\\times|\\cdot|×", "*"),
-        (r"\\(?:approx|equiv)|≈|=>|->|→", "="),
-        (r"<<[^<>]*>>", ""),
-        (r"\+/-|\\pm", "±"),
-        (rf"(?<![\w*`'\"])([*_`\"'])(-?\s?{_DECIMAL}%?[.,]?)\1(?![\w*`'\"])", r"\2"),
-        (rf"(?<![\w)\]}}.])\s*[(\[{{]\s*([-+]?\s?{_DECIMAL})\s*[)\]}}](?!\s*[\w(\[{{^])", r" \1"),
-        (rf"(?<=-)[(\[{{]\s*({_DECIMAL})\s*[)\]}}](?!\s*[\w(\[{{^])", r"\1"),
-        (rf"\b[Mm]inus\s+(?=\.?\d)|\b[Nn]egative\s+(?=\.?\d)", "-"),
-    )
-)
-_FRACTION = rf"\\frac\s*\{{\s*(?P<fn>-?\s*{_DECIMAL})\s*\}}\s*\{{\s*(?P<fd>{_DECIMAL})\s*\}}"
-_VALUE = re.compile(
-    rf"(?<![\w.,/^\\#])(?P<sign>[-+]?)(?P<gap>\s*)"
-    rf"(?:(?P<whole>{_DECIMAL})?\s*{_FRACTION}"
-    rf"|(?:(?P<mixed>\d+)\s+)?(?P<n>{_DECIMAL})\s*/\s*(?P<d>{_DECIMAL})"
-    rf"|(?P<number>{_DECIMAL})(?:[eE](?P<e>[-+]?\d{{1,3}})(?![\w.])"
-    rf"|\s*\*\s*10\s*\^\s*\{{?\s*(?P<p>-?\d{{1,3}})\s*\}}?)?)"
-)
-_SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion)s?\b", re.I)
-_BELOW_ZERO = re.compile(r"\s*(?:degrees?\s*)?(?:[CF]|celsius|fahrenheit)?\s*(?:below|under)\s+zero\b", re.I)
-_LOOSE_DIGITS = re.compile(r"[A-Za-z\\^_/]\d")
-"""Digits that are no number by themselves: `5x7`, `H2O`."""
-_COMMAND = re.compile(r"\\(?!q?quad)[a-zA-Z]|\w[(\[{]\Z")
-_NO_CHAIN = re.compile(r"[<>!≠]\s*\Z|\bor\b|(?:^|[^\w.])\d+[xyznkabtpq]\b[^=]*\Z")
-"""Before an `=` that does not say what a number is: `2x = 5`."""
-_ASSIGNED = re.compile(r"(?:^|[\s,;(])[A-Za-z]\w*\s*$")
-_WORDS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
-    )
-} | {
-    word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
-_WORD = "|".join((*_WORDS, *_SCALES))
-# "One" is a number where a statement begins with it; elsewhere it is "the one".
-IN_WORDS = re.compile(
-    rf"(?:\A[\s\W]*(?=one\b)|\b(?!one\b))(?:{_WORD})(?:(?:\s+and\s+|[\s-]+)(?:{_WORD}))*\b", re.I
-)
-
-
-def number_words(text: str) -> str:
-    """A text with its number words as digits: `twenty-five` becomes 25."""
-    return IN_WORDS.sub(lambda match: str(_from_words(match.group())), text)
-
-
-def _from_words(text: str) -> int:
-    total = part = 0
-    for word in re.findall(r"[a-z]+", text.lower()):
-        if word in _WORDS:
-            part += _WORDS[word]
-        elif word == "hundred":
-            part = max(1, part) * 100
-        elif word in _SCALES:
-            total, part = total + max(1, part) * _SCALES[word], 0
-    return total + part
-
-
-def plain(text: str) -> str:
-    """LaTeX, currency, percent signs, quotes and typographic signs taken off."""
-    for sign, fraction in _VULGAR.items():
-        if sign in text:
-            text = re.sub(rf"(?<=\d){sign}", f" {fraction}", text).replace(sign, fraction)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    return text.strip()
-
-
-def _decimal(text: str) -> Fraction:
-    return Fraction(text.replace(",", "").replace(" ", ""))
-
-
-def _value(match: re.Match[str]) -> Fraction | None:
-    """The value of a match of `_VALUE`; None for a zero denominator or too many digits."""
-    if len(match.group()) > _MAX_DIGITS:
-        return None
-    part = match.groupdict()
-    try:
-        if part["fn"] is not None:
-            value = _decimal(part["fn"]) / _decimal(part["fd"])
-            value += _decimal(part["whole"]) if part["whole"] else 0
-        elif part["n"] is not None:
-            value = _decimal(part["n"]) / _decimal(part["d"])
-            value += int(part["mixed"]) if part["mixed"] else 0
-        else:
-            value = _decimal(part["number"]) * Fraction(10) ** int(part["e"] or part["p"] or 0)
-    except ZeroDivisionError:
-        return None
-    return -value if part["sign"] == "-" else value
-
-
-def read_exactly(text: str) -> Fraction | None:
-    """The value of a text that is one number and nothing else; None for any other."""
-    if len(text) > _MAX_DIGITS:
-        return None
-    text = plain(text).rstrip(".")
-    match = _VALUE.fullmatch(text)
-    return None if match is None else _value(match)
-
-
-def read_number(text: str) -> tuple[Fraction, str] | Unread:
-    """The number that a short statement gives, and the text of it.
-
-    It is the first number, after the last `=`. Words may stand around it, and times (`by 5 pm`);
-    any other number must be equal to it. REMARK where there is no number at all.
-    """
-    text = without_times(plain(text[:MAX_ANSWER]))
-    if not any(character.isdigit() for character in text):
-        text = plain(number_words(text))
-        if not any(character.isdigit() for character in text):
-            return Unread.REMARK
-    before, text = _last_member(text)
-    if text is None:
-        return Unread.UNCLEAR
-    numbers = list(_VALUE.finditer(text))
-    value = _value(numbers[0]) if numbers else None
-    if value is None or _stands_after_change(text[: numbers[0].start()], before, numbers[0]):
-        return Unread.UNCLEAR
-    shown, rest = numbers[0].group().strip(), text[numbers[0].end() :]
-    scale = _SCALE.match(rest)
-    if scale is not None:
-        value, rest = value * _SCALES[scale.group(1).lower()], rest[scale.end() :]
-    below = _BELOW_ZERO.match(rest)
-    if below is not None:
-        value, rest = -value, rest[below.end() :]
-    if any(_value(other) != value for other in numbers[1:]) or _LOOSE_DIGITS.search(rest):
-        return Unread.UNCLEAR
-    if len(numbers) > 1:
-        rest = rest[: max(0, numbers[1].start() - numbers[0].end())]
-    return Unread.UNCLEAR if changes_after(rest) else (value, shown)
-
-
-def _last_member(text: str) -> tuple[str, str | None]:
-    """What stands before the last `=`, and behind it; None for two equations (`x = 5, y = 7`)."""
-    if "=" not in text:
-        return "", text
-    *earlier, last = text.split("=")
-    names = {side.strip().split()[-1] for side in earlier if _ASSIGNED.search(side)}
-    before = "=".join(earlier)
-    conditional = _ASSIGNED.search(earlier[-1]) and re.search(r"\d", earlier[-1])  # 5 for n = 7
-    if len(names) > 1 or conditional or _NO_CHAIN.search(before) is not None:
-        return before, None
-    return before, last
-
-
-def _stands_after_change(before: str, equation: str, match: re.Match[str]) -> bool:
-    """Whether what stands before a number changes it."""
-    if BEFORE.search(before) is not None or re.search(r"\bnot\b", equation) is not None:
-        return True
-    before = before.rstrip()
-    if not before:
-        return False
-    if (match["sign"] and match["gap"]) or _COMMAND.search(before) is not None:
-        return True  # a subtraction (`x - 5`), a command (`\\sqrt{5}`), a function (`f(5)`)
-    last = before.rstrip(" ([{")[-1:] or "="
-    return not (last.isalnum() or last in "=:：,.;!?([{)]}\"'`*_“‘«’”»")
 
 
 def read_closing(text: str) -> tuple[Fraction, str] | None:
@@ -240,11 +44,11 @@ def read_closing(text: str) -> tuple[Fraction, str] | None:
         return None
     said = plain(sentence)
     before = plain(text[-1000:][: -len(sentence)])
-    computed = list(re.finditer(rf"=\s*({_DECIMAL})(?![\d.]*\s*[-+*/=x])", before))
+    computed = list(re.finditer(rf"=\s*({DECIMAL})(?![\d.]*\s*[-+*/=x])", before))
     if computed:
-        result = _decimal(computed[-1].group(1))
-        for match in _VALUE.finditer(said):
-            if _value(match) == result and not changes_after(said[match.end() :]):
+        result = read_exactly(computed[-1].group(1))
+        for match in VALUE.finditer(said):
+            if value_of(match) == result and not changes_after(said[match.end() :]):
                 return result, match.group().strip()
     return None
 
@@ -264,6 +68,7 @@ def _read(statement: Statement) -> tuple[Fraction, str] | Unread:
     return read_number(sentence)
 
 
+@lru_cache(maxsize=4096)
 def _read_gold(gold: str) -> Fraction | None:
     if says_nothing(gold):
         return None

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 _NAME = (
     r"[\w:.\u2581-]{0,30}?(?i:think|thought|reason|reflect|scratch_?pad|rationale|monologue|analysis"
-    r"|deliberat|ponder|brainstorm|critique|verif|inner_|hidden_|self_|\bcot\b|\bplan\b|\bdraft\b)"
+    r"|deliberat|ponder|brainstorm|critique|verif|inner_(?!prefix|suffix)|hidden_|self_|\bcot\b|\bplan\b|\bdraft\b)"
     r"[\w:.\u2581-]{0,30}"
 )
 _CLOSING_NAME = re.compile(r"/|(?:end|stop|close)(?![a-z])|.*[_:.\u2581-](?:end|stop|close)$", re.I)

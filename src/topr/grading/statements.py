@@ -62,7 +62,7 @@ _NEXT_QUESTION = re.compile(
     r"(?:(?:question|problem|exercise|example|task|instruction|input|user|human|assistant|system"
     r"|问题|题目|问|例题|例|вопрос|задача|pregunta|problema|frage|aufgabe|exemple|domanda|pergunta)"
     r"(?![a-z])[ \t]*(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]*#?\d{1,4}[a-z]?[.)\]]?|\])?"
-    r"[*_]{0,3}[ \t]*(?:[:：—]|(?<=[\d.)\]])[ \t]|\n|$)|Q[ \t]?\d{0,4}[*_]{0,3}[ \t]*[:：.)])"
+    r"[*_]{0,3}[ \t]*(?:[:：—]|(?:(?<=[\d.)\]])|(?<=[\d.)\]]\*\*))[ \t]|\n|$)|Q[ \t]?\d{0,4}[*_]{0,3}[ \t]*[:：.)])"
     r"|\n[ \t]*let(?:'s| us)[ \t]+(?:try|do|solve|look at|move on to)[ \t]+(?:another|the next|a new)\b",
     re.I,
 )
@@ -263,7 +263,9 @@ def _boxes(text: str, markers: list[_Marker], index: int) -> tuple[str, int]:
 
 def _rest(text: str, position: int) -> str:
     """What follows a marker: to the end of its formula or its line."""
-    rest = HOPE.sub("", text[position : position + 4 * MAX_ANSWER]).lstrip("\t\n :：")
+    rest = text[position : position + 4 * MAX_ANSWER].lstrip("\t\n :：")
+    if "hope" in rest:
+        rest = HOPE.sub("", rest)
     rest = _EMPHASIZED.sub(r"\2", rest).lstrip(" *_\t\n:：=")
     opening = re.match(r"\$\$|\\\[|\\\(|\$", rest)
     span = SPAN.match(rest) if opening is not None else None
