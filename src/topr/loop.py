@@ -24,7 +24,7 @@ from topr.curation import max_candidates
 from topr.engines import Engine, open_engine
 from topr.evaluation import RESULT_FILE, headline, read_evaluation
 from topr.grading import GRADERS
-from topr.models import identity
+from topr.models import identity, load_tokenizer
 from topr.preparation import (
     BASE,
     check_adapters,
@@ -247,6 +247,7 @@ class _Run:
             folder / "graded",
             mark=mark,
             progress=self.progress,
+            tokenizer=lambda: load_tokenizer(model),
         )
         counts = ", ".join(f"{n} {name}" for name, n in graded.details["outcomes"].items())
         self._say(iteration, f"graded {graded.rows} completions: {counts}")

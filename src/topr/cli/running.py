@@ -123,7 +123,15 @@ def generate(
                 mark=mark,
                 **common,
             )
-        grade_rollouts(output, task.grader, loaded.grade, graded, mark=mark, progress=progress)
+        grade_rollouts(
+            output,
+            task.grader,
+            loaded.grade,
+            graded,
+            mark=mark,
+            progress=progress,
+            tokenizer=lambda: engine.tokenizer,
+        )
         out.print(spent(manifest.details), soft_wrap=True)
     out.print(
         f"{manifest.rows} completions of {manifest.details['problems']} problems "

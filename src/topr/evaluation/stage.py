@@ -107,7 +107,7 @@ def evaluate(
                 keep_columns=task.grader not in GRADERS,
                 progress=on_draw,
             )
-        _grade(task, shards, [drawn / folder for folder in draws], grade, on_grade)
+        _grade(task, engine, shards, [drawn / folder for folder in draws], grade, on_grade)
         result = score(
             read_table(shards, SCORED_COLUMNS),
             name=name,
@@ -166,6 +166,7 @@ def _draws(
 
 def _grade(
     task: Task,
+    engine: Engine,
     shards: Path,
     folders: list[Path],
     config: GradeConfig,
@@ -176,7 +177,10 @@ def _grade(
     for index, folder in enumerate(folders):
         table = read_table(folder)
         if f"part-{index:05d}.parquet" not in done:
-            write_shard(shards, index, grade_table(table, task.grader, config, progress=progress))
+            graded = grade_table(
+                table, task.grader, config, tokenizer=engine.tokenizer, progress=progress
+            )
+            write_shard(shards, index, graded)
         elif progress is not None:
             progress(table.num_rows)
 

@@ -40,7 +40,7 @@ AFTER = re.compile(
 )
 """Words that change the value which they follow."""
 _DIRECTLY_AFTER = re.compile(
-    r"\s*(?:(?:and|out|to|over|by|point|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
+    r"\s*(?:(?:and|not|out|to|over|by|point|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
     r"|(?:half|quarter|thirds?|fourths?)\b|(?![amgshlLCFNWVJKI]\b)[A-Za-z]\b)"
 )
 _CHANGING_SIGN = re.compile(

@@ -39,8 +39,8 @@ _BEGIN = (
     r"|<\|CHATBOT_TOKEN\|>|<[|\uff5c](?i:assistant)[|\uff5c]>|\[\|assistant\|\]"
 )
 _END = (
-    r"<[|\uff5c][^<>|\uff5c\s]{1,48}[|\uff5c]>|(?i:</?(?:[a-z]{1,12}:)?(?:s|eos|bos|pad|eod|eot|eom|sep"
-    r"|cls|unk|end|stop|human|user|bot|assistant|system|im_end|im_start|endoftext|role"
+    r"<[|\uff5c](?!(?:begin|end)_of_box)[^<>|\uff5c\s]{1,48}[|\uff5c]>|(?i:</?(?:[a-z]{1,12}:)?(?:s|eos|bos|pad|eod|eot|eom|sep"
+    r"|cls|end|stop|human|user|bot|assistant|system|im_end|im_start|endoftext|role"
     r"|(?:start|end)_of_(?:turn|utterance|text)|unused\d+|reserved_\w+|special_\d+|extra_id_\d+"
     r"|question|problem|instruction|prompt)>)|<_\w{1,20}>|<\[\w{1,40}\]>|<turn\|>|<\|turn>"
     r"|\[/?(?:INST|SYS|SYSTEM_PROMPT|EOS|BOS|PAD|SEP|CLS|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS"
@@ -107,9 +107,10 @@ def strip_reasoning(completion: str, stop_tokens: tuple[str, ...] = ()) -> str:
             if not thinking:
                 kept, said = [], False
             thinking = False
-        elif kind == "end" or not thinking:
-            if said or thinking or (kind == "end" and _NOTHING.search(match.group())):
-                return "".join(kept)
+        elif kind == "end" and (said or thinking or _NOTHING.search(match.group())):
+            return "".join(kept)
+        elif said and not thinking:  # the turn of an assistant begins again
+            return "".join(kept)
     if not thinking:
         kept.append(completion[position:])
     return "".join(kept)

@@ -52,7 +52,8 @@ _CHECKING = re.compile(
     re.I,
 )
 _HASHES = re.compile(r"(?:\A|(?<=\n))[ \t]*####(?!#)[ \t]*[:：]?(?![ \t]*[*_]*(?:[Ff]inal|Answer))")
-_TAG = re.compile(r"<answer>", re.I)
+_TAG = re.compile(r"<answer>|<\|begin_of_box\|>", re.I)
+_TAG_END = re.compile(r"</?answer>|<\|end_of_box\|>", re.I)
 _BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
 _UNBRACED = re.compile(r"[-\u2212]?[$]?[\d.,]*\d(?![\w^/*+])|[A-Za-z](?![\w^/*+])")
 
@@ -229,7 +230,7 @@ def _statement(text: str, markers: list[_Marker], index: int) -> Statement:
         stated, end = _boxes(text, markers, index)
     elif marker.kind is Kind.TAG:
         inner = text[end : end + 2 * MAX_ANSWER]
-        stated = re.split(r"</?answer>", inner, maxsplit=1, flags=re.I)[0].strip()
+        stated = _TAG_END.split(inner, maxsplit=1)[0].strip()
         end += len(stated)
     else:
         stated = _rest(text, end)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +11,11 @@ from topr.config.sections import GradeConfig
 from topr.errors import DataError
 from topr.grading.graders import GRADERS
 from topr.grading.pool import grade_all
+from topr.grading.reasoning import opened_by, strip_reasoning
 from topr.records import FinishReason, Grade, Outcome
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 GRADE_FIELDS = {"grade": pa.string(), "reward": pa.float32(), "answer": pa.string()}
 """The columns that grading adds, and their types."""
@@ -25,6 +29,7 @@ def grade_table(
     answer_only: bool = False,
     completion_column: str = "completion",
     gold_column: str = "gold",
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     progress: Callable[[int], None] | None = None,
 ) -> pa.Table:
     """The table with `grade`, `reward` and `answer` beside its own columns, rows in order.
@@ -34,6 +39,10 @@ def grade_table(
     as `config.truncated` says. A user's function is given all other columns, and the gold answers
     as `answer` too, the name they have in a task's own file.
 
+    The built-in graders are given what a completion says beside its thinking: also where the
+    column `prompt` ends in the mark that begins the thinking, and where that mark is a special
+    token, which the text of a rollout leaves out.
+
     Args:
         table: Any table with a column of completions and, for the built-in graders, gold answers.
         grader: A name in `GRADERS`, or a user's `module:function`.
@@ -41,6 +50,8 @@ def grade_table(
         answer_only: Whether the completions are final answers, not solutions.
         completion_column: Name of the column of completions (string; null counts as empty).
         gold_column: Name of the column of gold answers (strings or numbers; null: no gold answer).
+        tokenizer: Of the model that wrote the completions, where it is known: its special tokens
+            end an answer. Needs the column `completion_ids`.
         progress: Called with the number of completions graded since its last call.
 
     Raises:
@@ -52,8 +63,9 @@ def grade_table(
     _check_columns(table, needed)
     completions = [text or "" for text in _texts(table, completion_column)]
     golds: Iterable[str | None] = [None] * len(completions)
-    if gold_column in table.column_names and grader in GRADERS:
+    if grader in GRADERS:
         golds = _texts(table, gold_column)
+        completions = _without_reasoning(table, completions, tokenizer)
     grades = grade_all(
         list(zip(completions, golds, strict=True)),
         grader,
@@ -70,6 +82,37 @@ def grade_table(
             for grade, reason in zip(grades, reasons, strict=True)
         ]
     return _with_grades(table, grades)
+
+
+def _without_reasoning(
+    table: pa.Table, completions: list[str], tokenizer: "PreTrainedTokenizerBase | None"
+) -> list[str]:
+    """What each completion says beside its thinking, read with what its row knows of it."""
+    stop_tokens: tuple[str, ...] = ()
+    if tokenizer is not None and "completion_ids" in table.column_names:
+        special = special_tokens(tokenizer)
+        stop_tokens = tuple(special.values())
+        for row, ids in enumerate(table["completion_ids"].to_pylist()):
+            if not special.keys().isdisjoint((ids or ())[:-1]):
+                completions[row] = str(tokenizer.decode(ids, skip_special_tokens=False))
+    prompts = table["prompt"] if "prompt" in table.column_names else None
+    if prompts is None or not pa.types.is_string(prompts.type):
+        marks = [""] * len(completions)
+    else:
+        marks = [opened_by(prompt or "") for prompt in prompts.to_pylist()]
+    return [
+        strip_reasoning(mark + completion, stop_tokens) if mark or stop_tokens else completion
+        for mark, completion in zip(marks, completions, strict=True)
+    ]
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
+    """The special tokens of a tokenizer by id; not the one for unknown text, which ends nothing."""
+    added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    found = added | dict(named)
+    found.pop(tokenizer.unk_token_id, None)
+    return found
 
 
 def _for_user(table: pa.Table, completion_column: str, gold_column: str) -> dict[str, list[Any]]:

@@ -1,8 +1,9 @@
 """Rollouts to graded rollouts on disk, shard by shard."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from topr.config import GradeConfig
 from topr.errors import DataError
@@ -18,10 +19,14 @@ from topr.store import (
     write_shard,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def grade_rollouts(
     rollouts: Path, grader: str, config: GradeConfig, directory: Path, *, mark: str,
     progress: Progress, answer_only: bool = False,
+    tokenizer: "Callable[[], PreTrainedTokenizerBase] | None" = None,
 ) -> Manifest:  # fmt: skip
     """Write the rows of `rollouts` with `grade`, `reward` and `answer` filled in.
 
@@ -33,6 +38,7 @@ def grade_rollouts(
         mark: fingerprint of the result.
         progress: told of completions.
         answer_only: completions are final answers, not solutions.
+        tokenizer: loads that of the model that wrote the rollouts, if there is anything to grade.
 
     Raises:
         DataError: there are no rollouts, or they are graded already.
@@ -43,7 +49,10 @@ def grade_rollouts(
     with begin(directory, "grade", mark) as done:
         if done is not None:
             return done
-        grade_shards(sources, grader, config, directory, progress=progress, answer_only=answer_only)
+        grade_shards(
+            sources, grader, config, directory, progress=progress, answer_only=answer_only,
+            tokenizer=None if tokenizer is None else tokenizer(),
+        )  # fmt: skip
         table = read_table(directory, ["grade", "reward"])
         outcomes = Counter(table.column("grade").to_pylist())
         manifest = Manifest(
@@ -60,6 +69,7 @@ def grade_rollouts(
 def grade_shards(
     sources: Sequence[Path], grader: str, config: GradeConfig, directory: Path, *,
     progress: Progress, answer_only: bool = False,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> None:  # fmt: skip
     """Write graded shards under the names of `sources`; those that are there are left alone."""
     there = {path.name for path in shard_paths(directory)}
@@ -70,5 +80,8 @@ def grade_shards(
             if source.name in there:
                 advance(table.num_rows)
                 continue
-            graded = grade_table(table, grader, config, answer_only=answer_only, progress=lambda n: advance(n))
+            graded = grade_table(
+                table, grader, config, answer_only=answer_only, tokenizer=tokenizer,
+                progress=lambda n: advance(n),
+            )  # fmt: skip
             write_shard(directory, shard_number(source), graded)

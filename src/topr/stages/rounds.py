@@ -102,7 +102,9 @@ def draw_in_rounds(
                 )
             made = shard_count(len(chosen), config.shard_problems)
             sources = shard_paths(rollouts)[shards : shards + made]
-            grade_shards(sources, grader, grade, graded, progress=progress)
+            grade_shards(
+                sources, grader, grade, graded, progress=progress, tokenizer=engine.tokenizer
+            )
             rounds.append({"problems": len(chosen), "completions": n * len(chosen)})
             drawn, shards = drawn + n, shards + made
             columns = read_columns(graded, shards=shards)
