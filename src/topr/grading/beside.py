@@ -59,6 +59,7 @@ _CHANGING_SIGN = re.compile(
     """,
     re.X,
 )
+_CHANGING_ANYWHERE = re.compile(r"\\[a-zA-Z]|[\^+\u00d7\u00f7\u00b1\u221a\u2264\u2265]")
 _GLUED = re.compile(r"[A-Za-zµμΩ]+|\d|_")
 _GLUED_UNITS = frozenset(
     "m g s h L l mm cm dm km in ft yd mi mg kg gm lb lbs oz ml mL cl dl kL sec min hr hrs mph kph "
@@ -75,18 +76,21 @@ _RETRACTED = re.compile(
     r"|\b(?:this|that|it|which|answer|result)(?:\s+(?:is|was|seems|looks|can(?:no|')t\s+be)|'s)\s+"
     r"(?:\w+\s+)?(?:wrong|incorrect|not\s+(?:right|correct)|a\s+mistake|an\s+error)\b"
     r"|\b(?:made|is|was)\s+(?:a|an)\s+(?:mistake|error)\b"
-    r"|\blet(?:'s| me| us)\s+(?:\w+\s+)?(?:re-?(?:calculate|compute|do|consider|think)|start\s+over)\b"
-    r"|^[\s\"'*`$)\].,;]*or\s+(?:maybe|perhaps|possibly|is\s+it|\W{0,3}\d)",
+    r"|\blet(?:'s| me| us)\s+(?:\w+\s+)?(?:re-?(?:calculate|compute|do|consider|think)|start\s+over)\b",
     re.I,
+)
+_OR_ELSE = re.compile(
+    r"[\s\"'*`$)\].,;]{0,12}or\s+(?:maybe|perhaps|possibly|is\s+it|\W{0,3}\d)", re.I
 )
 _OF_RETRACTION = (
     "wait", "hold on", "scratch that", "oops", "correction", "second thought", "wrong", "incorrect",
-    "not right", "not correct", "mistake", "error", "let", "or ",
+    "not right", "not correct", "mistake", "error", "calc", "redo", "re-", "comput", "consider",
+    "rethink", "start over",
 )  # fmt: skip
 """Every retraction has one of these: they are found faster than by the pattern."""
 _DENIED = re.compile(
-    r"(?:n't|\bnot|\bnever|\bcannot|\bwrong|\bincorrect|\bdoubt|\bfirst\s+(?:thought|sight)"
-    r"|\binitially|\boriginally|\bpreviously|\bwhether|\bif)\b[^.!?\n]{0,60}\Z",
+    r"(?:n't|\bnot|\bnever|\bcannot|\bwrong|\bincorrect|\bdoubt|\bwhether)\b[^.!?\n,;:]{0,40}\Z"
+    r"|\b(?:first\s+(?:thought|sight)|initially|originally|previously)\b[^.!?\n]{0,60}\Z",
     re.I,
 )
 _BOX_BEFORE = re.compile(
@@ -141,6 +145,8 @@ def is_denied(before: str) -> bool:
 def is_retracted(following: str) -> bool:
     """Whether a text that follows an answer takes it back: "Wait, that is wrong"."""
     following = following[:4000].casefold()
+    if _OR_ELSE.match(following) is not None:
+        return True
     if not any(word in following for word in _OF_RETRACTION):
         return False
     return _RETRACTED.search(following) is not None
@@ -159,6 +165,7 @@ def changes_after(rest: str) -> bool:
     return (
         _CHANGING_SIGN.match(rest) is not None
         or _DIRECTLY_AFTER.match(rest) is not None
+        or _CHANGING_ANYWHERE.search(rest) is not None
         or AFTER.search(rest) is not None
     )
 

@@ -187,9 +187,10 @@ def read_number(text: str) -> tuple[Fraction, str] | Unread:
         text = plain(number_words(text))
         if not any(character.isdigit() for character in text):
             return Unread.REMARK
-    before, text = _last_member(text)
-    if text is None:
+    before, member = _last_member(text)
+    if member is None:
         return Unread.UNCLEAR
+    text = member
     numbers = list(VALUE.finditer(text))
     value = value_of(numbers[0]) if numbers else None
     if value is None or _stands_after_change(text[: numbers[0].start()], before, numbers[0]):

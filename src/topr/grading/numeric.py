@@ -48,8 +48,9 @@ def read_closing(text: str) -> tuple[Fraction, str] | None:
     if computed:
         result = read_exactly(computed[-1].group(1))
         for match in VALUE.finditer(said):
-            if value_of(match) == result and not changes_after(said[match.end() :]):
-                return result, match.group().strip()
+            value = value_of(match)
+            if value is not None and value == result and not changes_after(said[match.end() :]):
+                return value, match.group().strip()
     return None
 
 

@@ -93,7 +93,10 @@ def _without_reasoning(
         special = special_tokens(tokenizer)
         stop_tokens = tuple(special.values())
         for row, ids in enumerate(table["completion_ids"].to_pylist()):
-            if not special.keys().isdisjoint((ids or ())[:-1]):
+            if special.keys().isdisjoint((ids or ())[:-1]):
+                continue
+            # Text that is not that of the ids is another tool's: it stays as it is.
+            if tokenizer.decode(ids, skip_special_tokens=True) == completions[row]:
                 completions[row] = str(tokenizer.decode(ids, skip_special_tokens=False))
     prompts = table["prompt"] if "prompt" in table.column_names else None
     if prompts is None or not pa.types.is_string(prompts.type):
