@@ -35,8 +35,6 @@ PROBE_ROWS: tuple[tuple[int, int, int], ...] = (
 """Group, prompt tokens and completion tokens of the short sequences."""
 SCORED = 8
 """Tokens at the end of the long one, and of each of its beginnings, that are compared."""
-SHORTEST = 16
-"""Tokens of the shortest beginning of the long one that is run by itself."""
 FLOAT32_GAP = 1e-4
 """Largest difference of a token's log-probability in float32 that counts as rounding."""
 COARSE_GAP = 0.05
@@ -175,7 +173,7 @@ class _Trial:
         whatever follows. They grow, so that what is remembered of one is not more than the next.
         """
         sizes = [len(ids)]
-        while sizes[0] // 2 >= SHORTEST:
+        while sizes[0] >= 4:
             sizes.insert(0, sizes[0] // 2)
         said = [self._said(_ending(ids[:size]), once=True) for size in sizes]
         ends = [range(size - len(one), size) for size, one in zip(sizes, said, strict=True)]
