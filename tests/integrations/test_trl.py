@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
+from transformers import FalconConfig, FalconForCausalLM
 
 from tiny import PAD, tiny_model, tiny_tokenizer
 from topr.errors import ConfigError
@@ -130,6 +131,48 @@ def test_steps_on_one_batch_move_the_weights_as_our_trainer_does(
 
 
 @pytest.mark.slow
+def falcon():
+    config = FalconConfig(
+        vocab_size=len(tiny_tokenizer()), hidden_size=32, num_attention_heads=4,
+        num_hidden_layers=2, hidden_dropout=0.5, attention_dropout=0.5, initializer_range=0.2,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return FalconForCausalLM(config)
+
+
+@pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing:FutureWarning")  # of TRL's calls
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_model_with_dropout_samples_and_trains_without_it(tmp_path, checkpointing):
+    rewarder, model, modes = Rewarder(), falcon(), []
+    for module in model.transformer.modules():
+        module.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    online = make_online(
+        tmp_path,
+        model,
+        rewarder,
+        num_iterations=2,
+        max_steps=2,
+        activation_checkpointing=checkpointing,
+    )
+    online.train()
+    assert modes
+    assert not any(modes)
+    offline = make_offline(
+        tmp_path, rewarder.rows, falcon(), behavior_logprobs="recompute", num_train_epochs=2
+    )
+    offline.train()
+    ratios = [line["log_ratio/negative"] for line in online.state.log_history if "loss" in line]
+    theirs = [line["log_ratio/negative"] for line in offline.state.log_history if "loss" in line]
+    assert ratios == pytest.approx(theirs, rel=1e-3, abs=1e-4)
+    before = dict(falcon().named_parameters())
+    steps = [
+        {name: p.detach() - before[name].detach() for name, p in trainer.model.named_parameters()}
+        for trainer in (online, offline)
+    ]
+    assert_same(*steps, tolerance=1e-3)
+
+
 def test_two_processes_move_the_weights_as_our_trainer_does_on_all_completions(tmp_path):
     here = Path(__file__).parent
     with socket.create_server(("127.0.0.1", 0)) as server:

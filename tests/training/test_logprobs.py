@@ -112,6 +112,30 @@ def test_under_bfloat16_gradients_point_the_same_way(architecture):
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.999
 
 
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=["autocast", "bfloat16"])
+def test_in_bfloat16_a_shared_prompt_moves_a_completion_no_more_than_padding(weights):
+    model = tiny_model(hidden_size=128, num_hidden_layers=4, initializer_range=0.05).to(weights)
+    chance = random.Random(0)
+    rows = [
+        {
+            "group": i // 6,
+            "prompt_ids": [7 + i // 6, *range(20, 90)],
+            "completion_ids": [chance.randrange(5, 277) for _ in range(chance.randint(30, 90))],
+            "temperature": 1.0,
+        }
+        for i in range(12)
+    ]
+    lengths = [len(row["completion_ids"]) for row in rows]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=weights == torch.float32):
+        alone = [CHUNKED.token_logprobs(model, CHUNKED.batch([row])) for row in rows]
+        moved = {}
+        for way in (SHARED, CHUNKED):
+            found = way.token_logprobs(model, way.batch(rows)).split(lengths)
+            sums = [(a - b).sum().abs() for a, b in zip(found, alone, strict=True)]
+            moved[way] = torch.stack(sums).mean()
+    assert moved[SHARED] <= moved[CHUNKED] + 1e-3
+
+
 @pytest.mark.parametrize("block", [50, 1000])
 @pytest.mark.parametrize("tokens", [1, 4, 9, 10_000])
 def test_chunks_of_the_head_change_nothing(monkeypatch, tokens, block):

@@ -109,6 +109,22 @@ def test_the_gradient_is_the_papers(tmp_path, drifted_rows, architecture, normal
     assert_same(gradients(trainer), expected)
 
 
+def test_a_model_whose_rows_change_each_other_has_the_gradient_of_single_sequences(
+    tmp_path, drifted_rows
+):
+    def neighbours():
+        model = tiny_model()
+        model.get_input_embeddings().register_forward_hook(
+            lambda _, __, found: found + 0.05 * (found.shape[0] - 1)
+        )
+        return model
+
+    trainer = make_trainer(tmp_path, drifted_rows, neighbours(), layout="padded")
+    assert trainer.forward.alone
+    expected = plain_gradients(neighbours(), drifted_rows, make_objective("topr"), by_length=True)
+    assert_same(gradients(trainer), expected)
+
+
 def test_the_taper_bends_on_these_rows(tmp_path, drifted_rows):
     # Guards the test above: some negatives must be inside (0, 1), else it would say little.
     trainer = make_trainer(tmp_path, drifted_rows)
