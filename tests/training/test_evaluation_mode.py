@@ -154,7 +154,7 @@ def test_noise_that_comes_with_the_gradient_alone_stops_the_first_step(tmp_path)
 
 
 def test_noise_on_the_embeddings_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"neftune_noise_alpha=5\.0 adds noise"):
+    with pytest.raises(ConfigError, match=r"neftune_noise_alpha=5\.0"):
         make_trainer(tmp_path, tiny_model(), neftune_noise_alpha=5.0)
     config = TrainConfig(training_arguments={"neftune_noise_alpha": 5.0})
     with pytest.raises(ConfigError, match="neftune_noise_alpha"):
