@@ -152,7 +152,7 @@ NOT_BUILT: dict[str, str] = {
 }
 """What cannot be built from the class's defaults made tiny, and why. It must not grow unseen."""
 
-ORIGINAL = 16
+ORIGINAL = 28
 """Tokens from which the variants scale positions: fewer than sequences have."""
 
 

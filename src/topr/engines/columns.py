@@ -110,6 +110,7 @@ class Columns:
         longest = max(map(len, prefixes))
         if longest > self.end:
             self._move(longest)
+        self.start = min(self.start, self.end - longest)
         for ids in dict.fromkeys(prefixes):
             rows = [place for place, its in zip(places, prefixes, strict=True) if its == ids]
             for layer, both in zip(self._layers, known.get(ids, ()), strict=bool(ids)):

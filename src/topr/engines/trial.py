@@ -27,18 +27,18 @@ from topr.records import SamplingParams
 
 logger = logging.getLogger(__name__)
 
-PROMPTS = (1, 9, 9, 23)
+PROMPTS = (23, 9, 9, 5, 1)
 """Tokens of the prompts of the short trial. Two are as long, and so may share any batch."""
 STEPS = 12
 """Tokens that are drawn for each, at most."""
-ENDING = 8
-"""One token in so many ends a completion of the short trial, so that rows leave at odd times."""
+LENGTHS = (3, 7, STEPS)
+"""Tokens after which the first, second and third row of a batch of the short trial end."""
 MARGIN = 3
 """How far before a length that the config names a prompt of a long trial ends, and how far behind
 it another does."""
-EXACT, LARGEST = 1e-4, 1e-3
+EXACT, LARGEST = 3e-5, 1e-3
 """Nats that a token may be off in float32. More passes, up to the second, where the model rounds
-more: `ROUNDINGS` times what a plain pass is off when a sequence lies beside a copy of itself."""
+more: `ROUNDINGS` times what plain passes of other shapes over the same tokens are off."""
 ROUNDINGS = 5
 AVERAGE = 0.1
 """Nats that tokens may be off on average in shorter types, whose rounding is of that order."""
@@ -50,6 +50,19 @@ _NOTES = {
 }
 
 
+class _Ends(StopStrings):
+    """Ends rows at the lengths that are wanted, whatever they have written."""
+
+    def __init__(self) -> None:
+        self.tail = STEPS
+
+    def __bool__(self) -> bool:
+        return True
+
+    def completed(self, tails: Sequence[Sequence[int]]) -> list[bool]:
+        return [len(ids) >= LENGTHS[row % len(LENGTHS)] for row, ids in enumerate(tails)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
     """Completions to be tried side by side."""
@@ -58,7 +71,7 @@ class Case:
     """Their lengths."""
     steps: int
     ends: bool
-    """Whether some tokens end a completion."""
+    """Whether rows end at unlike lengths."""
 
 
 def find_batching(
@@ -97,19 +110,17 @@ def find_batching(
 def cases(lengths: Sequence[int], reach: int) -> Iterator[Case]:
     """Yield what is to be tried: short sequences, and some around each length that is reached."""
     steps = max(1, min(STEPS, reach - 1))
-    yield Case(
-        prompts=tuple(max(1, min(length, reach - steps)) for length in PROMPTS),
-        steps=steps,
-        ends=True,
-    )
-    steps = 2 * MARGIN
+    prompts = tuple(max(1, min(length, reach - steps)) for length in PROMPTS)
+    yield Case(prompts=prompts, steps=steps, ends=True)
     for length in lengths:
-        if length < reach:
-            before = max(1, length - MARGIN)
-            behind = max(1, min(length + MARGIN, reach - steps))
-            yield Case(
-                prompts=(PROMPTS[2], before, behind), steps=min(steps, reach - before), ends=False
-            )
+        if length >= reach:
+            return
+        before = max(1, length - MARGIN)
+        steps = min(2 * MARGIN, reach - before)
+        prompts = tuple(
+            max(1, min(n, reach - steps)) for n in (PROMPTS[1], before, length + MARGIN)
+        )
+        yield Case(prompts=prompts, steps=steps, ends=False)
 
 
 def _trouble(
@@ -154,9 +165,7 @@ def _gap(
     gap = torch.cat(gaps)
     if model.dtype != torch.float32:
         return float(gap.mean()), AVERAGE
-    alone, beside = (_largest_logprobs(model, longest, copies) for copies in (1, 2))
-    rounding = float((beside - alone).abs().max())
-    return float(gap.max()), min(LARGEST, max(EXACT, ROUNDINGS * rounding))
+    return float(gap.max()), min(LARGEST, max(EXACT, ROUNDINGS * _rounding(model, longest)))
 
 
 def _drawn(
@@ -171,15 +180,14 @@ def _drawn(
     generator = np.random.default_rng(0)
     plain = np.array([token for token in range(size) if token not in special])
     prompts = [tuple(generator.choice(plain, size=n).tolist()) for n in case.prompts]
-    ends = special.union(range(0, size, ENDING) if case.ends else ())
     decoding = Decoding(
         model,
         prompts,
         lambda number: np.random.default_rng((0, number)),
         SamplingParams(max_tokens=case.steps),
-        eos_ids=sorted(ends),
-        stops=StopStrings(tokenizer, ()),
-        batch_size=3,
+        eos_ids=(),
+        stops=_Ends() if case.ends else StopStrings(tokenizer, ()),
+        batch_size=len(LENGTHS),
         batching=batching,
     )
     while ended := decoding.advance():
@@ -199,8 +207,11 @@ def _plain_logprobs(model: PreTrainedModel, ids: Sequence[int], start: int) -> T
     return logits.float().log_softmax(-1).gather(1, ids_BT[0, start:, None])[:, 0]
 
 
-def _largest_logprobs(model: PreTrainedModel, ids: Sequence[int], copies: int) -> Tensor:
-    """Return the log-probability of the likeliest token at each position, beside copies."""
-    ids_BT = torch.tensor([list(ids)] * copies, device=model.device)
-    logits: Tensor = model(input_ids=ids_BT, use_cache=False).logits[0]
-    return logits.float().log_softmax(-1).amax(-1)
+def _rounding(model: PreTrainedModel, ids: Sequence[int]) -> float:
+    """Return how much the likeliest tokens' log-probabilities move in passes of other shapes."""
+    ids_BT = torch.tensor([list(ids)], device=model.device)
+    found = [
+        model(input_ids=other, use_cache=False).logits[0].float().log_softmax(-1).amax(-1)
+        for other in (ids_BT, ids_BT.repeat(2, 1), ids_BT[:, :-1], ids_BT[:, : -(len(ids) // 2)])
+    ]
+    return max(float((each - found[0][: len(each)]).abs().max()) for each in found[1:])
