@@ -230,7 +230,7 @@ def judge_engine(model: PreTrainedModel) -> Verdict:
                 )
             off = (torch.tensor(rollout.logprobs, dtype=torch.float64) - plain).abs()
             gap = max(gap, float((off / (plain.abs() / 10).clamp(min=1.0)).max()))
-        assert len({len(rollout.completion_ids) for rollout in rollouts}) > 2
+        assert len({len(rollout.completion_ids) for rollout in rollouts}) > 1
         right = gap <= TOLERANCE
         detail = WAYS[engine.batching] if right else f"off by {gap:.2g} nats a token"
         verdicts.append(Verdict(outcome=Outcome.RIGHT if right else Outcome.WRONG, detail=detail))
