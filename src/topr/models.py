@@ -26,6 +26,7 @@ from transformers import (
 from topr.adapters import refuse_tied, require_same, short_logits
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
+from topr.lengths import positions_of
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -230,7 +231,7 @@ def model_facts(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Mode
     return ModelFacts(
         eos_ids=_all_ids(generation, found, tokenizer),
         vocabulary=int(found.vocab_size),
-        positions=getattr(found, "max_position_embeddings", None),
+        positions=positions_of(found),
     )
 
 

@@ -143,8 +143,15 @@ class TransformersEngine:
         passed = sum(length < reach for length in named_lengths(self.model.config))
         if self._tried is not None and passed <= self._tried:
             return
-        with _evaluating(self.model):
-            self.batching = find_batching(self.model, self.tokenizer, reach)
+        try:
+            with _evaluating(self.model):
+                self.batching = find_batching(self.model, self.tokenizer, reach)
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"the device ran out of memory when {self.model_name} was tried on sequences of up "
+                f"to {reach} tokens, the longest prompt with max_tokens: lower max_tokens, leave "
+                "long prompts out, or use a smaller model or dtype"
+            ) from error
         self._tried = passed
 
     def _advance(

@@ -9,6 +9,7 @@ depend on the longest sequence of a batch all show there, whatever the architect
 Not here: how rows are decoded (`topr.engines.decoding`).
 """
 
+import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,8 +39,9 @@ MARGIN = 3
 it another does."""
 EXACT, LARGEST = 3e-5, 1e-3
 """Nats that a token may be off in float32. More passes, up to the second, where the model rounds
-more: `ROUNDINGS` times what plain passes of other shapes over the same tokens are off."""
-ROUNDINGS = 5
+more: `ROUNDINGS` times what plain passes of other shapes are off over a sequence's first `ROUNDED`
+tokens."""
+ROUNDINGS, ROUNDED = 5, 64
 AVERAGE = 0.1
 """Nats that tokens may be off on average in shorter types, whose rounding is of that order."""
 
@@ -163,7 +165,7 @@ def _gap(
         gaps.append((found - plain).abs() / _scale(plain))
         longest = max(longest, ids, key=len)
     gap = torch.cat(gaps)
-    if model.dtype != torch.float32:
+    if model.dtype in (torch.bfloat16, torch.float16):
         return float(gap.mean()), AVERAGE
     return float(gap.max()), min(LARGEST, max(EXACT, ROUNDINGS * _rounding(model, longest)))
 
@@ -203,15 +205,24 @@ def _scale(logprobs: Tensor) -> Tensor:
 def _plain_logprobs(model: PreTrainedModel, ids: Sequence[int], start: int) -> Tensor:
     """Return the log-probabilities of a lone sequence's tokens from `start` on, [T] float32."""
     ids_BT = torch.tensor([list(ids)], device=model.device)
-    logits: Tensor = model(input_ids=ids_BT, use_cache=False).logits[0, start - 1 : -1]
-    return logits.float().log_softmax(-1).gather(1, ids_BT[0, start:, None])[:, 0]
+    count = len(ids) - start
+    last = "logits_to_keep" in inspect.signature(model.forward).parameters
+    spared = {"logits_to_keep": count + 1} if last else {}
+    logits: Tensor = model(input_ids=ids_BT, use_cache=False, **spared).logits
+    log_probs = logits[0, -count - 1 : -1].float().log_softmax(-1)
+    return log_probs.gather(1, ids_BT[0, start:, None])[:, 0]
 
 
 def _rounding(model: PreTrainedModel, ids: Sequence[int]) -> float:
     """Return how much the likeliest tokens' log-probabilities move in passes of other shapes."""
-    ids_BT = torch.tensor([list(ids)], device=model.device)
+    ids_BT = torch.tensor([list(ids[:ROUNDED])], device=model.device)
     found = [
         model(input_ids=other, use_cache=False).logits[0].float().log_softmax(-1).amax(-1)
-        for other in (ids_BT, ids_BT.repeat(2, 1), ids_BT[:, :-1], ids_BT[:, : -(len(ids) // 2)])
+        for other in (
+            ids_BT,
+            ids_BT.repeat(2, 1),
+            ids_BT[:, :-1],
+            ids_BT[:, : ids_BT.shape[1] // 2 + 1],
+        )
     ]
     return max(float((each - found[0][: len(each)]).abs().max()) for each in found[1:])
