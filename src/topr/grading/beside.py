@@ -55,16 +55,84 @@ _CHANGING_SIGN = re.compile(
     | \.\.
     | \\(?![$%\s])
     )
-    | [:.,]\d | ! | _[\w{] | \*\w | [\[{(]\s*[-\d] | ['\u2019]\d
+    | [:.,]\d | ! | _[\w{] | \*\w | [\[{(]\s*[-\d] | ['\u2019] | ,\s*[A-Za-z]\s*(?:[)\]},.]|\Z)
     """,
     re.X,
 )
 _CHANGING_ANYWHERE = re.compile(r"\\[a-zA-Z]|[\^+\u00d7\u00f7\u00b1\u221a\u2264\u2265]")
 _GLUED = re.compile(r"[A-Za-zµμΩ]+|\d|_")
 _GLUED_UNITS = frozenset(
-    "m g s h L l mm cm dm km in ft yd mi mg kg gm lb lbs oz ml mL cl dl kL sec min hr hrs mph kph "
-    "kmh rpm wpm cc W kW V A Hz kHz J kJ N C F am pm GB MB TB KB kB px pt pts ms cal kcal ha sq cu "
-    "USD EUR GBP CAD p c d".split()
+    [
+        "m",
+        "g",
+        "s",
+        "h",
+        "L",
+        "l",
+        "mm",
+        "cm",
+        "dm",
+        "km",
+        "in",
+        "ft",
+        "yd",
+        "mi",
+        "mg",
+        "kg",
+        "gm",
+        "lb",
+        "lbs",
+        "oz",
+        "ml",
+        "mL",
+        "cl",
+        "dl",
+        "kL",
+        "sec",
+        "min",
+        "hr",
+        "hrs",
+        "mph",
+        "kph",
+        "kmh",
+        "rpm",
+        "wpm",
+        "cc",
+        "W",
+        "kW",
+        "V",
+        "A",
+        "Hz",
+        "kHz",
+        "J",
+        "kJ",
+        "N",
+        "C",
+        "F",
+        "am",
+        "pm",
+        "GB",
+        "MB",
+        "TB",
+        "KB",
+        "kB",
+        "px",
+        "pt",
+        "pts",
+        "ms",
+        "cal",
+        "kcal",
+        "ha",
+        "sq",
+        "cu",
+        "USD",
+        "EUR",
+        "GBP",
+        "CAD",
+        "p",
+        "c",
+        "d",
+    ]
 )
 _ALTERNATIVE = re.compile(
     r"(?:or|no|nope|wait|maybe|perhaps|possibly|actually|alternatively|but|however|hmm+|oops|sorry"

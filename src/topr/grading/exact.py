@@ -11,6 +11,7 @@ from topr.grading.statements import MAX_COMPLETION, Statement, Unread, extract_a
 from topr.grading.verdict import Verdict, says_nothing
 from topr.records import Grade
 
+
 def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 

@@ -9,18 +9,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from topr.grading.latex import is_words, normalize_latex, unwrapped, words
+from topr.grading.latex import is_words, normalize_latex, split_choice, words
 from topr.grading.numbers import read_exactly
 
 RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\neq|<|>")
 _NAME = re.compile(
     r"(?:[A-Za-z]|\\[a-z]+|[A-Z]{2,4}|\|[A-Z]{1,3}\|)(?:_(?:\w|\{[^{}]*\}))?'?(?:\([^()]*\))?"
     r"(?::[A-Z](?:_\{?\w+\}?)?)?|\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\)"
-)
-_CHOICE = re.compile(
-    r"\s*(?:(?:option|choice)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[:.)](?!\d)|(?<=[nN] )([A-J])\b"
-    r"|(?<=[eE] )([A-J])\b)[\s:.)~]*(.*)",
-    re.I | re.S,
 )
 _MATRIX = re.compile(r"\\begin\{([bpvV]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.S)
 
@@ -158,15 +153,12 @@ def read(text: str) -> Node:
 
 
 def _read_choice(text: str) -> Node | None:
-    match = _CHOICE.fullmatch(unwrapped(text))
-    if match is None:
+    choice = split_choice(text)
+    if choice is None:
         return None
-    *letters, value = match.groups()
-    letter = next(each for each in letters if each).upper()
-    if not value.strip(" .{}"):
+    letter, value = choice
+    if not value:
         return Words(letter.casefold())
-    if value.lstrip().startswith((",", "=", "+", "-", "*", "/", "^", "\\cup")) or letter.islower():
-        return None
     return Choice(letter, read(normalize_latex(value)))
 
 
@@ -200,7 +192,9 @@ def _read_matrix(text: str) -> Node | None:
     if match is None or match.group(1) in ("vmatrix", "Vmatrix"):
         return None
     rows = [row for row in re.split(r"\\\\", match.group(2)) if row.strip()]
-    return Matrix(tuple(tuple(read(normalize_latex(cell)) for cell in row.split("&")) for row in rows))
+    return Matrix(
+        tuple(tuple(read(normalize_latex(cell)) for cell in row.split("&")) for row in rows)
+    )
 
 
 def _read_equation(text: str) -> Node | None:

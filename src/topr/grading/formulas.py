@@ -8,7 +8,7 @@ import re
 from fractions import Fraction
 
 from topr.grading.beside import BEFORE, LATEX, changes_after, has_alternative, without_times
-from topr.grading.latex import WRAPPER, is_time, is_words, unwrapped
+from topr.grading.latex import WRAPPER, is_time, split_choice, unwrapped
 from topr.grading.numbers import plain, read_exactly, read_number
 from topr.grading.statements import (
     HOPE,
@@ -81,7 +81,13 @@ def _number_in_words(text: str) -> str | Unread:
     if verb is not None and not re.search(r"\d", text[: verb.start()]):
         text = text[verb.end() :].strip()
     number = read_number(text)
-    return _written(number) if not isinstance(number, Unread) else text if number is Unread.REMARK else number
+    return (
+        _written(number)
+        if not isinstance(number, Unread)
+        else text
+        if number is Unread.REMARK
+        else number
+    )
 
 
 def _written(number: tuple[Fraction, str]) -> str:
@@ -130,6 +136,10 @@ def clear_formula(text: str) -> str | Unread:
     """A formula as it stands; UNCLEAR where words or signs within it change what it says."""
     if "\\begin" in text:
         return text
+    choice = split_choice(text)
+    if choice is not None:
+        value = clear_formula(choice[1])
+        return value if isinstance(value, Unread) else text
     if "=" not in text or _WORD.search(text):
         number = read_number(text)
         if not isinstance(number, Unread):

@@ -49,15 +49,17 @@ _SPELLING = _rules(
     (r"(?<=\d)(?:\{,\}|,?\s*\\[!,;:]\s*)(?=\d{3}(?!\d))", ","),
     (r"(?<!\\)\\(?:[!,;: ]|q?quad|displaystyle|limits)|~", " "),
     (r"\\[mb]?(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?)(?=[^a-zA-Z])\s*\.?", ""),
+    (r"\\langle(?![a-z])", "("),
+    (r"\\rangle(?![a-z])", ")"),
     (r"\\(?:lbrace|\{)", r"\\{"),
     (r"\\(?:rbrace|\})", r"\\}"),
     (r"\\\$|\$|\\f?box(?:ed)?\s*\{\s*\}", ""),
     (rf"\\(?:{_BOLD})\s*\{{([^{{}}]*)\}}|\{{\\(?:bf|rm|it)\s+([^{{}}]*)\}}", r" \1\2 "),
     (r"\\(?:mathrm|text|textrm|operatorname)\s*\{([a-zA-Z])\}(?<![mgshLlNJWVKCFA]\})", r" \1 "),
     (
-     rf"^\s*(?:{WRAPPER}\s*\{{\s*)?(?:minus|negative)\b\s*\}}?\s*(?=[\d\\(.]|[a-z]\b"
-     rf"|infinity|{IN_WORDS.pattern})",
-     "-",
+        rf"^\s*(?:{WRAPPER}\s*\{{\s*)?(?:minus|negative)\b\s*\}}?\s*(?=[\d\\(.]|[a-z]\b"
+        rf"|infinity|{IN_WORDS.pattern})",
+        "-",
     ),
     (r"(?<![\\a-zA-Z])infinity\b", r"\\infty "),
     (r"\\[dtc]frac(?![a-z])", r"\\frac"),
@@ -85,8 +87,18 @@ _SPELLING = _rules(
     (r",?\s+(?:and|or)\s+", ", "),
     (r"(?<=\))\s*or\s*(?=\()", ","),
 )
+_SYMBOLS = "[kcdm]?m|k?g|m?s|m?L|[kM]?[NJWVAK]|k?Pa|[kM]?Hz|mol|rad|h|min|lbs?|ft|in|yd|mi"
 _TAIL = _rules(
-    (rf"(?<=[\d)}}a-z])\s*{WRAPPER}\s*\{{(?![^{{}}]*\b(?:and|or)\b)[^{{}}\d]*\}}\s*(?:\^\s*\{{?\d\}}?)?$", ""),
+    (rf"(?<=[\d)}}])\s*\\frac\s*(?:\{{\s*{WRAPPER}\s*\{{[a-zA-Z ]+\}}\s*\}}\s*){{2}}$", ""),
+    (
+        rf"(?<=[\d)}}])\s*\\(?:mathrm|text)\s*\{{\s*(?:(?:{_SYMBOLS})(?:\s*\^\s*\{{?-?\d\}}?)?"
+        r"(?:\s|/|\\cdot|\.)*)+\}$",
+        "",
+    ),
+    (
+        rf"(?<=[\d)}}a-z])\s*{WRAPPER}\s*\{{(?![^{{}}]*\b(?:and|or)\b)[^{{}}\d]*\}}\s*(?:\^\s*\{{?\d\}}?)?$",
+        "",
+    ),
     (r"(?<=\d)\s*\{(?:[mgshLl]|[a-zA-Z]{2}[a-zA-Z ]*)\}(?:\^\{?\d\}?)?$", ""),
     (
         rf"(?<=[\d}}])\s*(?:(?<![a-zA-Z])(?:{_UNIT})\b\.?\s*(?:/|per\b)?\s*)+(?:\^\s*\{{?\d\}}?)?$",
@@ -97,8 +109,15 @@ _TAIL = _rules(
     (r"(?<=\S)[.,;]+$", ""),
 )
 _WRAPPED = re.compile(rf"{WRAPPER}\s*\{{([^{{}}]*)\}}|\{{\\(?:rm|bf|it)\s+([^{{}}]*)\}}")
+_CHOICE = re.compile(
+    r"\s*(?:(?:[Oo]ption|[Cc]hoice)\s+(?:\(?\s*([A-J])\s*\)?(?![A-Za-z]))"
+    r"|\(\s*([A-J])\s*\)|([A-J])\s*[:.)](?!\d))[\s:.)~]*(.*)",
+    re.S,
+)
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})")
 _TIME = re.compile(r"(\d{1,2})\s*:\s*(\d\d)\s*([ap])\.?\s*m\b\.?", re.I)
+
+
 def normalize_latex(text: str) -> str:
     """An answer in the one spelling that the rest of grading reads."""
     if not text.isascii():
@@ -127,7 +146,9 @@ def normalize_latex(text: str) -> str:
 
 def _in_one_row(rows: re.Match[str]) -> str:
     """The content of an environment of one row, or of a chain of equals written in several."""
-    parts = [row.replace("&", "").strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", rows.group(2))]
+    parts = [
+        row.replace("&", "").strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", rows.group(2))
+    ]
     parts = [part for part in parts if part]
     chained = all(part.startswith(("=", r"\approx", r"\equiv")) for part in parts[1:])
     return " ".join(parts) if chained else rows.group()
@@ -144,6 +165,18 @@ def unwrapped(text: str) -> str:
     while previous != text:
         previous, text = text, _WRAPPED.sub(lambda m: f" {m.group(1) or m.group(2) or ''} ", text)
     return text
+
+
+def split_choice(text: str) -> tuple[str, str] | None:
+    """The letter of a multiple choice, and what stands behind it: `(D) 119`, `option D`."""
+    match = _CHOICE.fullmatch(unwrapped(text).replace("\\ ", " "))
+    if match is None:
+        return None
+    *letters, value = match.groups()
+    value = "" if not value.strip(" .{}") else value.strip(" .")
+    if value.startswith((",", "=", "+", "-", "*", "/", "^", "\\cup", "\\cap", "(", "[")):
+        return None
+    return next(letter for letter in letters if letter), value
 
 
 def in_radians(text: str) -> str:

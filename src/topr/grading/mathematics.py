@@ -17,7 +17,6 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify
 
-from topr.grading.formulas import conclusion, formula_of, whole
 from topr.grading.forms import (
     Choice,
     Comparison,
@@ -31,7 +30,8 @@ from topr.grading.forms import (
     read,
     split_top,
 )
-from topr.grading.latex import in_radians, is_words, normalize_latex, unwrapped, words
+from topr.grading.formulas import conclusion, formula_of, whole
+from topr.grading.latex import in_radians, normalize_latex, unwrapped, words
 from topr.grading.reasoning import strip_reasoning
 from topr.grading.statements import (
     MAX_COMPLETION,
@@ -321,7 +321,7 @@ def _is_remark_of_words(formula: str) -> bool:
     """Whether words where a formula is expected say nothing; "undefined" and "none" do."""
     if re.search(r"[\d\\]", formula) is not None or _NO_VALUE.match(formula) is not None:
         return False
-    return re.search(r"[a-z]{3}", formula) is not None or not formula.strip(" .,;:")
+    return re.search(r"[a-z]{3}|^[\s.,;:!]*(?:[Yy]es|[Nn]o)?[\s.,;:!]*$", formula) is not None
 
 
 def _is_in_words(node: Node) -> bool:

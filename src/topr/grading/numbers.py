@@ -87,19 +87,45 @@ _BELOW_ZERO = re.compile(
 )
 _LOOSE_DIGITS = re.compile(r"[A-Za-z\\^_/]\d")
 """Digits that are no number by themselves: `5x7`, `H2O`."""
-_COMMAND = re.compile(r"\\(?!q?quad)[a-zA-Z]|\w[(\[{]\Z")
+_FORMULA_BEFORE = re.compile(
+    r"\\(?!q?quad)[a-zA-Z]|\w[(\[{]\Z|[\u2200-\u22ff\u0370-\u03ff\u00b1\u00d7\u00f7^]"
+    r"|[(\[{][^()\[\]{}]*,\s*\Z|(?:\A|\s)[A-Za-z]\s*,\s*\Z"
+)
+"""Before a number that is a part of a formula: `\\sqrt{5}`, `f(5)`, `(a, 5)`."""
 _NO_CHAIN = re.compile(r"[<>!≠]\s*\Z|\bor\b|(?:^|[^\w.])\d+[xyznkabtpq]\b[^=]*\Z")
 """Before an `=` that does not say what a number is: `2x = 5`."""
 _ASSIGNED = re.compile(r"(?:^|[\s,;(])[A-Za-z]\w*\s*$")
 _WORDS = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+        ]
     )
 } | {
     word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+    for value, word in enumerate(
+        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2
+    )
 }
 _WORD = "|".join((*_WORDS, *_SCALES))
 # "One" is a number where a statement begins with it; elsewhere it is "the one".
@@ -229,7 +255,7 @@ def _stands_after_change(before: str, equation: str, match: re.Match[str]) -> bo
     before = before.rstrip()
     if not before:
         return False
-    if (match["sign"] and match["gap"]) or _COMMAND.search(before) is not None:
+    if (match["sign"] and match["gap"]) or _FORMULA_BEFORE.search(before) is not None:
         return True  # a subtraction (`x - 5`), a command (`\\sqrt{5}`), a function (`f(5)`)
     last = before.rstrip(" ([{")[-1:] or "="
     return not (last.isalnum() or last in "=:：,.;!?([{)]}\"'`*_“‘«’”»")

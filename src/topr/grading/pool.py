@@ -199,7 +199,9 @@ def stream_grades(
     if grader not in GRADERS:
         _check_name(grader)
     workers = config.workers or _cores()
-    start = Start(grader=grader, answer_only=answer_only, timeout=config.timeout, memory_mb=config.memory_mb)
+    start = Start(
+        grader=grader, answer_only=answer_only, timeout=config.timeout, memory_mb=config.memory_mb
+    )
     with _Pool(start, items, workers) as pool:
         following = 0
         while following < len(items):

@@ -107,9 +107,9 @@ def strip_reasoning(completion: str, stop_tokens: tuple[str, ...] = ()) -> str:
             if not thinking:
                 kept, said = [], False
             thinking = False
-        elif kind == "end" and (said or thinking or _NOTHING.search(match.group())):
-            return "".join(kept)
-        elif said and not thinking:  # the turn of an assistant begins again
+        elif (kind == "end" and (said or thinking or _NOTHING.search(match.group()))) or (
+            said and not thinking
+        ):
             return "".join(kept)
     if not thinking:
         kept.append(completion[position:])

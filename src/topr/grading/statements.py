@@ -115,7 +115,7 @@ class Unread(Enum):
 
 _REMARK = re.compile(
     r"[\s*_\"'(]*(?:(?:now|also|indeed|clearly|thus|therefore|hopefully|quite|very|both|already|fully"
-    r"|the|then|just)\s+){0,3}(?:correct|right|yes|no(?=[,.!;]|$)|verified|valid|clear|unclear|reasonable|sensible"
+    r"|the|then|just)\s+){0,3}(?:correct|right|verified|valid|clear|unclear|reasonable|sensible"
     r"|consistent|plausible|confirmed|complete|checked|above|below|boxed|exact(?!ly)|final|obvious"
     r"|simple|easy|unique|what|see|same|as\s+\w+|in\s+(?!fact|total|all)\w+|based|rounded|expressed"
     r"|found|(?:given|shown|stated|listed|written|derived|obtained|explained)\s+(?:above|below|in"

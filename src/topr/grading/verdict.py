@@ -13,9 +13,33 @@ _REWARDS: dict[Outcome, float | None] = {
     Outcome.UNSCORED: None,
 }
 _NOTHING = frozenset(
-    "none null nan n/a na notfound not_found not_available no_answer no_gold unanswered missing "
-    "tbd todo error invalid proof see_solution see_proof not_provided omitted "
-    "[] {} answer solution".split()
+    [
+        "none",
+        "null",
+        "nan",
+        "n/a",
+        "na",
+        "notfound",
+        "not_found",
+        "not_available",
+        "no_answer",
+        "no_gold",
+        "unanswered",
+        "missing",
+        "tbd",
+        "todo",
+        "error",
+        "invalid",
+        "proof",
+        "see_solution",
+        "see_proof",
+        "not_provided",
+        "omitted",
+        "[]",
+        "{}",
+        "answer",
+        "solution",
+    ]
 )
 """What data sets write where they have no answer; white space and quotes left out."""
 _SHOWN = 500
@@ -25,7 +49,9 @@ _SHOWN = 500
 def says_nothing(gold: str) -> bool:
     """Whether a gold answer is a placeholder (`None`, `proof`, `N/A`, `?`), not an answer."""
     text = re.sub(r"\\(?:text|boxed|mathrm|mbox)\b|[${}'\"`*.]", "", gold).strip().casefold()
-    return not any(c.isalnum() or c in "∞∅" for c in text) or re.sub(r"[\s-]+", "_", text) in _NOTHING
+    return (
+        not any(c.isalnum() or c in "∞∅" for c in text) or re.sub(r"[\s-]+", "_", text) in _NOTHING
+    )
 
 
 class Verdict:
