@@ -24,7 +24,7 @@ _BOUNDS = (
 _DENIALS = r"not|never|cannot|isn|aren|wasn|don|doesn|wrong|incorrect"
 
 BEFORE = re.compile(
-    rf"\b(?:{_DENIALS}|{_DOUBT}|{_ARITHMETIC}|{_MULTIPLES}|{_BOUNDS}|negative|(?:more|less)\s+than"
+    rf"\b(?:or|{_DENIALS}|{_DOUBT}|{_ARITHMETIC}|{_MULTIPLES}|{_BOUNDS}|negative|(?:more|less)\s+than"
     rf"|up\s+to|no\s+(?:more|less)|close\s+to|short\s+of|(?:{_ORDINALS})s?\s+of|(?:opposite|ratio)\s+of"
     r"|per\s*cent\s+of|but|besides|sqrt|log|ln|exp|sin|cos|tan|abs|floor|ceil|instead\s+of|rather\s+than)\b",
     re.I,
@@ -163,7 +163,8 @@ _DENIED = re.compile(
 )
 _BOX_BEFORE = re.compile(
     r"(?:(?:\bnot|\bnever|n't|\bmaybe|\bperhaps|\bpossibly|\bor\s+is\s+it)(?:\s+(?:be|is))?|\bhalf(?:\s+of)?"
-    r"|\btwice|\bdouble|\btriple|\bminus|\bnegative|\balmost|\bnearly|\b(?:square|cube)\s+root\s+of)"
+    r"|\btwice|\bdouble|\btriple|\bminus|\bnegative|\balmost|\bnearly|\b(?:square|cube)\s+root\s+of"
+    r"|\b(?:answers?|either)\b[^.!?\n]{0,60}\d\W{0,4}\s+or)"
     r"(?:[\s:$*(`\"']|\\[(\[]|\\text\{|\}){0,12}\Z"
 )
 _BOX_AFTER = re.compile(

@@ -213,7 +213,8 @@ def _read_equation(text: str) -> Node | None:
     if len(sides) == 2 and _NAME.fullmatch(sides[1]) and read_exactly(sides[0]) is not None:
         return Named(sides[1].replace(" ", ""), read(sides[0]), text)
     if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]", sides[0]):
-        return read(normalize_latex(sides[-1]))
+        values = {read_exactly(side) for side in sides} - {None}
+        return read(normalize_latex(sides[-1])) if len(values) < 2 else Comparison(text)
     return Equation(sides[0], sides[1]) if len(sides) == 2 else Comparison(text)
 
 

@@ -32,6 +32,7 @@ from topr.grading.forms import (
 )
 from topr.grading.formulas import conclusion, formula_of, whole
 from topr.grading.latex import in_radians, normalize_latex, unwrapped, words
+from topr.grading.numbers import read_exactly
 from topr.grading.reasoning import strip_reasoning
 from topr.grading.statements import (
     MAX_COMPLETION,
@@ -339,7 +340,8 @@ def read_gold(gold: str) -> str | None:
     if isinstance(formula, Unread):
         return None
     truth = normalize_latex(formula)
-    return None if not truth or is_absurd(truth) else truth
+    several = _MISREAD.search(truth) is not None and read_exactly(truth) is None
+    return None if not truth or several or is_absurd(truth) else truth
 
 
 def grade_math(completion: str, gold: str, answer_only: bool = False) -> Grade:

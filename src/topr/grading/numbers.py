@@ -85,7 +85,7 @@ _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion)s?\b", re.I)
 _BELOW_ZERO = re.compile(
     r"\s*(?:degrees?\s*)?(?:[CF]|celsius|fahrenheit)?\s*(?:below|under)\s+zero\b", re.I
 )
-_LOOSE_DIGITS = re.compile(r"[A-Za-z\\^_/]\d")
+_LOOSE_DIGITS = re.compile(r"[^\W\d_]\d|[\\^_/]\d")
 """Digits that are no number by themselves: `5x7`, `H2O`."""
 _FORMULA_BEFORE = re.compile(
     r"\\(?!q?quad)[a-zA-Z]|\w[(\[{]\Z|[\u2200-\u22ff\u0370-\u03ff\u00b1\u00d7\u00f7^]"
@@ -219,6 +219,9 @@ def read_number(text: str) -> tuple[Fraction, str] | Unread:
     text = member
     numbers = list(VALUE.finditer(text))
     value = value_of(numbers[0]) if numbers else None
+    members = [read_exactly(side) for side in before.split("=")]
+    if any(member not in (None, value) for member in members):
+        return Unread.UNCLEAR  # 5 = 7
     if value is None or _stands_after_change(text[: numbers[0].start()], before, numbers[0]):
         return Unread.UNCLEAR
     shown, rest = numbers[0].group().strip(), text[numbers[0].end() :]

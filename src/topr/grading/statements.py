@@ -54,6 +54,7 @@ _CHECKING = re.compile(
 _HASHES = re.compile(r"(?:\A|(?<=\n))[ \t]*####(?!#)[ \t]*[:：]?(?![ \t]*[*_]*(?:[Ff]inal|Answer))")
 _TAG = re.compile(r"<answer>|<\|begin_of_box\|>", re.I)
 _TAG_END = re.compile(r"</?answer>|<\|end_of_box\|>", re.I)
+_TAG_BEFORE = re.compile(r"</answer>\W{0,4}(?:or|and|vs|maybe|perhaps|possibly)\b\W{0,4}\Z", re.I)
 _BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
 _UNBRACED = re.compile(r"[-\u2212]?[$]?[\d.,]*\d(?![\w^/*+])|[A-Za-z](?![\w^/*+])")
 
@@ -68,7 +69,9 @@ _NEXT_QUESTION = re.compile(
     re.I,
 )
 JOINED = re.compile(
-    r"(?:[\s$,;.]|\\[()\[\],;:! ]|\\q?quad|\\text\{[^{}]*\}|\band\b|\bor\b){1,40}", re.I
+    r"(?:[\s$,;.()/|~&\u2013\u2014-]|\\[()\[\],;:! ]|\\q?quad|\\text\{[^{}]*\}"
+    r"|\b(?:and|or|to|vs|versus|maybe|perhaps|possibly)\b){0,40}",
+    re.I,
 )
 """What stands between the members of a list."""
 _EMPHASIZED = re.compile(r"\A([*_`]{1,3})([^*_`\n]+)\1(?!\w)")
@@ -102,8 +105,9 @@ class Statement:
     kind: Kind
     text: str
     start: int
+    """Where its marker begins."""
     end: int
-    """Where its marker begins, and where it ends: for a box, where the box does."""
+    """Where its text ends."""
 
 
 class Unread(Enum):
@@ -184,6 +188,8 @@ def is_changed(text: str, statement: Statement) -> bool:
     before = text[max(0, statement.start - 120) : statement.start]
     if statement.kind is Kind.SENTENCE:
         return is_denied(before)
+    if statement.kind is Kind.TAG:
+        return _TAG_BEFORE.search(before) is not None
     if statement.kind in (Kind.BOX, Kind.BOLD):
         after = text[statement.end : statement.end + 120]
         return changes_before(before) or changes_after_box(after)
@@ -234,6 +240,7 @@ def _statement(text: str, markers: list[_Marker], index: int) -> Statement:
         end += len(stated)
     else:
         stated = _rest(text, end)
+        end = max(end, text.find(stated, end) + len(stated))
     return Statement(kind=marker.kind, text=stated, start=marker.start, end=end)
 
 
