@@ -174,7 +174,12 @@ def grade(
     if source.is_dir() and not output.suffix:
         mark = fingerprint(content(source), grader, config, answer_only)
         manifest = grade_rollouts(
-            source, grader, config, output, mark=mark, progress=progress,
+            source,
+            grader,
+            config,
+            output,
+            mark=mark,
+            progress=progress,
             answer_only=answer_only,
         )
         _print_counts(manifest.details["outcomes"], manifest.rows)

@@ -61,79 +61,11 @@ _CHANGING_SIGN = re.compile(
 )
 _CHANGING_ANYWHERE = re.compile(r"\\[a-zA-Z]|[\^+\u00d7\u00f7\u00b1\u221a\u2264\u2265]")
 _GLUED = re.compile(r"[A-Za-zµμΩ]+|\d|_")
-_GLUED_UNITS = frozenset(
-    [
-        "m",
-        "g",
-        "s",
-        "h",
-        "L",
-        "l",
-        "mm",
-        "cm",
-        "dm",
-        "km",
-        "in",
-        "ft",
-        "yd",
-        "mi",
-        "mg",
-        "kg",
-        "gm",
-        "lb",
-        "lbs",
-        "oz",
-        "ml",
-        "mL",
-        "cl",
-        "dl",
-        "kL",
-        "sec",
-        "min",
-        "hr",
-        "hrs",
-        "mph",
-        "kph",
-        "kmh",
-        "rpm",
-        "wpm",
-        "cc",
-        "W",
-        "kW",
-        "V",
-        "A",
-        "Hz",
-        "kHz",
-        "J",
-        "kJ",
-        "N",
-        "C",
-        "F",
-        "am",
-        "pm",
-        "GB",
-        "MB",
-        "TB",
-        "KB",
-        "kB",
-        "px",
-        "pt",
-        "pts",
-        "ms",
-        "cal",
-        "kcal",
-        "ha",
-        "sq",
-        "cu",
-        "USD",
-        "EUR",
-        "GBP",
-        "CAD",
-        "p",
-        "c",
-        "d",
-    ]
+_GLUED_UNIT = re.compile(
+    r"[mgshLlpcdWVAJNCF]|[kcdm]m|in|ft|yd|mi|[mk]g|gm|lbs?|oz|[mcdk]?[lL]|hrs?|cc|k[WVJN]|k?Hz|am|pm"
+    r"|[KkMGT]B|px|pts?|ms|ha|sq|cu"
 )
+"""Units of one and two letters that may stand close to a number; `5k` and `5x` are not 5."""
 _ALTERNATIVE = re.compile(
     r"(?:or|no|nope|wait|maybe|perhaps|possibly|actually|alternatively|but|however|hmm+|oops|sorry"
     r"|rather|correction|not|unless|otherwise|else|and\s+if|if)\b",
@@ -144,7 +76,8 @@ _RETRACTED = re.compile(
     r"|\b(?:this|that|it|which|answer|result)(?:\s+(?:is|was|seems|looks|can(?:no|')t\s+be)|'s)\s+"
     r"(?:\w+\s+)?(?:wrong|incorrect|not\s+(?:right|correct)|a\s+mistake|an\s+error)\b"
     r"|\b(?:made|is|was)\s+(?:a|an)\s+(?:mistake|error)\b"
-    r"|\blet(?:'s| me| us)\s+(?:\w+\s+)?(?:re-?(?:calculate|compute|do|consider|think)|start\s+over)\b",
+    r"|\blet(?:'s| me| us)\s+(?:\w+\s+)?"
+    r"(?:re-?(?:calculate|compute|do|consider|think)|start\s+over)\b",
     re.I,
 )
 _OR_ELSE = re.compile(
@@ -164,13 +97,15 @@ _DENIED = re.compile(
 _BOX_BEFORE = re.compile(
     r"(?:(?:\bnot|\bnever|n't|\bmaybe|\bperhaps|\bpossibly|\bor\s+is\s+it)(?:\s+(?:be|is))?|\bhalf(?:\s+of)?"
     r"|\btwice|\bdouble|\btriple|\bminus|\bnegative|\balmost|\bnearly|\b(?:square|cube)\s+root\s+of"
-    r"|\b(?:answers?|either)\b[^.!?\n]{0,60}\d\W{0,4}\s+or)"
+    r"|\b(?:answers?\s+(?:is|are)|either)\s+\W{0,4}[\d.,]{1,20}\W{0,4}\s+or)"
     r"(?:[\s:$*(`\"']|\\[(\[]|\\text\{|\}){0,12}\Z"
 )
 _BOX_AFTER = re.compile(
-    r"(?:[\s$*,;)`\"'}]|\\[)\],;! ]|\\text\{){0,12}(?:or\s+(?:maybe|perhaps|possibly|rather)?[\s$\\(]*\d"
+    r"(?:[\s$*,;)`\"'}]|\\[)\],;! ]|\\text\{){0,12}"
+    r"(?:or\s+(?:maybe|perhaps|possibly|rather)?[\s$\\(]*\d"
     r"|and/or|maybe|perhaps|possibly|dozen|hundred|thousand|million|billion|squared|cubed|plus\s"
-    r"|minus\s|divided\s|out\s+of|unless|vs\b|versus|and\s+(?:a\s+)?(?:half|third|quarter)|or\s+(?:more|less|fewer|so)"
+    r"|minus\s|divided\s|out\s+of|unless|vs\b|versus|and\s+(?:a\s+)?(?:half|third|quarter)"
+    r"|or\s+(?:more|less|fewer|so)"
     r"|\||\?|to\s+[$\\]*\d)|\^(?!\s*\{?\s*\\circ)",
     re.I,
 )
@@ -183,7 +118,8 @@ LATEX = re.compile(
 )
 """Words beside a number within a formula that say more than what it counts."""
 _TIMES = re.compile(
-    r"(?:(?<=[A-Za-z),] )|\A)(?:in|for|by|after|within|on|at|during|before|since|until|over|per|every)"
+    r"(?:(?<=[A-Za-z),] )|\A)"
+    r"(?:in|for|by|after|within|on|at|during|before|since|until|over|per|every)"
     r"\s+(?:(?:the|these|those|all|only|about|next|first|last|day|week|month|year)\s+){0,3}"
     r"\$?\d{1,6}\$?(?::\d\d)?[\s-]{0,3}(?:seconds?|minutes?|hours?|days?|weeks?|weekends?|months?"
     r"|years?|nights?|trips?|rounds?|games?|[ap]\.?m\b|o'clock)",
@@ -229,7 +165,7 @@ def changes_after(rest: str) -> bool:
     glued = _GLUED.match(rest)
     if glued is not None:
         unit = glued.group()
-        if unit not in _GLUED_UNITS and len(unit) < 3:
+        if len(unit) < 3 and _GLUED_UNIT.fullmatch(unit) is None:
             return True
     return (
         _CHANGING_SIGN.match(rest) is not None

@@ -5,7 +5,7 @@
 
 import re
 
-from topr.grading.statements import MAX_COMPLETION
+from topr.grading.sentences import MAX_COMPLETION
 from topr.grading.verdict import Verdict
 from topr.records import Grade
 

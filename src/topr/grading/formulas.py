@@ -1,7 +1,7 @@
-r"""The formula in the words of a statement: `The largest $n$ is $34$.` gives `34`. Text in, text out.
+r"""The formula in the words of a statement: `The largest $n$ is $34$.` gives `34`.
 
-What the formula means is decided in `topr.grading.mathematics`. It counts only where nothing beside
-it changes it (`topr.grading.beside`): neither in the words around it nor in those within it.
+Text in, text out: what the formula means is decided in `topr.grading.equivalence`. It counts only
+where nothing beside it changes it (`topr.grading.beside`), neither around it nor within it.
 """
 
 import re
@@ -9,19 +9,10 @@ from fractions import Fraction
 
 from topr.grading.beside import BEFORE, LATEX, changes_after, has_alternative, without_times
 from topr.grading.latex import WRAPPER, is_time, split_choice, unwrapped
+from topr.grading.markers import Kind
 from topr.grading.numbers import plain, read_exactly, read_number
-from topr.grading.statements import (
-    HOPE,
-    JOINED,
-    MAX_ANSWER,
-    SPAN,
-    Kind,
-    Statement,
-    Unread,
-    closing_sentence,
-    first_sentence,
-    is_remark,
-)
+from topr.grading.sentences import HOPE, JOINED, MAX_ANSWER, SPAN, closing_sentence, first_sentence
+from topr.grading.statements import Statement, Unread, is_remark
 
 _PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]?[a-z]{2,}")
 _IN_TEXT = re.compile(rf"{WRAPPER}\s*\{{[^{{}}]*\}}")

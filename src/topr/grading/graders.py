@@ -8,7 +8,7 @@ from topr.grading.numeric import grade_numeric, grade_numeric_marked
 from topr.records import Grade
 
 Grader = Callable[[str, str, bool], Grade]
-"""(completion, gold answer, answer_only) to a grade. Bare: the completion is a final answer alone."""
+"""(completion, gold answer, answer_only) to a grade; `answer_only`: it is a final answer alone."""
 
 
 def grade_math(completion: str, gold: str, answer_only: bool = False) -> Grade:

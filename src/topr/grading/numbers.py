@@ -10,7 +10,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 from topr.grading.beside import BEFORE, changes_after, without_times
-from topr.grading.statements import MAX_ANSWER, Unread
+from topr.grading.sentences import MAX_ANSWER
+from topr.grading.statements import Unread
 
 _MAX_DIGITS = 400
 _VULGAR = {
@@ -95,37 +96,13 @@ _FORMULA_BEFORE = re.compile(
 _NO_CHAIN = re.compile(r"[<>!≠]\s*\Z|\bor\b|(?:^|[^\w.])\d+[xyznkabtpq]\b[^=]*\Z")
 """Before an `=` that does not say what a number is: `2x = 5`."""
 _ASSIGNED = re.compile(r"(?:^|[\s,;(])[A-Za-z]\w*\s*$")
-_WORDS = {
-    word: value
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ]
-    )
-} | {
-    word: 10 * value
-    for value, word in enumerate(
-        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2
-    )
+_UNITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = {word: value for value, word in enumerate(_UNITS)} | {
+    word: 10 * value for value, word in enumerate(_TENS, 2)
 }
 _WORD = "|".join((*_WORDS, *_SCALES))
 # "One" is a number where a statement begins with it; elsewhere it is "the one".

@@ -9,17 +9,15 @@ from fractions import Fraction
 from functools import lru_cache
 
 from topr.grading.beside import changes_after, has_alternative
+from topr.grading.markers import Kind
 from topr.grading.numbers import DECIMAL, VALUE, plain, read_exactly, read_number, value_of
 from topr.grading.reasoning import strip_reasoning
+from topr.grading.sentences import MAX_COMPLETION, closing_sentence, first_sentence
 from topr.grading.statements import (
-    MAX_COMPLETION,
-    Kind,
     Statement,
     Unread,
     closing_bold,
-    closing_sentence,
     extract_answer,
-    first_sentence,
     is_changed,
     is_remark,
 )

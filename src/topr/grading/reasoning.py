@@ -25,7 +25,8 @@ _TAG = (
 )
 _OPEN = (
     r"<\|channel\|>\s*(?:analysis|commentary)[^<\n]{0,80}(?:<\|message\|>)?"
-    r"|<\|channel>\s*thought|<unused94>\s*thought|<\|inner_prefix\|>|\bHere(?:'s| is) my thought process:"
+    r"|<\|channel>\s*thought|<unused94>\s*thought|<\|inner_prefix\|>"
+    r"|\bHere(?:'s| is) my thought process:"
 )
 _CLOSE = (
     r"(?:<\|end\|>\s*)?(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*final[^<\n]{0,80}"

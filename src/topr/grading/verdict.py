@@ -12,36 +12,11 @@ _REWARDS: dict[Outcome, float | None] = {
     Outcome.GOLD_UNPARSEABLE: None,
     Outcome.UNSCORED: None,
 }
-_NOTHING = frozenset(
-    [
-        "none",
-        "null",
-        "nan",
-        "n/a",
-        "na",
-        "notfound",
-        "not_found",
-        "not_available",
-        "no_answer",
-        "no_gold",
-        "unanswered",
-        "missing",
-        "tbd",
-        "todo",
-        "error",
-        "invalid",
-        "proof",
-        "see_solution",
-        "see_proof",
-        "not_provided",
-        "omitted",
-        "[]",
-        "{}",
-        "answer",
-        "solution",
-    ]
+_NOTHING = re.compile(
+    r"none|null|nan|n/a|na|not ?(?:found|available|provided)|no (?:answer|gold)|unanswered|missing|tbd"
+    r"|todo|error|invalid|proof|see (?:solution|proof)|omitted|answer|solution"
 )
-"""What data sets write where they have no answer; white space and quotes left out."""
+"""What data sets write where they have no answer; without white space and quotes."""
 _SHOWN = 500
 """Characters of an answer that are kept with its grade."""
 
@@ -49,9 +24,8 @@ _SHOWN = 500
 def says_nothing(gold: str) -> bool:
     """Whether a gold answer is a placeholder (`None`, `proof`, `N/A`, `?`), not an answer."""
     text = re.sub(r"\\(?:text|boxed|mathrm|mbox)\b|[${}'\"`*.]", "", gold).strip().casefold()
-    return (
-        not any(c.isalnum() or c in "∞∅" for c in text) or re.sub(r"[\s-]+", "_", text) in _NOTHING
-    )
+    text = re.sub(r"[\s_-]+", " ", text)
+    return not any(c.isalnum() or c in "∞∅" for c in text) or _NOTHING.fullmatch(text) is not None
 
 
 class Verdict:

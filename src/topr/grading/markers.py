@@ -1,0 +1,86 @@
+"""The places of a text that announce its answer. Positions only: what stands there is read later.
+
+All kinds are found in one list, in order: which of them counts is decided by
+`topr.grading.statements`, not by its kind.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+_ANSWER_WORD = (
+    "[Aa]nswers?|ANSWERS?|答案|答え|答|정답|[Оо]твет|[Rr]espuesta|[Rr]éponse|[Aa]ntwort|[Rr]isposta"
+    "|[Rr]esposta"
+)
+_EMPHASIS = r"[*_`]{0,3}"
+_SEPARATOR = rf"(?:{_EMPHASIS}[ \t]*(?:=>|->|→|⇒|[:：=])|[ \t]+[-–—](?=[ \t]))"
+_IS = (
+    r"(?:(?:therefore|thus|then|hence|so|now|simply|just)[ \t,]+){0,2}"
+    r"(?:is|are|was|will\s+be|would\s+be|should\s+be|must\s+be|has\s+to\s+be|becomes|equals"
+    r"|is\s+equal\s+to|comes\s+(?:out\s+)?to|turns\s+out\s+to\s+be|works\s+out\s+to|sera|est|es|ist"
+    r"|является)(?![^\W\d_])"
+)
+# What may stand between the word and what it announces: "answer to the question", "answer (B)".
+_OBJECT = r"(?:[ \t]*\([^()\n]{1,60}\)|\s+(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
+_STATED = re.compile(
+    rf"(?:{_ANSWER_WORD})(?![a-zA-Z])"
+    rf"(?:{_OBJECT}(?P<sentence>[ \t,]*\s+{_IS}\s*[:：]?|\s*[是为は]\s*[:：]?)"
+    rf"|{_OBJECT}(?P<label>{_SEPARATOR})|(?P<heading>{_EMPHASIS}[ \t]*(?=\n)))"
+)
+_ANSWER = re.compile(_ANSWER_WORD)
+_SHORT_LABEL = re.compile(rf"(?:\A|(?<=\n))[ \t]*{_EMPHASIS}A(?:[ \t]?[:：]|\d?[:：]){_EMPHASIS}")
+_HEADING = re.compile(r"(?:\A|\n)[ \t>#*_]{0,12}(?:[\w']{1,20}[ \t]+){0,3}\Z")
+# Before the word: "We check our answer: ...", "Is it a coincidence that the answer is 24?"
+_CHECKING = re.compile(
+    r"(?:check|verify|confirm|validate|test|compare)\w*\s+(?:(?:our|the|this|that|my|your|final)\s+){0,2}\Z"
+    r"|(?:\A|[.!?:\n])\s*(?:is|are|was|why|how|can|could|does|did|would|what)\b[^.!?\n]{0,70}\Z",
+    re.I,
+)
+_HASHES = re.compile(r"(?:\A|(?<=\n))[ \t]*####(?!#)[ \t]*[:：]?(?![ \t]*[*_]*(?:[Ff]inal|Answer))")
+_TAG = re.compile(r"<answer>|<\|begin_of_box\|>", re.I)
+_BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
+
+
+class Kind(Enum):
+    """How a statement is announced."""
+
+    HASHES = "#### N"
+    SENTENCE = "the answer is N"
+    LABEL = "Answer: N, A: N, or a heading with the answer under it"
+    TAG = "<answer>N</answer>"
+    BOX = r"\boxed{N}"
+    BOLD = "the only bold words of a last line that announces nothing"
+    WHOLE = "a completion that is an answer and nothing else"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Where a statement is announced; for a box, `end` is where its command ends."""
+
+    start: int
+    end: int
+    kind: Kind
+
+
+def find_markers(text: str) -> list[Marker]:
+    """All places that announce a statement, in order."""
+    found: list[tuple[Kind, re.Match[str]]] = []
+    for word in _ANSWER.finditer(text):
+        match = _STATED.match(text, word.start())
+        if match is None:
+            continue
+        before = text[max(0, word.start() - 80) : word.start()]
+        if _CHECKING.search(before) is not None:
+            continue
+        if match["heading"] is None or _HEADING.search(before) is not None:
+            found.append((Kind.SENTENCE if match["sentence"] is not None else Kind.LABEL, match))
+    for hint, pattern, kind in (
+        ("A", _SHORT_LABEL, Kind.LABEL),
+        ("####", _HASHES, Kind.HASHES),
+        ("<", _TAG, Kind.TAG),
+        ("box", _BOX, Kind.BOX),
+    ):
+        if hint in text:
+            found += [(kind, match) for match in pattern.finditer(text)]
+    markers = [Marker(match.start(), match.end(), kind) for kind, match in found]
+    return sorted(markers, key=lambda marker: marker.start)
