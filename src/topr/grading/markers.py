@@ -5,6 +5,7 @@ All kinds are found in one list, in order: which of them counts is decided by
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -13,7 +14,7 @@ _ANSWER_WORD = (
     "|[Rr]esposta"
 )
 _EMPHASIS = r"[*_`]{0,3}"
-_SEPARATOR = rf"(?:{_EMPHASIS}[ \t]*(?:=>|->|→|⇒|[:：=])|[ \t]+[-–—](?=[ \t]))"
+_SEPARATOR = rf"(?:{_EMPHASIS}[ \t]{{0,9}}(?:=>|->|→|⇒|[:：=])|[ \t]{{1,9}}[-–—](?=[ \t]))"
 _IS = (
     r"(?:(?:therefore|thus|then|hence|so|now|simply|just)[ \t,]+){0,2}"
     r"(?:is|are|was|will\s+be|would\s+be|should\s+be|must\s+be|has\s+to\s+be|becomes|equals"
@@ -21,11 +22,11 @@ _IS = (
     r"|является)(?![^\W\d_])"
 )
 # What may stand between the word and what it announces: "answer to the question", "answer (B)".
-_OBJECT = r"(?:[ \t]*\([^()\n]{1,60}\)|\s+(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
+_OBJECT = r"(?:[ \t]{0,4}\([^()\n]{1,60}\)|\s{1,4}(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
 _STATED = re.compile(
     rf"(?:{_ANSWER_WORD})(?![a-zA-Z])"
-    rf"(?:{_OBJECT}(?P<sentence>[ \t,]*\s+{_IS}\s*[:：]?|\s*[是为は]\s*[:：]?)"
-    rf"|{_OBJECT}(?P<label>{_SEPARATOR})|(?P<heading>{_EMPHASIS}[ \t]*(?=\n)))"
+    rf"(?:{_OBJECT}(?P<sentence>[ \t,]{{0,4}}\s{{1,9}}{_IS}\s{{0,9}}[:：]?|\s{{0,4}}[是为は]\s{{0,4}}[:：]?)"
+    rf"|{_OBJECT}(?P<label>{_SEPARATOR})|(?P<heading>{_EMPHASIS}[ \t]{{0,9}}(?=\n)))"
 )
 _ANSWER = re.compile(_ANSWER_WORD)
 _SHORT_LABEL = re.compile(rf"(?:\A|(?<=\n))[ \t]*{_EMPHASIS}A(?:[ \t]?[:：]|\d?[:：]){_EMPHASIS}")
@@ -65,7 +66,7 @@ class Marker:
 def find_markers(text: str) -> list[Marker]:
     """All places that announce a statement, in order."""
     found: list[tuple[Kind, re.Match[str]]] = []
-    for word in _ANSWER.finditer(text):
+    for word in _ends(_ANSWER.finditer(text)):
         match = _STATED.match(text, word.start())
         if match is None:
             continue
@@ -81,6 +82,12 @@ def find_markers(text: str) -> list[Marker]:
         ("box", _BOX, Kind.BOX),
     ):
         if hint in text:
-            found += [(kind, match) for match in pattern.finditer(text)]
+            found += [(kind, match) for match in _ends(pattern.finditer(text))]
     markers = [Marker(match.start(), match.end(), kind) for kind, match in found]
     return sorted(markers, key=lambda marker: marker.start)
+
+
+def _ends(found: Iterable[re.Match[str]]) -> list[re.Match[str]]:
+    """The first and the last of very many: no honest completion announces so much."""
+    matches = list(found)
+    return matches if len(matches) <= 120 else matches[:20] + matches[-100:]

@@ -24,14 +24,14 @@ _TAG_BEFORE = re.compile(r"</answer>\W{0,4}(?:or|and|vs|maybe|perhaps|possibly)\
 _UNBRACED = re.compile(r"[-\u2212]?[$]?[\d.,]*\d(?![\w^/*+])|[A-Za-z](?![\w^/*+])")
 
 _NEXT_QUESTION = re.compile(
-    r"\n[ \t>#*_\[-]{0,12}(?:\d{1,3}[.)][ \t]*)?(?:(?:the|a|an|here is|now)[ \t]+){0,2}"
-    r"(?:(?:next|new|another|similar|follow-?up|bonus|word|math|practice|sample|related)[ \t]+)?"
+    r"\n[ \t>#*_\[-]{0,12}(?:\d{1,3}[.)][ \t]{0,4})?(?:(?:the|a|an|here is|now)[ \t]{1,4}){0,2}"
+    r"(?:(?:next|new|another|similar|follow-?up|bonus|word|math|practice|sample|related)[ \t]{1,4})?"
     r"(?:(?:question|problem|exercise|example|task|instruction|input|user|human|assistant|system"
     r"|问题|题目|问|例题|例|вопрос|задача|pregunta|problema|frage|aufgabe|exemple|domanda|pergunta)"
-    r"(?![a-z])[ \t]*(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]*#?\d{1,4}[a-z]?[.)\]]?|\])?"
-    r"[*_]{0,3}[ \t]*(?:[:：—]|(?:(?<=[\d.)\]])|(?<=[\d.)\]]\*\*))[ \t]|\n|$)"
-    r"|Q[ \t]?\d{0,4}[*_]{0,3}[ \t]*[:：.)])|\n[ \t]*let(?:'s| us)[ \t]+"
-    r"(?:try|do|solve|look at|move on to)[ \t]+(?:another|the next|a new)\b",
+    r"(?![a-z])[ \t]{0,4}(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]{0,4}#?\d{1,4}[a-z]?[.)\]]?|\])?"
+    r"[*_]{0,3}[ \t]{0,4}(?:[:：—]|(?:(?<=[\d.)\]])|(?<=[\d.)\]]\*\*))[ \t]|\n|$)"
+    r"|Q[ \t]?\d{0,4}[*_]{0,3}[ \t]{0,4}[:：.)])|\n[ \t]{0,4}let(?:'s| us)[ \t]{1,4}"
+    r"(?:try|do|solve|look at|move on to)[ \t]{1,4}(?:another|the next|a new)\b",
     re.I,
 )
 _EMPHASIZED = re.compile(r"\A([*_`]{1,3})([^*_`\n]+)\1(?!\w)")

@@ -13,8 +13,8 @@ _REWARDS: dict[Outcome, float | None] = {
     Outcome.UNSCORED: None,
 }
 _NOTHING = re.compile(
-    r"none|null|nan|n/a|na|not ?(?:found|available|provided)|no (?:answer|gold)|unanswered|missing|tbd"
-    r"|todo|error|invalid|proof|see (?:solution|proof)|omitted|answer|solution"
+    r"none|null|nan|n/a|na|not ?(?:found|available|provided)|no (?:answer|gold)|unanswered|missing"
+    r"|tbd|todo|error|invalid|proof|see (?:solution|proof)|omitted|answer|solution"
 )
 """What data sets write where they have no answer; without white space and quotes."""
 _SHOWN = 500
