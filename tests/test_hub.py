@@ -14,6 +14,7 @@ import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
+from tiny import save_tiny
 from topr import hub
 from topr.cli import app
 from topr.cli.sources import hub_or_path
@@ -175,6 +176,30 @@ def test_a_task_takes_the_same_names(fake: FakeHub, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     read_file_or_hub("hf://datasets/o/n@v1", "train", key="train_file")
     assert asked == [("o/n", None, {"split": "train", "revision": "v1"})]
+
+
+def test_an_import_takes_a_split_of_any_name(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load_dataset(*names: Any, **more: Any) -> datasets.Dataset:
+        asked.append((*names, more))
+        return datasets.Dataset.from_list([{"problem": "1+1?", "generations": ["2", "3"]}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    save_tiny(Path("model"))
+    into = ["-o", "in", "--tokenizer", "model"]
+    command = ["import", "o/n", "--subset", "extended", "--split", "held_out", *into]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "2 rollouts in in" in done.output
+    assert asked == [("o/n", "extended", {"split": "held_out"})]
+    Path("rows.jsonl").write_text("{}")
+    with pytest.raises(ConfigError, match=r"of hub datasets, and rows.jsonl is a file"):
+        CliRunner().invoke(
+            app, ["import", "rows.jsonl", "--split", "x", *into], catch_exceptions=False
+        )
 
 
 def test_every_task_that_reads_problems_takes_them(fake: FakeHub) -> None:

@@ -9,9 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from topr.errors import ConfigError, DataError, ModelError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 CARD = "README.md"
 SCHEME = "hf://datasets/"
@@ -110,7 +113,8 @@ def local(name: str) -> Path:
     listed = ", ".join(files[:10]) + (" ..." if len(files) > 10 else "")
     raise DataError(
         f"hub dataset {found.repo} has {len(files)} files of rows ({listed or 'none'}), expected "
-        f"one: name a file or folder of it, {SCHEME}{found.repo}/FILE"
+        f"one: name a file or folder of it, {SCHEME}{found.repo}/FILE; `topr import` takes "
+        "--subset and --split as well"
     )
 
 
@@ -131,7 +135,19 @@ def rows(
     revision: str | None = None,
     instead: str = _LOCAL_FILE,
 ) -> list[Mapping[str, Any]]:
-    """Return the rows of one split of a data set, whatever its files are.
+    """Return the rows of one split of a data set, whatever its files are: see `table`."""
+    return list(table(dataset, subset, split, revision=revision, instead=instead))
+
+
+def table(
+    dataset: str,
+    subset: str | None,
+    split: str,
+    *,
+    revision: str | None = None,
+    instead: str = _LOCAL_FILE,
+) -> "Dataset":
+    """Return one split of a data set, its rows on disk.
 
     Args:
         dataset: hub name.
@@ -148,10 +164,38 @@ def rows(
 
     at = {} if revision is None else {"revision": revision}
     try:
-        return list(datasets.load_dataset(dataset, subset, split=split, **at))
+        loaded: Dataset = datasets.load_dataset(dataset, subset, split=split, **at)
+        return loaded
     except (OSError, ValueError) as error:
         name = f"{dataset} ({subset}, {split})" if subset else f"{dataset} ({split})"
+        missing = _not_there(dataset, subset, split, at)
+        if missing is not None:
+            raise DataError(f"hub dataset {dataset} {missing}") from error
         raise _unreachable(name, error, instead) from error
+
+
+def _not_there(dataset: str, subset: str | None, split: str, at: dict[str, str]) -> str | None:
+    """Return what a data set lacks, with what it has instead; None where that is not the fault."""
+    import datasets
+
+    try:
+        names = sorted(datasets.get_dataset_config_names(dataset, **at))
+        if subset is None and len(names) > 1 and "default" not in names:
+            return f"has several configurations, {', '.join(names)}: name one (task.subset)"
+        if subset is not None and subset not in names:
+            return (
+                f"has no configuration {subset!r}, but {', '.join(names)}: name one of them "
+                "(task.subset)"
+            )
+        splits = sorted(datasets.get_dataset_split_names(dataset, subset, **at))
+    except (OSError, ValueError):
+        return None
+    if split in splits:
+        return None
+    return (
+        f"has no split {split!r}, but {', '.join(splits)}: name one of them (task.split for "
+        "training, task.test_split for the test)"
+    )
 
 
 def subsets(dataset: str, *, instead: str = _LOCAL_FILE) -> Sequence[str]:

@@ -7,6 +7,7 @@ arithmetic task's own base model (`topr.tasks`).
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -233,6 +234,23 @@ def model_facts(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Mode
         vocabulary=int(found.vocab_size),
         positions=positions_of(found),
     )
+
+
+def named_eos_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return `eos_ids` of a model as far as its configs say it; they need not be there."""
+    path, revision = _checked_path(config.path), config.revision or "main"
+    if is_adapter(Path(path)):
+        found = json.loads((Path(path) / ADAPTER).read_text(encoding="utf-8"))
+        path, revision = found["base_model_name_or_path"], found.get("revision") or "main"
+    owners: list[Any] = [tokenizer]
+    with suppress(OSError, ValueError):
+        owners.append(GenerationConfig.from_pretrained(path, revision=revision))
+    with suppress(OSError, ValueError, ImportError):
+        named = AutoConfig.from_pretrained(
+            path, revision=revision, trust_remote_code=config.trust_remote_code
+        )
+        owners.append(named.get_text_config())
+    return _all_ids(*owners)
 
 
 def _all_ids(*owners: Any) -> frozenset[int]:

@@ -5,9 +5,11 @@ What a prompt says is its task's matter; here a tokenizer's own conventions are 
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
@@ -33,6 +35,31 @@ class RenderedPrompt:
     """Its tokens, a beginning-of-sequence token included where the tokenizer adds one."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatMarks:
+    """What a chat template writes around an answer.
+
+    >>> marks = ChatMarks(opening="<|im_start|>assistant", end="<|im_end|>", begins=False)
+    >>> marks.opened("<|im_start|>user\\n1+1?<|im_end|>\\n<|im_start|>assistant\\n")
+    True
+    """
+
+    opening: str
+    """Text that opens an answer; "": the template writes none."""
+    end: str
+    """Text of the token that ends a turn; "": there is none."""
+    begins: bool
+    """The template itself writes the beginning-of-sequence token."""
+
+    def opened(self, text: str) -> bool:
+        """Whether a text is a chat that a template rendered, up to where the answer begins."""
+        _, opening, after = text.rpartition(self.opening or "\0")
+        return bool(opening) and not (self.end and self.end in after)
+
+
+_MARKS: "WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, ChatMarks]]" = WeakKeyDictionary()
+
+
 def render(
     prompt: str | tuple[Message, ...],
     tokenizer: "PreTrainedTokenizerBase",
@@ -53,7 +80,7 @@ def render(
     """
     if literal:
         prompt = taken_apart(prompt, tokenizer)
-    text = prompt if isinstance(prompt, str) else _apply_template(prompt, tokenizer)
+    text = prompt if isinstance(prompt, str) else apply_template(prompt, tokenizer)
     ids = encode_prompts([text], tokenizer, template_wrote_it=not isinstance(prompt, str))[0]
     if not text or not ids:
         raise DataError(
@@ -68,11 +95,18 @@ def encode_prompts(
     """Return the ids of several texts at once, each without an end that it does not spell out.
 
     The special tokens that the tokenizer puts before a text are there, unless the text opens with
-    the beginning-of-sequence token already, or a chat template wrote it.
+    the beginning-of-sequence token already, or a chat template wrote it: whether this is known
+    (`template_wrote_it`) or the text shows it, the ids are the same.
     """
     begin, end = tokenizer.bos_token, tokenizer.eos_token
+    marks = chat_marks(tokenizer)
     # A text that opens with the BOS already, as rendered chats do, must not get a second one.
-    bare = [template_wrote_it or bool(begin and text.startswith(begin)) for text in texts]
+    bare = [
+        template_wrote_it
+        or bool(begin and text.startswith(begin))
+        or (not marks.begins and marks.opened(text))
+        for text in texts
+    ]
     encoded: list[tuple[int, ...]] = [()] * len(texts)
     for special in (True, False):
         chosen = [number for number, plain in enumerate(bare) if plain is not special]
@@ -117,7 +151,7 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """
     answer = "an answer"
     turns = (Message(role="user", content="?"), Message(role="assistant", content=answer))
-    after = _apply_template(turns, tokenizer, answered=True).rpartition(answer)[2]
+    after = apply_template(turns, tokenizer, answered=True).rpartition(answer)[2]
     special = set(tokenizer.all_special_ids)
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
@@ -144,9 +178,43 @@ def _told_the_date(template: str) -> str:
     return told
 
 
-def _apply_template(
-    messages: tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase", *, answered: bool = False
+def chat_marks(tokenizer: "PreTrainedTokenizerBase") -> ChatMarks:
+    """Return what the chat template writes around an answer; all empty where there is none."""
+    template = str(tokenizer.chat_template)
+    known = _MARKS.get(tokenizer)
+    if known is None or known[0] != template:
+        known = _MARKS[tokenizer] = (template, _read_marks(tokenizer))
+    return known[1]
+
+
+def _read_marks(tokenizer: "PreTrainedTokenizerBase") -> ChatMarks:
+    asked = (Message(role="user", content="?"),)
+    with suppress(ModelError):  # no template, or one that refuses such a chat
+        closed = apply_template(asked, tokenizer, answered=True)
+        opened = apply_template(asked, tokenizer)
+        end = turn_end(tokenizer)
+        return ChatMarks(
+            opening=opened.removeprefix(closed).strip() if opened.startswith(closed) else "",
+            end="" if end is None else str(tokenizer.convert_ids_to_tokens(end)),
+            begins=bool(tokenizer.bos_token and opened.startswith(tokenizer.bos_token)),
+        )
+    return ChatMarks(opening="", end="", begins=False)
+
+
+def apply_template(
+    messages: tuple[Message, ...],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    answered: bool = False,
+    reasoning: str | None = None,
 ) -> str:
+    """Return what the chat template makes of messages: up to where an answer begins, or with
+    `answered` as they are. With `reasoning`, the last one's content was thought about first.
+
+    Raises:
+        ModelError: there is no chat template, or it refuses the messages.
+
+    """
     if not tokenizer.chat_template:
         raise ModelError(
             f"the prompt is {len(messages)} chat messages, but the tokenizer of "
@@ -155,6 +223,8 @@ def _apply_template(
             "chat_template.jinja into its directory"
         )
     turns = [{"role": message.role, "content": message.content} for message in messages]
+    if reasoning is not None:  # templates have no common name for it
+        turns[-1] |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), reasoning)
     dated = "strftime_now" in str(tokenizer.chat_template)
     try:
         text = tokenizer.apply_chat_template(

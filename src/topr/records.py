@@ -48,6 +48,15 @@ class Outcome(StrEnum):
     """The user's own reward function returned None: no reward at all."""
 
 
+class Several(StrEnum):
+    """What a list of several reference answers means."""
+
+    REFUSE = "refuse"
+    """It is an error: all of them together may be the answer."""
+    ANY = "any"
+    """Each is right."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
     """One turn of a chat prompt.

@@ -14,6 +14,7 @@ import pytest
 from tiny import EOS, TURN_END, tiny_tokenizer
 from topr.config import GenerateConfig, ServerConfig, load_recipe
 from topr.config.engines import SERVER_BODY_OF_TOPR
+from topr.ends import Ends
 from topr.engines.background import in_background
 from topr.engines.client import _retry_after
 from topr.engines.completions import KINDS, LLAMA_CPP, Answer, Prompt, body, read_answer, whole
@@ -117,8 +118,19 @@ def test_what_was_broken_off_is_no_completion() -> None:
 def test_any_end_of_the_model_is_one(end: int) -> None:
     answer = Answer(text="", reason=FinishReason.STOP, ids=(9, end), logprobs=(-1.0, -2.0))
     stops = StopStrings(TOKENIZER, ())
-    ends = frozenset({EOS, TURN_END})
-    assert whole(answer, TOKENIZER, stops, greedy=False, end_ids=ends) == answer
+    ends = Ends(TOKENIZER, {EOS, TURN_END})
+    assert whole(answer, "1+1=", TOKENIZER, stops, ends, greedy=False) == answer
+
+
+def test_an_end_that_was_left_out_is_that_of_an_answer_to_the_prompt() -> None:
+    tokenizer = tiny_tokenizer(chat_template=True)
+    turns = [{"role": "user", "content": "1+1?"}]
+    chat = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    answer = Answer(text="2", reason=FinishReason.STOP, ids=None, logprobs=None)
+    stops, ends = StopStrings(tokenizer, ()), Ends(tokenizer)
+    for prompt, end in (("1+1=", EOS), (chat, TURN_END)):
+        found = whole(answer, str(prompt), tokenizer, stops, ends, greedy=False)
+        assert found.ids == (*tokenizer("2", add_special_tokens=False)["input_ids"], end)
 
 
 def test_a_stop_string_ends_at_the_token_that_completes_it() -> None:

@@ -107,9 +107,9 @@ def test_kto_leaves_out_what_has_no_label(tmp_path: Path) -> None:
 
 def test_pairs_are_of_one_problem_and_use_each_completion_once() -> None:
     rows = export_rollouts(TABLE, "trl-dpo").table.to_pylist()
-    assert rows == [
-        {"prompt": "a=", "chosen": " a0", "rejected": " a1", "problem_id": "p-a"},
-    ]
+    (pair,) = rows
+    told = {"prompt": "a=", "chosen": " a0", "rejected": " a1", "problem_id": "p-a"}
+    assert {name: pair[name] for name in told} == told
     with pytest.raises(DataError, match="pairs need a right and a wrong one"):
         export_rollouts(TABLE.slice(4), "trl-dpo")
 

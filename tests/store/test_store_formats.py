@@ -24,6 +24,7 @@ from topr.store import (
     shard_paths,
     table_to_rollouts,
     write_rollouts,
+    write_shard,
 )
 from topr.store import importers as importers_module
 from topr.store import intake as intake_module
@@ -413,7 +414,18 @@ def test_an_import_is_written_in_shards_and_goes_on(
     assert [r.prompt for r in whole] == [str(n) for n in range(8)]
 
     with pytest.raises(DataError, match="row 6: column completion"):
-        take(tmp_path / "part", [*rows[:5], rows[5] | {"completion": None}, *rows[6:]])
+        take(tmp_path / "bad", [*rows[:5], rows[5] | {"completion": None}, *rows[6:]])
+    assert not shard_paths(tmp_path / "bad")
+
+    def full(folder: Path, index: int, table: pa.Table) -> None:
+        if index:
+            raise OSError("no space left on device")
+        write_shard(folder, index, table)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(intake_module, "write_shard", full)
+        with pytest.raises(OSError, match="no space"):
+            take(tmp_path / "part", rows)
     first = shard_paths(tmp_path / "part")[0].stat().st_mtime_ns
     assert read_manifest(tmp_path / "part") is None
     again, _ = take(tmp_path / "part", rows)

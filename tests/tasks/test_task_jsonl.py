@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import pytest
 
 from topr.config import JsonlConfig
@@ -90,20 +91,20 @@ def test_messages_stay_messages(load):
     ("rows", "values", "message"),
     [
         ([{"question": "1?", "answer": "1"}], {}, "'prompt' is not there.*found: question, answer"),
-        ([TEN[0], {"prompt": "2?"}], {}, "column 'answer' is empty.*task.answer_column"),
-        ([{"prompt": "  ", "answer": "1"}], {}, "'prompt' holds '  ' .*expected text"),
+        ([{"prompt": "2?", "answer": None}], {}, "column 'answer' is empty.*task.answer_column"),
+        ([{"prompt": "  ", "answer": "1"}], {}, "column 'prompt' is empty"),
         ([{"prompt": "1?", "answer": " "}], {}, "column 'answer' is empty"),
-        ([{"prompt": "1?", "answer": ["1"]}], {}, r"holds \['1'\] \(list\), expected text or a"),
+        ([{"prompt": "1?", "answer": ["1", "2"]}], {}, "'answer' holds 2 different answers.*any"),
+        ([{"prompt": "1?", "answer": {"a": 1}}], {}, r"holds \{'a': 1\} \(dict\), expected text"),
         ([{"prompt": "1?", "answer": True}], {}, r"holds True \(bool\), expected text or a"),
         ([{"prompt": 1, "answer": "1"}], {}, r"'prompt' holds 1 \(int\)"),
         ([{"prompt": [], "answer": "1"}], {}, "empty list of messages"),
         ([{"prompt": [{"role": "user"}], "answer": "1"}], {}, "message 1 of the prompt"),
         ([{"prompt": ["Hello"], "answer": "1"}], {}, "message 1 of the prompt is 'Hello'"),
         (
-            # Columns have one type: text beside messages turns the messages into text.
-            [TEN[0], {"prompt": [{"role": "user", "content": "1?"}], "answer": "1"}],
+            [{"prompt": "[{'role': 'user', 'content': '1?'}]", "answer": "1"}],
             {},
-            "the prompt is JSON written as text.*one kind in the whole file",
+            "messages are written as text, but not as JSON",
         ),
         (
             [{"prompt": [{"role": "user", "content": "1?"}], "answer": "1"}],
@@ -116,6 +117,68 @@ def test_messages_stay_messages(load):
 def test_a_bad_row_is_named(load, rows, values, message):
     with pytest.raises(DataError, match=rf"train_file.jsonl, row \d: .*{message}"):
         load(rows, **values).problems(Split.TRAIN)
+
+
+def test_messages_that_are_written_as_text_are_messages(load):
+    # Columns have one type: text beside messages turns the messages into text.
+    chat = [{"role": "user", "content": "1?"}]
+    found = load([TEN[0], {"prompt": chat, "answer": "1"}]).problems(Split.TRAIN)
+    expected = {"0 + 1?", (Message(role="user", content="1?"),)}
+    assert {problem.prompt for problem in found} == expected
+
+
+def test_rows_without_an_answer_or_prompt_are_left_out_and_counted(load, caplog):
+    rows = [*TEN, {"prompt": "11?"}, {"prompt": "12?", "answer": " "}, {"answer": "13"}]
+    assert len(load(rows).problems(Split.TRAIN)) == 10
+    assert "3 of 13 rows left out" in caplog.text
+    assert "row 11: column 'answer' is empty" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["72", 72, 72.0, ["72"], [72], '["72"]', ["72", "72"], {"inner": ["72"]}, '{"inner": "72"}'],
+)
+def test_an_answer_means_the_same_however_it_is_written(load, answer):
+    nested = isinstance(answer, dict) or str(answer).startswith("{")
+    column = "answer.inner" if nested else "answer"
+    task = load([{"prompt": "p", "answer": answer}], answer_column=column)
+    assert [problem.answer for problem in task.problems(Split.TRAIN)] == ["72"]
+
+
+@pytest.mark.parametrize("answer", ["[1, 2]", "[2, 5)", "[]x", '{"a"}'])
+def test_text_with_brackets_is_an_answer(load, answer):
+    task = load([{"prompt": "p", "answer": answer}], grader="math")
+    assert [problem.answer for problem in task.problems(Split.TRAIN)] == [answer]
+
+
+def test_several_answers_are_any_of_them_if_the_user_says_so(load):
+    rows = [{"prompt": "p", "answer": ["1/2", "0.5"]}, {"prompt": "q", "answer": '["a", "b"]'}]
+    task = load(rows, several_golds="any")
+    answers = {problem.prompt: problem.answer for problem in task.problems(Split.TRAIN)}
+    assert answers == {"p": '["1/2", "0.5"]', "q": '["a", "b"]'}
+
+
+def test_splits_and_configurations_of_a_hub_dataset_are_named(monkeypatch):
+    asked = []
+
+    def load_dataset(*names, split, **more):
+        asked.append((*names, split))
+        return datasets.Dataset.from_list([{"prompt": f"{split}?", "answer": "1"}] * 1)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    values = {"subset": "main", "split": "dev", "test_split": "held_out"}
+    task = load_task(JsonlConfig(name="jsonl", train_file="owner/data", **values))
+    assert [problem.prompt for problem in task.problems(Split.TRAIN)] == ["dev?"]
+    assert [problem.prompt for problem in task.problems(Split.TEST)] == ["held_out?"]
+    assert asked == [("owner/data", "main", "dev"), ("owner/data", "main", "held_out")]
+
+
+def test_a_file_has_no_splits(load):
+    for values in ({"split": "dev"}, {"subset": "main"}, {"test_split": "dev"}):
+        with pytest.raises(ConfigError, match=r"is a file, which has no configurations and splits"):
+            load(TEN, **values).problems(Split.TRAIN)
+    with pytest.raises(ConfigError, match=r"task.test_subset=x is of no use without task.test_sp"):
+        load(TEN, test_subset="x")
 
 
 @pytest.mark.parametrize("grader", ["numeric", "math", "exact", "rewards:f", "a.b_c:_f2"])

@@ -210,10 +210,11 @@ def test_an_answer_column_that_says_more_than_the_last_box_is_believed(tmp_path)
     ]
 
 
-def test_a_solution_without_a_box_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"train.jsonl, row 2: column 'solution' has no \\boxed"):
-        problems_of(
-            tmp_path,
-            {"problem": "A?", "solution": r"\boxed{1}"},
-            {"problem": "B?", "solution": "It is 1."},
-        )
+def test_a_solution_without_a_box_is_left_out_and_counted(tmp_path, caplog):
+    boxless = {"problem": "B?", "solution": "It is 1."}
+    (found,) = problems_of(tmp_path, {"problem": "A?", "solution": r"\boxed{1}"}, boxless)
+    assert found.answer == "1"
+    assert "1 of 2 rows left out" in caplog.text
+    assert r"row 2: column 'solution' has no \boxed" in caplog.text
+    with pytest.raises(DataError, match=r"train.jsonl, row 1: column 'solution' has no \\boxed"):
+        problems_of(tmp_path, boxless)

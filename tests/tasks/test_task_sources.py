@@ -21,13 +21,25 @@ def hub(monkeypatch):
         asked.append((path, name, split))
         if path.endswith("missing"):
             raise datasets.exceptions.DatasetNotFoundError(f"Dataset {path!r} doesn't exist")
-        if split == "dev":
-            raise ValueError("Unknown split \"dev\". Should be one of ['train']")
+        if split not in ("train", "test"):
+            raise ValueError(f"Unknown split {split!r}. Should be one of ['train']")
+        if name not in (None, "main", "a", "b"):
+            raise ValueError(f"BuilderConfig {name!r} not found")
         rows = [{**row, "subset": name or "-"} for row in ROWS]
         return datasets.Dataset.from_list(rows)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: ["b", "a"])
+    configurations = {"org/maths": ["b", "a"], "org/several": ["y", "x"]}
+
+    def names(path):
+        if path.endswith("missing"):
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset {path!r} doesn't exist")
+        return configurations.get(path, ["default"])
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", names)
+    monkeypatch.setattr(
+        datasets, "get_dataset_split_names", lambda path, name=None: ["train", "test"]
+    )
     return asked
 
 
@@ -62,8 +74,15 @@ def test_all_configurations_are_read_in_the_order_of_their_names(hub):
 def test_hub_failures_offer_a_local_file(hub):
     with pytest.raises(DataError, match=r"doesn't exist.*local JSONL or parquet.*task.train_file"):
         read_hub("org/missing", None, "train", instead="train_file")
-    with pytest.raises(DataError, match=r"Unknown split"):
-        read_hub("org/maths", None, "dev", instead="test_file")
+
+
+def test_a_split_or_configuration_that_is_not_there_is_answered_with_those_that_are(hub):
+    with pytest.raises(DataError, match=r"org/one has no split 'dev', but test, train: .*task.spl"):
+        read_hub("org/one", None, "dev", instead="test_file")
+    with pytest.raises(DataError, match=r"org/maths has no configuration 'c', but a, b: .*subset"):
+        read_hub("org/maths", "c", "train", instead="test_file")
+    with pytest.raises(DataError, match=r"org/several has several configurations, x, y: name one"):
+        read_hub("org/several", None, "dev", instead="test_file")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from rollouts_for_training import made_rows, plain_logprobs
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
-from topr.errors import ConfigError, DataError, DivergedError, TrainingError
+from topr.errors import ConfigError, DataError, DivergedError, ModelError, TrainingError
 from topr.objectives import make_objective
 from topr.training import TOPRConfig, TOPRTrainer
 from topr.training.data import prepare_rows
@@ -475,7 +475,7 @@ def test_rows_are_checked_before_any_step(tmp_path):
         ([rows[0] | {"completion_ids": [9999], "logprobs": None}], "another model's tokenizer"),
         ([rows[0] | {"reward": None}], "no rows to train on: 1 have no reward"),
         ([{"prompt": 3, "completion": "a", "reward": 1}], "prompt is int"),
-        ([{"prompt": "a", "completion": None, "reward": 1}], "completion is NoneType"),
+        ([{"prompt": "a", "completion": None, "reward": 1}], "row 0: column completion .* None"),
         ([{"prompt": [{"content": "a"}], "completion": "b", "reward": 1}], "'role' and 'content'"),
         ([{"prompt": ["a"], "completion": "b", "reward": 1}], "'role' and 'content'"),
     ]
@@ -484,7 +484,7 @@ def test_rows_are_checked_before_any_step(tmp_path):
             make_trainer(tmp_path, bad)
     endless = tiny_tokenizer()
     endless.eos_token = None
-    with pytest.raises(DataError, match="the tokenizer has no eos_token"):
+    with pytest.raises(ModelError, match="the tokenizer has no eos_token"):
         prepare_rows([{"prompt": "a", "completion": "b", "reward": 1}], endless)
     with pytest.raises(DataError, match="16 of 16 rows have no logprobs"):
         make_trainer(tmp_path, made_rows(logprobs=False)).train()

@@ -1,13 +1,18 @@
 """`topr import`, `topr export`, `topr compare`, `topr report`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from topr.cli.console import out
 from topr.cli.sources import hub_or_path
+from topr.records import Several
+
+if TYPE_CHECKING:
+    from topr.ends import Finish
+    from topr.store import Rows
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +25,8 @@ def register(app: typer.Typer) -> None:
 
 def import_(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            parser=hub_or_path,
             help="JSONL, JSON, CSV or parquet (also .gz), a folder of them, or a hub name.",
         ),
     ],
@@ -35,13 +39,20 @@ def import_(
         typer.Option(
             "--format",
             help="columns, topr, trl, trl-dpo, grouped, verl, verl-dump, tinker, openai-batch or "
-            "open-instruct; none: by the columns of the first row.",
+            "open-instruct. Defaults to what the columns of the first row say.",
         ),
+    ] = None,
+    subset: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of a hub dataset. Without one, a file of it is read."),
     ] = None,
     requests: Annotated[
         Path | None, typer.Option(parser=hub_or_path, help="Input file of an OpenAI batch.")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Column of the prompts.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Column of the prompts; a nested one is named a.b.")
+    ] = None,
     completion: Annotated[str | None, typer.Option(help="Column of the completions.")] = None,
     gold: Annotated[str | None, typer.Option(help="Column of the gold answers.")] = None,
     problem_id: Annotated[str | None, typer.Option(help="Column that names problems.")] = None,
@@ -58,10 +69,35 @@ def import_(
     ends: Annotated[
         str | None,
         typer.Option(
-            help="Did completions without a finish reason end by themselves? yes, no, or a column "
-            "that says so; none: text did, token ids did where the last one is an end."
+            help="Whether completions without a finish reason ended by themselves: yes, no, or a "
+            "column of true and false. By default text has ended, and token ids have where the "
+            "last one is an end."
         ),
     ] = None,
+    finish_reason: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="WORD=stop, WORD=length or WORD=drop: the meaning of a finish reason that topr "
+            "does not know; drop leaves such rows out. May be given several times."
+        ),
+    ] = None,
+    several_golds: Annotated[
+        Several, typer.Option(help="What a list of several gold answers means: any is right?")
+    ] = Several.REFUSE,
+    reasoning: Annotated[
+        str | None,
+        typer.Option(help="Column of what was thought before the completion; '' for none."),
+    ] = None,
+    reasoning_marks: Annotated[
+        str,
+        typer.Option(
+            help="How the model writes its thoughts, such as '<think>\\n{reasoning}\\n</think>"
+            "\\n\\n'. Defaults to what the chat template says."
+        ),
+    ] = "",
+    drop_reasoning: Annotated[
+        bool, typer.Option("--drop-reasoning", help="Leave thoughts out where there are no ids.")
+    ] = False,
     model: Annotated[str, typer.Option(help="Who wrote the completions.")] = "unknown",
     temperature: Annotated[float, typer.Option(min=0, help="They were sampled at.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="They were sampled with; 1: off.")] = 1.0,
@@ -69,36 +105,108 @@ def import_(
 ) -> None:
     """Turn completions that other tools made into rollouts, tokenised once."""
     from topr.config import ModelConfig
-    from topr.models import load_tokenizer
+    from topr.ends import Ends
+    from topr.models import load_tokenizer, named_eos_ids
     from topr.records import SamplingParams
     from topr.stages.common import fingerprint
-    from topr.store import ColumnMap, Rows, data_files, incoming, report_import, write_rollouts
+    from topr.store import (
+        ColumnMap,
+        Reading,
+        Rows,
+        data_files,
+        incoming,
+        report_import,
+        write_rollouts,
+    )
 
     given = ColumnMap(
-        prompt=prompt, completion=completion, gold=gold, problem_id=problem_id, reward=reward
+        prompt=prompt,
+        completion=completion,
+        gold=gold,
+        problem_id=problem_id,
+        reward=reward,
+        reasoning=reasoning,
     )
+    words = _finish_words(finish_reason or [])
+    ended = ends if ends is None else {"yes": True, "no": False}.get(ends, ends)
     beside = None if requests is None else Rows.open(requests)
-    found = incoming(Rows.open(source), given, format_name=format_, beside=beside)
+    rows, stamps = _source(source, subset, split)
+    found = incoming(rows, given, format_name=format_, beside=beside, ends=ended)
     out.print(f"format: {found.format}")
     out.print(escape(found.columns.describe()))
-    files = [*data_files(source), *(data_files(requests) if requests else ())]
-    options = (tokenizer, found.format, found.columns.describe(), template, literal, ends, model)
+    stamps += [_stamp(file) for file in (data_files(requests) if requests else ())]
+    named = ModelConfig(path=tokenizer)
+    loaded = load_tokenizer(named)
+    reading = Reading(
+        template=_lines(template),
+        ends=ended,
+        finish_words=words,
+        eos_ids=named_eos_ids(named, loaded),
+        literal=literal,
+        several_golds=several_golds,
+        reasoning_marks=_lines(reasoning_marks),
+        drop_reasoning=drop_reasoning,
+    )
+    out.print(escape(f"{'ends':<15} {', '.join(Ends(loaded, reading.eos_ids).names)}"))
+    said = (found.format, found.columns.describe(), sorted(reading.eos_ids))
+    options = (tokenizer, *said, template, literal, ends, model, sorted(finish_reason or []))
+    answers = (several_golds, reasoning_marks, drop_reasoning)
     sampling = (temperature, top_p, top_k)
     manifest = write_rollouts(
         found,
         output,
-        tokenizer=load_tokenizer(ModelConfig(path=tokenizer)),
+        tokenizer=loaded,
         model=model,
-        mark=fingerprint([_stamp(file) for file in files], options, sampling),
-        details={"source": str(source), "tokenizer": tokenizer},
+        mark=fingerprint(stamps, options, answers, sampling),
+        details={"source": source, "tokenizer": tokenizer},
         sampling=SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k),
-        template=template.replace("\\n", "\n"),
-        ends=ends if ends is None else {"yes": True, "no": False}.get(ends, ends),
-        literal=literal,
+        reading=reading,
     )
     out.print(f"{manifest.rows} rollouts in {escape(str(output))}")
     for line in report_import(manifest, found.columns.reward):
         out.print(escape(line), soft_wrap=True)
+
+
+def _source(name: str, subset: str | None, split: str | None) -> "tuple[Rows, list[Any]]":
+    """Return the rows of a file, a folder or a hub dataset's split, and what they are known by."""
+    from topr import hub
+    from topr.errors import ConfigError
+    from topr.store import Rows, data_files
+
+    if subset is None and split is None:
+        path = hub.local(name)
+        return Rows.open(path), [_stamp(file) for file in data_files(path)]
+    named = None if Path(name).exists() else hub.parse(name)
+    if named is None or named.file:
+        raise ConfigError(
+            f"--subset and --split are of hub datasets, and {name} is a file: leave them out, or "
+            "give the name of a hub dataset, owner/name"
+        )
+    table = hub.table(named.repo, subset, split or "train", revision=named.revision)
+    return Rows.of(table), [(named.repo, subset, split, table._fingerprint)]
+
+
+def _lines(text: str) -> str:
+    """Return an option's text with the line breaks that a shell writes as two characters."""
+    return text.replace("\\n", "\n")
+
+
+def _finish_words(given: list[str]) -> "dict[str, Finish]":
+    """Return what `--finish-reason WORD=MEANING` says."""
+    from topr.ends import Finish
+    from topr.errors import ConfigError
+
+    meanings = {finish.value: finish for finish in Finish}
+    words = {}
+    for text in given:
+        word, _, meaning = text.rpartition("=")
+        if not word or meaning not in meanings:
+            raise ConfigError(
+                f"--finish-reason {text!r} is not WORD=MEANING, with one of the meanings "
+                f"{', '.join(meanings)}: write for example abort=drop"
+            )
+        words[word] = meanings[meaning]
+    return words
 
 
 def export(

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
 from topr.cli.sources import hub_or_path
-from topr.records import Split
+from topr.records import Several, Split
 
 RecipeName = Annotated[
     str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")
@@ -157,7 +157,12 @@ def grade(
         bool, typer.Option("--answer-only", help="Completions are final answers, not solutions.")
     ] = False,
     completion: Annotated[str, typer.Option(help="Column of the completions.")] = "completion",
-    gold: Annotated[str, typer.Option(help="Column of the gold answers.")] = "gold",
+    gold: Annotated[
+        str, typer.Option(help="Column of the gold answers; a nested one is named a.b.")
+    ] = "gold",
+    several_golds: Annotated[
+        Several, typer.Option(help="What a list of several gold answers in a file means.")
+    ] = Several.REFUSE,
     recipe: RecipeOption = None,
     overrides: Overrides = None,
 ) -> None:  # fmt: skip
@@ -194,6 +199,7 @@ def grade(
             answer_only=answer_only,
             completion_column=completion,
             gold_column=gold,
+            several_golds=several_golds,
             progress=lambda n: advance(n),
         )
     write_rows(output, graded)

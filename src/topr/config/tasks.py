@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from topr.config.base import Section
+from topr.records import Several
 
 
 class WarmupConfig(Section):
@@ -78,6 +79,10 @@ class _DatasetConfig(Section):
     `dataset`."""
     test_file: str | None = None
     """The same for the test problems."""
+    split: str = "train"
+    """Split of the hub dataset with the training problems."""
+    test_split: str = "test"
+    """Split of the hub dataset with the test problems."""
     validation_problems: Annotated[int, Field(ge=0)] = 500
     """Problems held out of the training split, to make choices on."""
     train_problems: Annotated[int, Field(ge=1)] | None = None
@@ -120,16 +125,28 @@ class JsonlConfig(Section):
     name: Literal["jsonl"]
     train_file: str
     """JSONL, JSON or parquet (also .gz), or a hub dataset name."""
+    subset: str | None = None
+    """Configuration of a hub dataset; not needed where it has one alone."""
+    split: str | None = None
+    """Split of a hub dataset with the training problems. Defaults to `train`."""
     test_file: str | None = None
-    """Problems to report on; none given: `test_problems` are held out of `train_file`."""
+    """Problems to report on; none given: `test_problems` are held out of `train_file`, or with
+    `test_split` they are that split of it."""
+    test_subset: str | None = None
+    """Configuration of the test problems. Defaults to `subset`, where both are of one dataset."""
+    test_split: str | None = None
+    """Split of a hub dataset with the test problems. Defaults to `test`."""
     validation_problems: Annotated[int, Field(ge=0)] = 0
     """Problems held out of the training file, to make choices on."""
     test_problems: Annotated[int, Field(ge=0)] = 0
     """Problems held out of the training file where there is no `test_file`."""
     prompt_column: str = "prompt"
-    """Text, or a list of {role, content} for the chat template."""
+    """Text, or a list of {role, content} for the chat template. A field of a nested column is named
+    with dots."""
     answer_column: str = "answer"
-    """The gold answer."""
+    """The gold answer: text, a number, or a list of one, such as `reward_model.ground_truth`."""
+    several_golds: Several = Several.REFUSE
+    """What a list of several gold answers means: `refuse`, or `any` of them is right."""
     id_column: str | None = None
     """Names of the problems; none given: a hash of the prompt."""
     template: str = "{prompt}"

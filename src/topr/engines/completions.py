@@ -12,17 +12,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from topr.ends import Ends, read_finish
 from topr.engines.client import PassingError
 from topr.engines.stops import StopStrings
-from topr.errors import EngineError
+from topr.errors import DataError, EngineError, ModelError
 from topr.records import FinishReason, SamplingParams
 
-REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "eos_token": FinishReason.STOP,  # TGI's own words
-    "stop_sequence": FinishReason.STOP,
-}
 LLAMA_CPP = {
     "verbose": True, "return_tokens": True, "response_fields": ["tokens"],
     "post_sampling_probs": True, "samplers": ["temperature", "top_k", "top_p"],
@@ -174,10 +169,14 @@ def read_answer(answer: Any) -> Answer:
             "choices[0] with text and finish_reason): generate.server.url must be that of an "
             "OpenAI-compatible server, up to /v1"
         ) from error
-    if reason not in REASONS:
+    try:
+        finish = read_finish(reason)
+    except DataError:
+        finish = None
+    if finish is None:
         raise PassingError(f"a completion broken off, with finish_reason {reason!r}")
     return Answer(
-        text=str(text), reason=REASONS[reason], ids=ids, logprobs=logprobs, llama_cpp=llama_cpp
+        text=str(text), reason=finish.reason, ids=ids, logprobs=logprobs, llama_cpp=llama_cpp
     )
 
 
@@ -219,24 +218,29 @@ def _checked(ids: Any, logprobs: Any) -> _Tokens:
 
 def whole(
     answer: Answer,
+    prompt: str,
     tokenizer: PreTrainedTokenizerBase,
     stops: StopStrings,
+    ends: Ends,
     *,
     greedy: bool,
-    end_ids: frozenset[int],
 ) -> Answer:
     """Return an answer with the token ids that the model must have written, its end included.
 
     Text alone is tokenised, once. What was written after a stop string is cut off. An end that the
-    server left out is added: an end-of-sequence token, of unknown log-probability, so there are
-    none then.
+    server left out is added: the token that ends an answer to this prompt, of unknown
+    log-probability, so there are none then.
 
     Args:
         answer: as the server gave it.
+        prompt: what it answers: a text, or a chat that was rendered.
         tokenizer: the model's.
         stops: the stop strings.
+        ends: the ends of the model's completions.
         greedy: drawn at temperature 0, where a token's log-probability is 0.
-        end_ids: tokens that end a text.
+
+    Raises:
+        EngineError: the tokenizer has no end that could be added.
 
     """
     ids, logprobs, reason = answer.ids, answer.logprobs, answer.reason
@@ -247,15 +251,16 @@ def whole(
     end = stops.end(ids)
     if end is not None:
         ids, logprobs, reason = ids[:end], logprobs and logprobs[:end], FinishReason.STOP
-    elif reason is FinishReason.STOP and not (ids and ids[-1] in end_ids):
-        ids, logprobs = (*ids, _end_token(tokenizer)), None
+    elif reason is FinishReason.STOP and ends.ids.isdisjoint(ids[-1:]):
+        ids, logprobs = (*ids, _own_end(ends, prompt)), None
     return Answer(text=answer.text, reason=reason, ids=ids, logprobs=logprobs)
 
 
-def _end_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    if tokenizer.eos_token_id is None:
+def _own_end(ends: Ends, prompt: str) -> int:
+    try:
+        return ends.of_answer(prompt)
+    except ModelError as error:
         raise EngineError(
             "the server does not say which token ended a completion, and the tokenizer has no "
             "eos_token: use a server that gives token ids"
-        )
-    return int(tokenizer.eos_token_id)
+        ) from error

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from topr.config.engines import ServerConfig
 from topr.config.sections import GenerateConfig, ModelConfig
+from topr.ends import Ends
 from topr.engines.background import in_background
 from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.client import Endpoint, Session
@@ -185,6 +186,7 @@ class ServerEngine:
         self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int
     ) -> Iterator[Rollout]:
         stops = StopStrings(self.tokenizer, sampling.stop)
+        ends = Ends(self.tokenizer, self._facts.eos_ids)
         left_out = self._abilities.leaves_out(sampling)
         self._warn_of(left_out)
 
@@ -194,10 +196,11 @@ class ServerEngine:
         for row, answer in in_background(ask):
             complete = whole(
                 replace(answer, logprobs=None) if left_out else answer,
+                row.request.prompt,
                 self.tokenizer,
                 stops,
+                ends,
                 greedy=sampling.temperature == 0.0,
-                end_ids=self._facts.eos_ids,
             )
             if complete.logprobs is None:
                 self._warn("gave a completion without a log-probability of each of its tokens")

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from topr.errors import DataError
 from topr.grading.numbers import read_exactly
+from topr.grading.tables import truncated
 from topr.metrics import Floats, bootstrap_interval, majority_at_k, pass_at_k, problem_means
-from topr.records import EvalResult, FinishReason, Outcome
+from topr.records import EvalResult, Outcome
 
 SCORED_COLUMNS = (
     "problem_id",
@@ -166,7 +167,7 @@ def _read(table: pa.Table) -> _Rows:
         problem_N=problem_N,
         outcome_N=outcome_N,
         answer_N=np.array(table["answer"].to_pylist(), dtype=object),
-        truncated_N=np.array(table["finish_reason"].to_pylist()) == FinishReason.LENGTH,
+        truncated_N=np.array(truncated(table), dtype=bool),
         length_N=pc.list_value_length(table["completion_ids"]).to_numpy(),
         sample_N=sample_N,
         greedy_N=greedy_N,

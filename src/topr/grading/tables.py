@@ -8,11 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from topr.config.sections import GradeConfig
+from topr.ends import is_truncated
 from topr.errors import DataError
+from topr.golds import read_gold
 from topr.grading.graders import GRADERS
 from topr.grading.pool import grade_all
 from topr.grading.reasoning import opened_by, strip_reasoning
-from topr.records import FinishReason, Grade, Outcome
+from topr.records import Grade, Outcome, Several
+from topr.store import column_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +33,7 @@ def grade_table(
     completion_column: str = "completion",
     gold_column: str = "gold",
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    several_golds: Several = Several.ANY,
     progress: Callable[[int], None] | None = None,
 ) -> pa.Table:
     """The table with `grade`, `reward` and `answer` beside its own columns, rows in order.
@@ -49,7 +53,10 @@ def grade_table(
         config: How to grade.
         answer_only: Whether the completions are final answers, not solutions.
         completion_column: Name of the column of completions (string; null counts as empty).
-        gold_column: Name of the column of gold answers (strings or numbers; null: no gold answer).
+        gold_column: Name of the column of gold answers (text, numbers or lists of them; null: no
+            gold answer); a field of a nested one is named with dots.
+        several_golds: What a list of several gold answers means. Rollouts hold such only where
+            their user said that any is right.
         tokenizer: Of the model that wrote the completions, where it is known: its special tokens
             end an answer. Needs the column `completion_ids`.
         progress: Called with the number of completions graded since its last call.
@@ -64,7 +71,7 @@ def grade_table(
     completions = [text or "" for text in _texts(table, completion_column)]
     golds: Iterable[str | None] = [None] * len(completions)
     if grader in GRADERS:
-        golds = _texts(table, gold_column)
+        golds = _golds(table, gold_column, several_golds)
         completions = _without_reasoning(table, completions, tokenizer)
     grades = grade_all(
         list(zip(completions, golds, strict=True)),
@@ -75,11 +82,10 @@ def grade_table(
         progress=progress,
     )
     if "finish_reason" in table.column_names:
-        reasons = table["finish_reason"].to_pylist()
         rule = _TRUNCATED[config.truncated]
         grades = [
-            rule(grade) if reason == FinishReason.LENGTH else grade
-            for grade, reason in zip(grades, reasons, strict=True)
+            rule(grade) if cut else grade
+            for grade, cut in zip(grades, truncated(table), strict=True)
         ]
     return _with_grades(table, grades)
 
@@ -121,9 +127,29 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
 def _for_user(table: pa.Table, completion_column: str, gold_column: str) -> dict[str, list[Any]]:
     taken = {completion_column, *GRADE_FIELDS}
     columns = {name: table[name].to_pylist() for name in table.column_names if name not in taken}
-    if gold_column in columns:
-        columns["answer"] = columns[gold_column]
+    golds = column_values(table, gold_column)
+    if golds is not None:
+        columns["answer"] = golds
     return columns
+
+
+def truncated(table: pa.Table) -> list[bool]:
+    """Return of which rows the finish reason says that a limit cut them off.
+
+    Raises:
+        DataError: nobody knows what a finish reason means.
+
+    """
+    known: dict[str, bool] = {}  # of few words in many rows
+    found = []
+    for number, reason in enumerate(table["finish_reason"].to_pylist(), start=1):
+        if str(reason) not in known:
+            try:
+                known[str(reason)] = is_truncated(reason)
+            except DataError as error:
+                raise DataError(f"row {number}: {error}") from error
+        found.append(known[str(reason)])
+    return found
 
 
 def _wrong(grade: Grade) -> Grade:
@@ -146,7 +172,7 @@ _TRUNCATED: dict[str, Callable[[Grade], Grade]] = {
 
 def _check_columns(table: pa.Table, needed: list[str]) -> None:
     for name in needed:
-        if name not in table.column_names:
+        if column_values(table.slice(0, 1), name) is None and column_values(table, name) is None:
             raise DataError(
                 f"the table has no column {name!r}, which grading reads: its columns are "
                 f"{', '.join(table.column_names) or '(none)'}. Rename one, or say which it is"
@@ -161,7 +187,7 @@ def _check_columns(table: pa.Table, needed: list[str]) -> None:
 
 
 def _texts(table: pa.Table, name: str) -> list[str | None]:
-    column = table[name]
+    column = table[name] if name in table.column_names else pa.array(column_values(table, name))
     if pa.types.is_null(column.type):
         return [None] * len(column)
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
@@ -170,6 +196,17 @@ def _texts(table: pa.Table, name: str) -> list[str | None]:
         column = pc.cast(column, pa.string())
     texts: list[str | None] = column.to_pylist()
     return texts
+
+
+def _golds(table: pa.Table, name: str, several: Several) -> list[str | None]:
+    """Return gold answers, as `topr.golds` reads them."""
+    golds = []
+    for number, value in enumerate(column_values(table, name) or [], start=1):
+        try:
+            golds.append(read_gold(value, several))
+        except DataError as error:
+            raise DataError(f"row {number}: column {name!r}: {error}") from error
+    return golds
 
 
 def _with_grades(table: pa.Table, grades: list[Grade]) -> pa.Table:

@@ -1,6 +1,7 @@
 """Grades as the built-in graders give them: which reward belongs to which outcome."""
 
 import re
+from collections.abc import Sequence
 
 from topr.records import Grade, Outcome
 
@@ -56,3 +57,15 @@ class Verdict:
     def gold_unparseable() -> Grade:
         """The gold answer cannot be read: nobody is rewarded or punished."""
         return Verdict.make(Outcome.GOLD_UNPARSEABLE)
+
+
+def any_of(grades: Sequence[Grade]) -> Grade:
+    """Return the grade of a completion against several gold answers, any of which is right.
+
+    One that cannot be read might have been met: then nobody is punished.
+    """
+    for wanted in (Outcome.CORRECT, Outcome.GOLD_UNPARSEABLE):
+        for grade in grades:
+            if grade.outcome is wanted:
+                return grade
+    return grades[0]

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from topr.errors import GradingError
+from topr.golds import split_gold
 from topr.grading.graders import GRADERS
 from topr.grading.user import load_function, score
-from topr.grading.verdict import Verdict
+from topr.grading.verdict import Verdict, any_of
 from topr.records import Grade
 
 _ORPHAN_GRACE = 1.0
@@ -62,7 +63,8 @@ def prepare(start: Start) -> Callable[[Item], Grade]:
     def grade(item: Item) -> Grade:
         if item.gold is None:
             return Verdict.gold_unparseable()
-        return grader(item.completion, item.gold, start.answer_only)
+        golds = split_gold(item.gold)
+        return any_of([grader(item.completion, gold, start.answer_only) for gold in golds])
 
     return grade
 

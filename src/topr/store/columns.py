@@ -6,12 +6,16 @@ from dataclasses import dataclass, fields, replace
 import pyarrow as pa
 
 from topr.errors import DataError
+from topr.store.cells import has_column, value_at
 from topr.store.rows import Rows
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "problem", "query", "instruction", "input"),
     "completion": ("completion", "solution", "response", "output", "generation"),
-    "gold": ("gold", "final_answer", "ground_truth", "gold_answer", "answer", "target"),
+    "gold": (
+        "gold", "final_answer", "ground_truth", "gold_answer", "expected_answer", "answer",
+        "target",
+    ),
     "problem_id": ("problem_id", "question_id", "prompt_id", "id"),
     "sample": ("sample", "sample_index"),
     "model": ("model", "model_name"),
@@ -22,7 +26,9 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "reward": ("reward", "is_correct", "correct", "label", "score"),
     "iteration": ("iteration",),
     "sampling": ("sampling",),
-}
+    "reasoning": ("reasoning_content", "reasoning", "thinking"),
+    "last_token_id": ("last_token_id",),
+}  # fmt: skip
 """Names looked for where none is given, the first one that is there wins."""
 TEXT = ("prompt", "completion")
 TEXT_OR_IDS = (("prompt", "prompt_ids"), ("completion", "completion_ids"))
@@ -32,6 +38,8 @@ TEXT_OR_IDS = (("prompt", "prompt_ids"), ("completion", "completion_ids"))
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnMap:
     """The column that holds each thing. None: look for the usual names; "": there is none.
+
+    A field of a nested column is named with dots: `reward_model.ground_truth`.
 
     >>> ColumnMap(completion="generated_text").completion
     'generated_text'
@@ -64,6 +72,10 @@ class ColumnMap:
     """Number of the policy's step or iteration that the completion is of."""
     sampling: str | None = None
     """How the completion was drawn: an object with fields of `SamplingParams`."""
+    reasoning: str | None = None
+    """What the model thought before `completion`, where a server keeps the two apart."""
+    last_token_id: str | None = None
+    """The completion's last token, where text alone is given: `topr export` writes it."""
 
     def resolve(
         self, table: "pa.Table | Rows", required: Sequence[str | tuple[str, ...]] = TEXT
@@ -75,7 +87,11 @@ class ColumnMap:
 
         """
         names = table.column_names
-        found = {f.name: self._find(f.name, names) for f in fields(self)}
+        needed = {n for name in required for n in ((name,) if isinstance(name, str) else name)}
+        found = {
+            f.name: self._find(f.name, names, table, ask=f.name in needed and f.name in TEXT)
+            for f in fields(self)
+        }
         if not found["completion_ids"] and self.logprobs is None:
             found["logprobs"] = ""
         detected = self.problem_id is None and found["problem_id"] == "id"
@@ -101,11 +117,20 @@ class ColumnMap:
             lines.append(f"{f.name:<15} {shown.get(value, value)}")
         return "\n".join(lines)
 
-    def _find(self, name: str, names: Sequence[str]) -> str:
+    def _find(self, name: str, names: Sequence[str], table: "pa.Table | Rows", *, ask: bool) -> str:
+        """Return a column of the table, or "". With `ask`, a name is not guessed from several:
+        a wrong guess would train on another text.
+        """
         given: str | None = getattr(self, name)
         if given is None:
-            return next((usual for usual in USUAL_NAMES[name] if usual in names), "")
-        if given and given not in names:
+            there = [usual for usual in USUAL_NAMES[name] if usual in names]
+            if ask and len(there) > 1 and there[0] != USUAL_NAMES[name][0]:
+                raise DataError(
+                    f"the {name} may be in any of the columns {', '.join(there)}: say which it is, "
+                    f"--{name} COLUMN (in Python, {name}=COLUMN)"
+                )
+            return there[0] if there else ""
+        if given and given not in names and not _in_any(table, given):
             raise DataError(
                 f"no column {given!r} for {name}: found {', '.join(names)}. "
                 f"Give one of them, or leave {name} out"
@@ -113,10 +138,16 @@ class ColumnMap:
         return given
 
 
+def _in_any(table: "pa.Table | Rows", column: str) -> bool:
+    return "." in column and any(has_column(row, column) for _, row in Rows.of(table))
+
+
 def _names_rows(table: "pa.Table | Rows", identifier: str, prompt: str) -> bool:
     """Return whether some prompt has several identifiers: then they do not name problems."""
     pairs = set()
     for _, row in Rows.of(table):
-        text = repr(row.get(prompt))
-        pairs.add((hash((row.get(identifier), text)), hash(text)))  # texts are long, rows many
+        text = repr(value_at(row, prompt))
+        pairs.add(
+            (hash((value_at(row, identifier), text)), hash(text))
+        )  # texts are long, rows many
     return len(pairs) > len({text for _, text in pairs})

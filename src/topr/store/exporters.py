@@ -1,8 +1,8 @@
 """Rollouts in the shapes that other tools load. An export is a pure function from rows of our
 schema to theirs; `EXPORTS` is the table of them. No files here.
 
-TRL and verl read text and tokenise it again: their shapes carry no token ids. `grouped` and `topr`
-carry everything.
+TRL and verl read text and tokenise it again: their shapes carry no token ids but each completion's
+last, by which an import knows what ended it. `grouped` and `topr` carry everything.
 """
 
 import json
@@ -16,7 +16,7 @@ from topr.errors import ConfigError, DataError
 from topr.store.rows import Row
 from topr.store.schema import conform
 
-_BESIDE = ("problem_id", "sample", "gold", "finish_reason")
+_BESIDE = ("problem_id", "sample", "gold", "finish_reason", "model", "iteration", "sampling")
 """Columns of ours that trainers leave alone, and that say what a row is."""
 _SHARED = ("problem_id", "prompt", "prompt_ids", "gold", "model", "iteration", "sampling")
 
@@ -91,13 +91,15 @@ def _ours(rows: Iterable[Row], data_source: str) -> Iterator[Row]:
 
 def _trl(rows: Iterable[Row], data_source: str) -> Iterator[Row]:
     for row in rows:
-        yield {name: row[name] for name in ("prompt", "completion", "reward", *_BESIDE)}
+        said = {name: row[name] for name in ("prompt", "completion", "reward", *_BESIDE)}
+        yield said | {"last_token_id": _last(row)}
 
 
 def _trl_kto(rows: Iterable[Row], data_source: str) -> Iterator[Row]:
     for row in rows:
         text = {name: row[name] for name in ("prompt", "completion")}
-        yield text | {"label": row["reward"] > 0} | {name: row[name] for name in _BESIDE}
+        said = text | {"label": row["reward"] > 0} | {name: row[name] for name in _BESIDE}
+        yield said | {"last_token_id": _last(row)}
 
 
 def _trl_dpo(rows: Iterable[Row], data_source: str) -> Iterator[Row]:
@@ -110,7 +112,15 @@ def _trl_dpo(rows: Iterable[Row], data_source: str) -> Iterator[Row]:
                 "prompt": chosen["prompt"],
                 "chosen": chosen["completion"],
                 "rejected": rejected["completion"],
-                "problem_id": chosen["problem_id"],
+                **{name: chosen[name] for name in ("problem_id", "gold")},
+                **{
+                    f"{side}_{name}": value
+                    for side, row in (("chosen", chosen), ("rejected", rejected))
+                    for name, value in (
+                        ("finish_reason", row["finish_reason"]),
+                        ("last_token_id", _last(row)),
+                    )
+                },
             }
 
 
@@ -128,7 +138,14 @@ def _verl(rows: Iterable[Row], data_source: str) -> Iterator[Row]:
             "responses": [row["completion"] for row in group],
             "rewards": [row["reward"] for row in group],
             "finish_reasons": [row["finish_reason"] for row in group],
+            "last_token_ids": [_last(row) for row in group],
         }
+
+
+def _last(row: Row) -> int | None:
+    """Return a completion's last token: text does not say whether it was an end, and which."""
+    ids: list[int] = row["completion_ids"]
+    return ids[-1] if ids else None
 
 
 def _grouped(rows: Iterable[Row], data_source: str) -> Iterator[Row]:

@@ -4,11 +4,13 @@ from one of a tool's rows to rows of our own names, those of `ColumnMap`, one co
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from topr.errors import ConfigError, DataError
-from topr.store import shapes
+from topr.store import openai_batch, shapes
+from topr.store.columns import USUAL_NAMES, ColumnMap
 from topr.store.rows import Row, Rows
 from topr.store.schema import OPTIONAL_COLUMNS, ROLLOUT_SCHEMA
 
@@ -27,18 +29,22 @@ class Format:
     """One of the tool's rows to rows of ours."""
     joined_by: str = ""
     """Column that names the row of a second file, which is then in the row as `request`."""
+    chosen_last: bool = False
+    """Many files of other shapes have such columns too: recognised where nothing else fits."""
     notes: tuple[str, ...] = field(default=())
     """What the user has to know of completions in this shape."""
 
 
-def recognise(row: Row) -> str:
+def recognise(row: Row, columns: ColumnMap | None = None) -> str:
     """Return the name of the format that a row has: of those that fit, the one that says most.
+
+    A row that fits none but has a list of completions, under whatever name, is `grouped`.
 
     Raises:
         DataError: several fit, none of which says more than the others.
 
     """
-    fitting = [name for name, shape in FORMATS.items() if shape.needs <= set(row)]
+    fitting = [name for name, f in FORMATS.items() if f.needs <= set(row) and not f.chosen_last]
     most = [n for n in fitting if not any(FORMATS[n].needs < FORMATS[o].needs for o in fitting)]
     if len(most) > 1:
         shapes = "; ".join(f"{name} ({', '.join(sorted(FORMATS[name].needs))})" for name in most)
@@ -46,11 +52,51 @@ def recognise(row: Row) -> str:
             f"the columns {', '.join(row)} fit several formats: {shapes}. Say which it is: "
             f"--format {most[0]}"
         )
+    columns = columns or ColumnMap()
+    if most[0] in ("columns", "trl") and list_of_completions(row, columns):
+        return "grouped"
+    written = USUAL_NAMES["completion"] if columns.completion is None else (columns.completion,)
+    if most == ["columns"] and "messages" in row and not any(map(row.get, written)):
+        return "messages"
     return most[0]
 
 
+def list_of_completions(row: Row, columns: ColumnMap) -> str | None:
+    """Return the column that holds a list of completions: the one that the user names, or a usual
+    name or its plural. None where there is none.
+
+    Raises:
+        DataError: there are several.
+
+    """
+    usual = USUAL_NAMES["completion"]
+    plurals = [f"{name}s" for name in usual]
+    names = [*plurals, *usual] if columns.completion is None else [columns.completion]
+    there = [
+        name
+        for name in names
+        if isinstance(row.get(name), list) and (name in plurals or not _is_chat(row[name]))
+    ]
+    if len(there) > 1 and there[0] != plurals[0]:
+        raise DataError(
+            f"the completions may be in any of the columns {', '.join(there)}: say which, "
+            "--completion COLUMN"
+        )
+    return there[0] if there else None
+
+
+def _is_chat(value: list[Any]) -> bool:
+    return any(isinstance(turn, dict) and "role" in turn for turn in value)
+
+
 def reshape(
-    rows: Rows, name: str, beside: Rows | None = None, *, tally: Counter[str] | None = None
+    rows: Rows,
+    name: str,
+    beside: Rows | None = None,
+    *,
+    columns: ColumnMap | None = None,
+    lists: tuple[str, ...] = (),
+    tally: Counter[str] | None = None,
 ) -> Rows:
     """Return rows of our own names; messages name the rows of the source.
 
@@ -58,6 +104,8 @@ def reshape(
         rows: as the tool left them.
         name: of the format.
         beside: rows of the second file, where the format joins one.
+        columns: names that the user gave: in `grouped` rows they may be lists.
+        lists: further columns that the user gave.
         tally: gets the number of answers that are no completion as `left_out`.
 
     Raises:
@@ -71,12 +119,14 @@ def reshape(
         raise ConfigError(f"the format {name} {wanted} file of requests: --requests FILE")
     requests = {} if beside is None else {row[shape.joined_by]: row for _, row in beside}
     counted: Counter[str] = Counter() if tally is None else tally
+    if name == "grouped":
+        shape = _of_groups(shape, rows.first(), columns or ColumnMap(), lists)
 
     def read() -> Iterator[tuple[str, Row]]:
         counted["left_out"] = 0  # of this pass
         for place, row in rows:
             try:
-                made = list(_shaped(row, name, requests))
+                made = list(_shaped(row, name, shape, requests))
             except DataError as error:
                 raise DataError(f"{place}: {error}") from error
             counted["left_out"] += made.count(None) or not made
@@ -97,8 +147,23 @@ def named(name: str) -> Format:
     return FORMATS[name]
 
 
-def _shaped(row: Row, name: str, requests: dict[Any, Row]) -> Iterator[Row | None]:
-    shape = FORMATS[name]
+_OF_EACH = ("reward", "finish_reason", "sample", "completion_ids", "logprobs", "reasoning")
+"""Fields that may have an entry for each completion of a group."""
+
+
+def _of_groups(shape: Format, first: Row, columns: ColumnMap, lists: tuple[str, ...]) -> Format:
+    """Return the format for groups whose columns have these names."""
+    completions = list_of_completions(first, columns)
+    given = {getattr(columns, name) for name in _OF_EACH}
+    further = tuple(sorted({*given, *lists} - {None, ""}))
+    return replace(
+        shape,
+        needs=shape.needs if completions is None else frozenset({completions}),
+        rows=partial(shapes.grouped, completions=completions or "completions", named=further),
+    )
+
+
+def _shaped(row: Row, name: str, shape: Format, requests: dict[Any, Row]) -> Iterator[Row | None]:
     if missing := shape.needs - set(row):
         raise DataError(
             f"found the columns {', '.join(row)}, expected {', '.join(sorted(missing))} as well, "
@@ -133,14 +198,25 @@ FORMATS: dict[str, Format] = {
         needs=frozenset({"prompt", "completion"}),
         rows=shapes.same,
     ),
+    "messages": Format(
+        about="whole chats: messages, the last one the completion, and reward or label if any",
+        needs=frozenset({"messages"}),
+        rows=shapes.chats,
+        chosen_last=True,
+    ),
     "trl-dpo": Format(
         about="TRL's preferences: prompt, chosen, rejected",
         needs=frozenset({"prompt", "chosen", "rejected"}),
         rows=shapes.pairs,
         notes=("preferences are read as chosen: right, rejected: wrong",),
     ),
+    "trl-stepwise": Format(
+        about="TRL's stepwise supervision: recognised, and refused",
+        needs=frozenset({"prompt", "completions", "labels"}),
+        rows=shapes.stepwise,
+    ),
     "grouped": Format(
-        about="prompt with lists: completions, rewards, logprobs, completion_ids, ...",
+        about="a problem with lists: completions, rewards, logprobs, completion_ids, ...",
         needs=frozenset({"prompt", "completions"}),
         rows=shapes.grouped,
     ),
@@ -168,7 +244,7 @@ FORMATS: dict[str, Format] = {
     "openai-batch": Format(
         about="output of OpenAI's batch API (vLLM's run-batch too), with --requests",
         needs=frozenset({"custom_id", "response"}),
-        rows=shapes.openai,
+        rows=openai_batch.choices,
         joined_by="custom_id",
         notes=(
             "log-probabilities are kept only beside token ids, and where temperature, top_p and "

@@ -12,17 +12,18 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from topr.errors import ConfigError, DataError, ModelError
-from topr.prompts import RenderedPrompt, encode_prompts, render, taken_apart, turn_end
-from topr.records import FinishReason, Message, Rollout, SamplingParams
+from topr.ends import Ends, Finish
+from topr.errors import DataError
+from topr.prompts import RenderedPrompt, encode_prompts, render, taken_apart
+from topr.records import Message, Rollout, SamplingParams
 from topr.store.columns import TEXT_OR_IDS, ColumnMap
+from topr.store.reading import PLACE, Reading
+from topr.store.reasoning import Rebuilt, rebuild
 from topr.store.rows import Rows
 from topr.store.values import Grades, RowReader
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 ENGINE = "import"
 _CHUNK = 512
-_PLACE = "{prompt}"
 
 
 def import_rollouts(
@@ -41,19 +41,16 @@ def import_rollouts(
     tokenizer: "PreTrainedTokenizerBase",
     model: str,
     sampling: SamplingParams | None = None,
-    template: str = _PLACE,
-    ends: bool | str | None = None,
-    literal: bool = False,
+    reading: Reading | None = None,
     iteration: int = 0,
     tally: Counter[str] | None = None,
 ) -> Iterator[Rollout]:
-    """Yield one rollout per row, in order.
+    """Yield one rollout per row, in order. All rows are checked before the first is yielded.
 
     Token ids in the rows are kept as they are; text that is not beside them is decoded from them.
     Otherwise the prompt gets the tokenizer's special tokens (no end-of-sequence token), and the
-    completion none but the end-of-sequence token, appended where it ended. A prompt of messages
-    goes through the chat template, and what ends its answer is the token that ends a turn there.
-    A completion is cut at an end that its text spells out, and ended there.
+    completion none but the token that ended it: see `topr.ends`. A prompt of messages goes through
+    the chat template. What a server kept apart as reasoning is put back before the text.
 
     Where a row was sampled with more than a rollout can say (a penalty, min_p), its
     log-probabilities are left out: they are those of another distribution.
@@ -67,11 +64,7 @@ def import_rollouts(
         tokenizer: of the model to be trained.
         model: behaviour model of rows that do not name one.
         sampling: how they were drawn; none given: temperature 1, nothing cut off.
-        template: text around a prompt, `{prompt}` standing for it.
-        ends: whether completions without a finish reason ended by themselves; a string names a
-            column that says so for each. None given: text did, and token ids did where the last one
-            ends a text or a turn, if the tokenizer has such a token.
-        literal: special tokens that a prompt's text spells out are taken apart by a space.
+        reading: how rows are read.
         iteration: number recorded with rollouts that have none.
         tally: counts what was tokenised, kept, decoded and assumed, as `intake` explains.
 
@@ -82,37 +75,14 @@ def import_rollouts(
 
     """
     rows = Rows.of(table)
+    reading = reading or Reading()
     found = columns.resolve(rows, required=TEXT_OR_IDS)
-    _check(rows, found, template, ends)
-    importer = _Importer(
-        found,
-        Grades(rows, found),
-        tokenizer,
-        {"model": model, "sampling": sampling or SamplingParams(), "iteration": iteration},
-        template,
-        ends,
-        literal,
-        Counter() if tally is None else tally,
-    )
-    return importer.run(rows)
-
-
-def _check(rows: Rows, columns: ColumnMap, template: str, ends: bool | str | None) -> None:
-    if _PLACE not in template:
-        raise ConfigError(f"template {template!r} has no {_PLACE}, the place of the prompt")
-    if columns.prompt_ids and template != _PLACE:
-        raise DataError(
-            f"column {columns.prompt_ids} holds prompt ids, which a template cannot change: leave "
-            'out the template, or the ids (prompt_ids="")'
-        )
-    if columns.logprobs and not columns.completion_ids:
-        raise DataError(
-            f"column {columns.logprobs} holds log-probabilities, but there are no completion ids "
-            "that they belong to: name their column (completion_ids=COLUMN), or leave them out "
-            '(logprobs="")'
-        )
-    if isinstance(ends, str) and ends not in rows.column_names:
-        raise DataError(f"no column {ends!r} for ends: found {', '.join(rows.column_names)}")
+    reading.check(rows, found)
+    grades = Grades(rows, found)
+    defaults = {"model": model, "sampling": sampling or SamplingParams(), "iteration": iteration}
+    _Importer(found, grades, tokenizer, defaults, reading, Counter()).check(rows)
+    counted = Counter() if tally is None else tally
+    return _Importer(found, grades, tokenizer, defaults, reading, counted).run(rows)
 
 
 class _Importer:
@@ -124,30 +94,34 @@ class _Importer:
         grades: Grades,
         tokenizer: "PreTrainedTokenizerBase",
         defaults: dict[str, Any],
-        template: str,
-        ends: bool | str | None,
-        literal: bool,
+        reading: Reading,
         tally: Counter[str],
     ) -> None:
         self._columns = columns
         self._grades = grades
         self._tokenizer = tokenizer
+        self._ends = Ends(tokenizer, reading.eos_ids)
         self._defaults = defaults
-        self._template = template
-        self._ends = ends
-        self._literal = literal
+        self._reading = reading
         self._tally = tally
         self._tally["verdicts"] = grades.verdicts
         self._counts: Counter[str] = Counter()
         self._seen: set[tuple[str, int]] = set()
 
+    def check(self, rows: Rows) -> None:
+        """Read every row and make nothing of it: what is refused is refused before all work."""
+        for row, finish in self._kept(rows):
+            ids = self._draft(row, finish)["completion_ids"]
+            if ids is not None:
+                row.logprobs(len(ids))
+
     def run(self, rows: Rows) -> Iterator[Rollout]:
-        readers = (RowReader(row, self._columns, place=place) for place, row in rows)
+        readers = self._kept(rows)
         while chunk := list(islice(readers, _CHUNK)):
-            drafts = [self._draft(row) for row in chunk]
+            drafts = [self._draft(row, finish) for row, finish in chunk]
             self._tokenize(drafts)
-            for row, draft in zip(chunk, drafts, strict=True):
-                iteration = row.integer("iteration")
+            for (row, _), draft in zip(chunk, drafts, strict=True):
+                del draft["end"]
                 logprobs = row.logprobs(len(draft["completion_ids"]))
                 if logprobs is not None and row.changes_unrecorded():
                     logprobs = None
@@ -156,71 +130,124 @@ class _Importer:
                 yield Rollout(
                     **draft,
                     logprobs=logprobs,
-                    sampling=row.sampling(self._defaults["sampling"]),
-                    model=row.label("model") or self._defaults["model"],
                     revision=None,
                     engine=ENGINE,
-                    iteration=self._defaults["iteration"] if iteration is None else iteration,
-                    gold=row.label("gold"),
                     grade=self._grades.read(row),
                 )
 
-    def _draft(self, row: RowReader) -> dict[str, Any]:
-        """Return the fields that are read, the ids still None where text has to be tokenised."""
+    def _kept(self, rows: Rows) -> Iterator[tuple[RowReader, Finish | None]]:
+        for place, row in rows:
+            reader = RowReader(row, self._columns, place=place)
+            finish = reader.finish(self._reading.finish_words)
+            if finish is Finish.DROP:
+                self._tally["dropped"] += 1
+            else:
+                yield reader, finish
+
+    def _draft(self, row: RowReader, finish: Finish | None) -> dict[str, Any]:
+        """Return the fields that are read: ids are still None where text has to be tokenised, and
+        the text where it has to be decoded.
+        """
         prompt, prompt_ids = self._prompt(row), row.ids("prompt_ids")
-        completion, completion_ids = self._completion(row)
-        finish_reason = row.finish_reason(True if self._ends is None else self._ends)
-        known = row.there("finish_reason") or isinstance(self._ends, str)
-        if completion_ids is None:
-            end = self._end(prompt)
-            spelled = None if end is None else str(self._tokenizer.convert_ids_to_tokens(end))
-            if spelled and spelled in completion:
-                completion, known = completion.partition(spelled)[0], True
-                finish_reason = FinishReason.STOP
-        elif not known and self._ends is None and self._end_ids:
-            ended, known = not self._end_ids.isdisjoint(completion_ids[-1:]), True
-            finish_reason = FinishReason.STOP if ended else FinishReason.LENGTH
-            self._tally["ended_by_id" if ended else "cut_off_by_id"] += 1
-        self._tally["ends_assumed"] += not known
-        self._tally["completions_tokenized"] += completion_ids is None
+        completion_ids = row.ids("completion_ids")
+        ends = self._reading.ends
+        known_by_column = finish is None and isinstance(ends, str)
+        ended = row.verdict(ends) if known_by_column and isinstance(ends, str) else ends
+        said: dict[str, Any] = {"ended": ended if isinstance(ended, bool) else None}
         self._tally["prompts_tokenized"] += prompt_ids is None
-        problem_id = row.label("problem_id") or _hash(prompt)
-        if isinstance(prompt, str):
-            text = self._template.replace(_PLACE, prompt)
-            said: dict[str, Any] = {"prompt": text, "question": prompt}
+        if completion_ids is None:
+            draft = self._of_text(row, prompt, finish, said)
         else:
-            said = {"prompt": prompt, "question": prompt[-1].content}
-        return {
+            draft = self._of_ids(row, completion_ids, finish, said)
+        self._tally["ends_assumed"] += draft.pop("assumed") and not known_by_column
+        problem_id = row.label("problem_id") or _hash(prompt)
+        text = self._reading.template.replace(PLACE, prompt) if isinstance(prompt, str) else prompt
+        iteration = row.integer("iteration")
+        return draft | {
+            "sampling": row.sampling(self._defaults["sampling"]),
+            "model": row.label("model") or self._defaults["model"],
+            "iteration": self._defaults["iteration"] if iteration is None else iteration,
+            "gold": row.gold(self._reading.several_golds),
             "problem_id": problem_id,
             "sample": self._number(row, problem_id),
-            **said,
+            "prompt": text,
+            "question": prompt if isinstance(prompt, str) else prompt[-1].content,
             "prompt_ids": prompt_ids,
-            "completion": completion,
-            "completion_ids": completion_ids,
-            "finish_reason": finish_reason,
         }
+
+    def _of_text(
+        self, row: RowReader, prompt: Any, finish: Finish | None, said: dict[str, Any]
+    ) -> dict[str, Any]:
+        self._tally["completions_tokenized"] += 1
+        rebuilt = self._rebuilt(row)
+        if rebuilt is not None:
+            self._tally["reasoning_rebuilt"] += not rebuilt.dropped
+            self._tally["reasoning_dropped"] += rebuilt.dropped
+        found = self._ends.of_text(
+            row.written() if rebuilt is None else rebuilt.text,
+            prompt,
+            finish,
+            last_id=row.integer("last_token_id"),
+            stop=row.sampling(self._defaults["sampling"]).stop,
+            **said,
+        )
+        self._tally["cut_at_end"] += found.cut
+        return {
+            "completion": found.text,
+            "completion_ids": None,
+            "end": found.end,
+            "finish_reason": found.reason,
+            "assumed": found.assumed,
+        }
+
+    def _of_ids(
+        self, row: RowReader, ids: tuple[int, ...], finish: Finish | None, said: dict[str, Any]
+    ) -> dict[str, Any]:
+        text = row.written() if row.there("completion") else None
+        self._tally["completions_decoded"] += text is None
+        reason, known = self._ends.of_ids(ids, finish, **said)
+        if finish is Finish.END and self._ends.ids.isdisjoint(ids[-1:]):
+            self._tally["stopped_without_end"] += 1
+        if finish is None and known:
+            by_id = "ended_by_id" if reason == "stop" else "cut_off_by_id"
+            self._tally[by_id] += 1
+        return {
+            "completion": text,
+            "completion_ids": ids,
+            "end": None,
+            "finish_reason": reason,
+            "assumed": not known,
+        }
+
+    def _rebuilt(self, row: RowReader) -> Rebuilt | None:
+        """Return the text with what was thought before it; None where nothing was kept apart."""
+        thought = row.reasoning()
+        if thought is None:
+            return None
+        text = row.written()
+        if self._reading.drop_reasoning:
+            return Rebuilt(text=text, dropped=True)
+        try:
+            found = rebuild(thought, text, self._tokenizer, self._reading.reasoning_marks)
+        except DataError as error:
+            raise DataError(f"{row.place}: {error}") from error
+        return Rebuilt(text=found, dropped=False)
 
     def _prompt(self, row: RowReader) -> str | tuple[Message, ...]:
         ids = row.ids("prompt_ids")
         if ids is not None and not row.there("prompt"):
             return str(self._tokenizer.decode(list(ids)))
         prompt = row.turns("prompt")
-        if not isinstance(prompt, str) and self._template != _PLACE:
+        if not isinstance(prompt, str) and self._reading.template != PLACE:
             raise row.error("prompt", "text, which a template goes around (messages need none)")
-        return taken_apart(prompt, self._tokenizer) if self._literal else prompt
-
-    def _completion(self, row: RowReader) -> tuple[str, tuple[int, ...] | None]:
-        ids = row.ids("completion_ids")
-        if ids is None or row.there("completion"):
-            return row.written(), ids
-        self._tally["completions_decoded"] += 1
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)), ids
+        return taken_apart(prompt, self._tokenizer) if self._reading.literal else prompt
 
     def _number(self, row: RowReader, problem_id: str) -> int:
         sample = row.integer("sample")
-        if sample is None:
-            sample = self._counts[problem_id]
+        while sample is None:
+            counted = self._counts[problem_id]
             self._counts[problem_id] += 1
+            sample = None if (problem_id, counted) in self._seen else counted
         if (problem_id, sample) in self._seen:
             raise row.error(
                 "sample", f'a number that no other row of {problem_id} has (sample="" numbers them)'
@@ -233,11 +260,12 @@ class _Importer:
             [draft["completion"] for draft in drafts if draft["completion_ids"] is None]
         )
         for draft in drafts:
+            if draft["completion"] is None:
+                ids = list(draft["completion_ids"])
+                draft["completion"] = str(self._tokenizer.decode(ids, skip_special_tokens=True))
             if draft["completion_ids"] is None:
-                ids = completions[draft["completion"]]
-                finished = draft["finish_reason"] is FinishReason.STOP
-                end = (self._end_id(draft["prompt"]),) if finished else ()
-                draft["completion_ids"] = (*ids, *end)
+                end = () if draft["end"] is None else (draft["end"],)
+                draft["completion_ids"] = (*completions[draft["completion"]], *end)
         self._render([draft for draft in drafts if not isinstance(draft["prompt"], str)])
         texts = list(dict.fromkeys(d["prompt"] for d in drafts if d["prompt_ids"] is None))
         prompts = dict(zip(texts, encode_prompts(texts, self._tokenizer), strict=True))
@@ -263,35 +291,6 @@ class _Importer:
             return {}
         encoded = self._tokenizer(distinct, add_special_tokens=False)["input_ids"]
         return {text: tuple(ids) for text, ids in zip(distinct, encoded, strict=True)}
-
-    @cached_property
-    def _turn_end(self) -> int | None:
-        return turn_end(self._tokenizer)
-
-    @cached_property
-    def _end_ids(self) -> set[int]:
-        """The tokens that end a text or a turn, as far as the tokenizer says."""
-        turn = None
-        if self._tokenizer.chat_template:
-            with suppress(ModelError):  # a template that has no answers
-                turn = self._turn_end
-        return {end for end in (self._tokenizer.eos_token_id, turn) if isinstance(end, int)}
-
-    def _end(self, prompt: str | tuple[Message, ...]) -> int | None:
-        """Return the token that ends what answers this prompt."""
-        if not isinstance(prompt, str):
-            return self._turn_end
-        end = self._tokenizer.eos_token_id
-        return end if isinstance(end, int) else None
-
-    def _end_id(self, prompt: str | tuple[Message, ...]) -> int:
-        end = self._end(prompt)
-        if end is None:
-            raise ModelError(
-                "the tokenizer has no end-of-sequence token, which a finished completion ends "
-                "with: set tokenizer.eos_token, or import with ends=False"
-            )
-        return end
 
 
 def _hash(prompt: str | tuple[Message, ...]) -> str:

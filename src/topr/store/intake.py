@@ -6,7 +6,7 @@ together, files are written, and the manifest says what was done to the rows.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from topr.store.columns import TEXT_OR_IDS, ColumnMap
 from topr.store.formats import FORMATS, OURS, recognise, reshape
 from topr.store.importers import import_rollouts
 from topr.store.manifest import Manifest, begin, is_begun, read_manifest, write_manifest
+from topr.store.reading import Reading
 from topr.store.rows import Row, Rows
 from topr.store.schema import ROLLOUT_SCHEMA, conform, rollouts_to_table
 from topr.store.shards import shard_paths, write_shard
@@ -43,7 +44,12 @@ class Incoming:
 
 
 def incoming(
-    rows: Rows, columns: ColumnMap, *, format_name: str | None = None, beside: Rows | None = None
+    rows: Rows,
+    columns: ColumnMap,
+    *,
+    format_name: str | None = None,
+    beside: Rows | None = None,
+    ends: bool | str | None = None,
 ) -> Incoming:
     """Find out what the rows are.
 
@@ -52,15 +58,19 @@ def incoming(
         columns: names that the user gave; None in it means the usual ones.
         format_name: of `FORMATS`; none given: by the first row's columns.
         beside: the requests of a batch.
+        ends: as in `Reading`: a column of this name may hold a list of a group's entries.
 
     Raises:
         ConfigError: no such format, or requests that are missing or of no use.
         DataError: the format cannot be told, or a column is not there.
 
     """
-    name = recognise(rows.first()) if format_name is None else format_name
+    name = recognise(rows.first(), columns) if format_name is None else format_name
     tally: Counter[str] = Counter()
-    shaped = reshape(rows, name, beside, tally=tally)
+    lists = (ends,) if isinstance(ends, str) else ()
+    shaped = reshape(rows, name, beside, columns=columns, lists=lists, tally=tally)
+    if name == "grouped":
+        columns = replace(columns, completion=None)  # no longer a list
     if name != OURS:
         columns = columns.resolve(shaped, required=TEXT_OR_IDS)
     return Incoming(rows=shaped, format=name, columns=columns, left_out=tally)
@@ -75,17 +85,18 @@ def write_rollouts(
     mark: str,
     details: dict[str, Any],
     sampling: SamplingParams | None = None,
-    template: str = "{prompt}",
-    ends: bool | str | None = None,
-    literal: bool = False,
+    reading: Reading | None = None,
 ) -> Manifest:
     """Write the rollouts and return the manifest. Killed, the same call goes on.
 
     The manifest's details are `details` and: `format`; `tokenized`, how many prompts and
     completions had no ids and were tokenised here; `decoded`, how many completions had ids alone;
     `ends_assumed`, how many did not say how they ended; `ended_by_id` and `cut_off_by_id`, of how
-    many their last id said it; `without_logprobs`, and `logprobs_left_out` of them; `graded`;
-    `left_out`, rows that hold no completion.
+    many their last id said it; `stopped_without_end`, of how many ids hold no end though they
+    ended; `cut_at_end`, how many went on after an end that they spelled out;
+    `reasoning_rebuilt` and `reasoning_dropped`; `without_logprobs`, and `logprobs_left_out` of
+    them; `graded`; `left_out`, rows that hold no completion; `dropped`, those whose finish reason
+    the user says to leave out.
 
     Args:
         given: what came in.
@@ -94,10 +105,8 @@ def write_rollouts(
         model: behaviour model of rows that do not name one.
         mark: fingerprint of the result.
         details: what else the manifest is to say.
-        sampling: as in `import_rollouts`, like the rest.
-        template: text around a prompt.
-        ends: whether completions without a finish reason ended by themselves.
-        literal: take special tokens in prompts apart.
+        sampling: as in `import_rollouts`.
+        reading: how rows are read.
 
     Raises:
         RunDirectoryError: the directory holds something else.
@@ -112,12 +121,13 @@ def write_rollouts(
         if done is not None:
             return done
         tally: Counter[str] = Counter()
+        reading = reading or Reading()
         if given.format == OURS:
             tables = _own(given.rows)
         else:
             rollouts = import_rollouts(
                 given.rows, columns=given.columns, tokenizer=tokenizer, model=model,
-                sampling=sampling, template=template, ends=ends, literal=literal, tally=tally,
+                sampling=sampling, reading=reading, tally=tally,
             )  # fmt: skip
             chunks = iter(lambda: list(islice(rollouts, SHARD_ROWS)), [])
             tables = (rollouts_to_table(chunk) for chunk in chunks)
@@ -135,7 +145,7 @@ def write_rollouts(
             files=tuple(path.name for path in shard_paths(directory)),
             details=details
             | _details(given, tally, found)
-            | {"ends": "no" if ends is False else "yes"},
+            | {"ends": "no" if reading.ends is False else "yes"},
         )
         write_manifest(directory, manifest)
         return manifest
@@ -172,6 +182,29 @@ def report(manifest: Manifest, reward: str | None) -> list[str]:
             f"{found['logprobs_left_out']} were sampled with a penalty, min_p or the like: their "
             "log-probabilities are those of another distribution than training scores, and left out"
         )
+    if found.get("stopped_without_end"):
+        lines.append(
+            f"{found['stopped_without_end']} say that they ended by themselves, and their ids hold "
+            "no end: right where a stop string ended them; where the tool leaves the end out, the "
+            "model is not taught to end"
+        )
+    if found.get("cut_at_end"):
+        lines.append(
+            f"{found['cut_at_end']} go on after an end that their text spells out: what follows it "
+            "is left out"
+        )
+    if found.get("reasoning_rebuilt"):
+        lines.append(
+            f"{found['reasoning_rebuilt']} came with what the model thought apart: put back before "
+            "the text, as the model writes it"
+        )
+    if found.get("reasoning_dropped"):
+        lines.append(
+            f"{found['reasoning_dropped']} are without what the model thought, as you wanted: they "
+            "are not what it wrote, and log mu recomputed on them is not that of their sampling"
+        )
+    if found.get("dropped"):
+        lines.append(f"{found['dropped']} are left out for their finish reason, as you said")
     if found["left_out"]:
         lines.append(
             f"{found['left_out']} answers are no completion (failed requests, tool calls, filtered "
@@ -207,6 +240,11 @@ def _details(given: Incoming, tally: Counter[str], found: Counter[str]) -> dict[
         "ends_assumed": tally["ends_assumed"],
         "ended_by_id": tally["ended_by_id"],
         "cut_off_by_id": tally["cut_off_by_id"],
+        "stopped_without_end": tally["stopped_without_end"],
+        "cut_at_end": tally["cut_at_end"],
+        "reasoning_rebuilt": tally["reasoning_rebuilt"],
+        "reasoning_dropped": tally["reasoning_dropped"],
+        "dropped": tally["dropped"],
         "without_logprobs": found["without_logprobs"],
         "logprobs_left_out": tally["logprobs_left_out"],
         "graded": found["graded"],

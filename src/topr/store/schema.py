@@ -239,6 +239,9 @@ def _check_column(column: pa.ChunkedArray, name: str, *, where: str) -> None:
         known = [member.value for member in _CHOICES[name]]
         strange = pc.and_(pc.is_valid(column), pc.invert(pc.is_in(column, pa.array(known))))
         _refuse(strange, f"{where}: column {name} holds none of {', '.join(known)}")
+    if pa.types.is_floating(column.type):
+        strange = pc.fill_null(pc.invert(pc.is_finite(column)), False)
+        _refuse(strange, f"{where}: column {name} holds NaN or infinity; null is for none")
     if pa.types.is_list(column.type) and pc.list_flatten(column).null_count:
         raise DataError(f"{where}: column {name} holds a list with a null in it. Mend the file")
     if pa.types.is_struct(column.type):

@@ -5,12 +5,11 @@ Read in the tools' documentation and source: TRL 1.16, verl (`_dump_generations`
 `formats` says when a row has which shape. A row that has not is a DataError here, its place there.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from topr.distribution import distribution
 from topr.errors import DataError
+from topr.store.cells import as_object
 from topr.store.rows import Row
 
 _PLURALS = {
@@ -21,8 +20,10 @@ _PLURALS = {
     "logprobs": "logprobs",
     "finish_reasons": "finish_reason",
     "samples": "sample",
+    "last_token_ids": "last_token_id",
 }
 """Columns of lists, one entry a completion, and what an entry is."""
+_SIDES = {"chosen": True, "rejected": False}
 
 
 def same(row: Row) -> Iterator[Row]:
@@ -30,44 +31,96 @@ def same(row: Row) -> Iterator[Row]:
     yield row
 
 
-def grouped(row: Row) -> Iterator[Row]:
-    """`prompt` and lists: one entry a completion, under the plural of our names."""
-    of_each = {"completions": "completion"} | {
-        name: one for name, one in _PLURALS.items() if isinstance(row.get(name), list)
-    }
-    completions = _list(row, "completions", None)
-    lists = {one: _list(row, name, len(completions)) for name, one in of_each.items()}
+def chats(row: Row) -> Iterator[Row]:
+    """A whole chat: what the assistant said last, and what it was said to."""
+    messages = as_list(row, "messages", None)
+    if len(messages) < 2 or not isinstance(messages[-1], dict):
+        raise DataError(
+            f"messages holds {_short(messages)}, expected a chat whose last message is the answer"
+        )
+    shared = {name: value for name, value in row.items() if name not in ("messages", "prompt")}
+    yield shared | {"prompt": messages[:-1], "completion": messages[-1:]}
+
+
+def stepwise(row: Row) -> Iterator[Row]:
+    """TRL's stepwise supervision: `completions` are the steps of one solution, and no completions
+    of their own.
+    """
+    raise DataError(
+        f"the columns prompt, completions and labels are TRL's stepwise supervision, where the "
+        f"{len(row['completions'])} completions are steps of one solution and labels say which "
+        "steps are right: nothing to train on as it is. If each entry is a whole completion, say "
+        "--format grouped; else join the steps into a column completion, with a reward for the "
+        "whole"
+    )
+    yield row
+
+
+def grouped(
+    row: Row, completions: str = "completions", named: tuple[str, ...] = ()
+) -> Iterator[Row]:
+    """`prompt` and lists: one entry a completion, under the plural of our names.
+
+    An entry that is an object (a text with its score, say) becomes columns of its completion's row.
+
+    Args:
+        row: one problem.
+        completions: its list of completions.
+        named: further lists, which the user names; an entry keeps the name of its list.
+
+    """
+    of_each = _PLURALS | {name: name for name in named} | {completions: "completion"}
+    of_each = {name: one for name, one in of_each.items() if isinstance(row.get(name), list)}
+    entries = as_list(row, completions, None)
+    lists = {one: as_list(row, name, len(entries)) for name, one in of_each.items()}
     shared = {name: value for name, value in row.items() if name not in of_each}
-    for index in range(len(completions)):
-        yield shared | {name: values[index] for name, values in lists.items()}
+    for index, entry in enumerate(entries):
+        each = {name: values[index] for name, values in lists.items()}
+        if isinstance(entry, dict) and "role" not in entry:
+            del each["completion"]
+            each |= entry
+        yield shared | each
 
 
 def pairs(row: Row) -> Iterator[Row]:
-    """A preferred completion and another: what TRL's `unpair_preference_dataset` makes of them."""
-    shared = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
-    yield shared | {"completion": row["chosen"], "label": True}
-    yield shared | {"completion": row["rejected"], "label": False}
+    """A preferred completion and another: what TRL's `unpair_preference_dataset` makes of them.
+
+    A column named after a side (`chosen_finish_reason`) is of that completion alone.
+    """
+    of_sides = {f"{side}_{name}" for side in _SIDES for name in ("finish_reason", "last_token_id")}
+    shared = {name: row[name] for name in row if name not in _SIDES and name not in of_sides}
+    for side, right in _SIDES.items():
+        own = {
+            name.removeprefix(f"{side}_"): row[name]
+            for name in of_sides & set(row)
+            if name.startswith(side)
+        }
+        yield shared | {"completion": row[side], "label": right} | own
 
 
 def verl(row: Row) -> Iterator[Row]:
     """Data set of verl with the `responses` that `main_generation` adds, and scores if any."""
-    truth, extra = _object(row, "reward_model"), row.get("extra_info") or {}
-    responses = _list(row, "responses", None)
+    truth, extra = expect_object(row, "reward_model"), as_object(row.get("extra_info")) or {}
+    responses = as_list(row, "responses", None)
     scores = next((row[name] for name in ("rewards", "scores") if row.get(name) is not None), None)
     rewards = [None] * len(responses) if scores is None else scores
     if len(rewards) != len(responses):
         raise DataError(f"found {len(rewards)} scores of {len(responses)} responses")
-    said = row.get("finish_reasons")  # which `topr export` adds
-    ends = _list(row, "finish_reasons", len(responses)) if said else [None] * len(responses)
+    # `topr export` adds these.
+    ends, last = (
+        as_list(row, name, len(responses)) if row.get(name) else [None] * len(responses)
+        for name in ("finish_reasons", "last_token_ids")
+    )
     parts = [row.get("data_source"), extra.get("split"), extra.get("index")]
     made = "-".join(str(part) for part in parts if part is not None)
-    for response, reward, end in zip(responses, rewards, ends, strict=True):
+    for response, reward, end, last_id in zip(responses, rewards, ends, last, strict=True):
         yield {
             "prompt": row["prompt"],
             "completion": response,
             "finish_reason": end,
+            "last_token_id": last_id,
             "reward": reward,
-            "gold": _text(truth.get("ground_truth")),
+            "gold": truth.get("ground_truth"),
             "problem_id": extra.get("problem_id") or (made if parts[2] is not None else None),
         }
 
@@ -77,7 +130,7 @@ def verl_dump(row: Row) -> Iterator[Row]:
     yield {
         "prompt": row["input"],
         "completion": row["output"],
-        "gold": _text(row.get("gts")),
+        "gold": row.get("gts"),
         "reward": row["score"],
         "iteration": row.get("step"),
     }
@@ -85,7 +138,7 @@ def verl_dump(row: Row) -> Iterator[Row]:
 
 def tinker(row: Row) -> Iterator[Row]:
     """A datum: position i of the input predicts token i + 1, and all tensors go by that."""
-    inputs, tensors = _tokens(row["model_input"]), _object(row, "loss_fn_inputs")
+    inputs, tensors = _tokens(row["model_input"]), expect_object(row, "loss_fn_inputs")
     targets = _tensor(tensors, "target_tokens", len(inputs))
     if targets[:-1] != inputs[1:]:
         raise DataError("target_tokens are not the input shifted by one: this is no completion")
@@ -114,70 +167,9 @@ def tinker(row: Row) -> Iterator[Row]:
         "completion_ids": targets[start:],
         "logprobs": logprobs[start:] if logprobs else None,
         "reward": row.get("reward", advantages[start] if advantages else None),
-        "gold": _text(row.get("gold")),
+        "gold": row.get("gold"),
         "problem_id": row.get("problem_id"),
     }
-
-
-_NO_ANSWER = ("content_filter", "tool_calls", "function_call")
-"""Reasons to finish of what is no whole completion."""
-
-
-def openai(row: Row) -> Iterator[Row | None]:
-    """A line of a batch's output. A failed request has no completion, nor has a tool call or what a
-    filter stopped: None stands for each."""
-    response = row["response"] or {}
-    if row.get("error") or response.get("status_code", 200) != 200:
-        yield None
-        return
-    body, asked = _object(response, "body"), _object(row["request"], "body")
-    prompt = asked.get("messages", asked.get("prompt"))
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
-        prompt = [_spoken(message) for message in prompt]
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str):
-        raise DataError("the request has several prompts: expected one for each custom_id")
-    ids = bool(prompt) and isinstance(prompt, list) and isinstance(prompt[0], int)
-    drawn = {n: asked[n] for n in ("temperature", "top_p", "top_k") if asked.get(n) is not None}
-    # What is not said may be the server's default, or the model's own.
-    plain = drawn.get("temperature") == 1 and drawn.get("top_p") == 1 and distribution(asked).scored
-    if drawn.get("top_k") == -1:  # vLLM's word for off
-        drawn["top_k"] = 0
-    for choice in _list(body, "choices", None):
-        chat = choice.get("message")
-        token_ids = choice.get("token_ids")
-        text = chat.get("content") if isinstance(chat, dict) else choice.get("text")
-        if choice.get("finish_reason") in _NO_ANSWER or (text is None and not token_ids):
-            yield None
-            continue
-        yield {
-            "prompt": None if ids else prompt,
-            "prompt_ids": prompt if ids else choice.get("prompt_token_ids"),
-            "completion": text,
-            "completion_ids": token_ids,
-            # They are of the model's own distribution, whatever was sampled.
-            "logprobs": _openai_logprobs(choice) if token_ids and plain else None,
-            "finish_reason": choice.get("finish_reason"),
-            "sampling": drawn,
-            "model": body.get("model"),
-            "id": row["custom_id"],
-        }
-
-
-def _spoken(message: Any) -> Any:
-    """Return a message with its parts of text as one text; other parts are left as they are."""
-    parts = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(parts, list) or not all(
-        isinstance(part, dict) and part.get("type") == "text" for part in parts
-    ):
-        return message
-    return message | {"content": "".join(part["text"] for part in parts)}
-
-
-def _openai_logprobs(choice: Row) -> list[float] | None:
-    found = choice.get("logprobs") or {}
-    if found.get("content") is not None:
-        return [token["logprob"] for token in found["content"]]
-    return found.get("token_logprobs")
 
 
 def open_instruct(row: Row) -> Iterator[Row]:
@@ -188,12 +180,13 @@ def open_instruct(row: Row) -> Iterator[Row]:
         "logprobs": row.get("logprobs"),
         "finish_reason": row.get("finish_reason"),
         "reward": row.get("reward"),
-        "gold": _text(row.get("ground_truth")),
+        "gold": row.get("ground_truth"),
         "iteration": row.get("step"),
     }
 
 
-def _list(row: Row, name: str, length: int | None) -> list[Any]:
+def as_list(row: Row, name: str, length: int | None) -> list[Any]:
+    """Return a column that must be a list, of so many entries if a length is given."""
     values = row.get(name)
     if not isinstance(values, list) or length not in (None, len(values)):
         many = "a list" if length is None else f"a list of {length}, one for each completion"
@@ -201,11 +194,12 @@ def _list(row: Row, name: str, length: int | None) -> list[Any]:
     return values
 
 
-def _object(row: Row, name: str) -> Row:
-    value = row.get(name)
-    if not isinstance(value, dict):
-        raise DataError(f"{name} holds {_short(value)}, expected an object")
-    return value
+def expect_object(row: Row, name: str) -> Row:
+    """Return a column that must be an object, or the JSON text of one."""
+    value = as_object(row.get(name))
+    if value is None:
+        raise DataError(f"{name} holds {_short(row.get(name))}, expected an object")
+    return dict(value)
 
 
 def _tokens(model_input: Any) -> list[int]:
@@ -229,13 +223,6 @@ def _tensor(tensors: Row, name: str, length: int) -> list[Any]:
     if not isinstance(data, list) or len(data) != length:
         raise DataError(f"{name} holds {_short(value)}, expected {length} numbers, one a token")
     return data
-
-
-def _text(value: Any) -> str | None:
-    """Return a reference answer as text: the only one of a list, else JSON."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _short(value: Any) -> str:

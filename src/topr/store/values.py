@@ -1,6 +1,7 @@
 """Typed values out of other tools' rows, every error with the number of the row."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,21 +9,14 @@ from typing import Any
 import pyarrow as pa
 
 from topr.distribution import distribution
+from topr.ends import Finish, read_finish
 from topr.errors import DataError
-from topr.records import FinishReason, Grade, Message, Outcome, SamplingParams
-from topr.store.columns import ColumnMap
+from topr.golds import read_gold
+from topr.records import Grade, Message, Outcome, SamplingParams, Several
+from topr.store.cells import as_messages, value_at
+from topr.store.columns import TEXT, ColumnMap
 from topr.store.rows import Rows
 
-FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "eos": FinishReason.STOP,
-    "eos_token": FinishReason.STOP,
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "max_tokens": FinishReason.LENGTH,
-    "max_length": FinishReason.LENGTH,
-}
 VERDICTS = {
     "true": True,
     "yes": True,
@@ -48,8 +42,17 @@ def changes_unrecorded(sampling: Mapping[str, Any] | None) -> bool:
     return bool(distribution(further).changes)
 
 
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message under which servers and TRL keep what was thought before its content."""
+_PARTS = ("sampling", "prompt_ids", "completion_ids", "logprobs")
+"""Fields of lists and objects: as text (CSV knows no other) they are JSON, and empty is null."""
+
+
 class RowReader:
-    """Reads the fields of a resolved `ColumnMap` from one row."""
+    """Reads the fields of a resolved `ColumnMap` from one row.
+
+    A null is the same as no column, for every field.
+    """
 
     def __init__(self, row: Mapping[str, Any], columns: ColumnMap, *, place: str) -> None:
         self._row = row
@@ -59,7 +62,7 @@ class RowReader:
     def error(self, field: str, expected: str) -> DataError:
         """Return the error for a value that is not what it should be."""
         column = getattr(self._columns, field, "") or field
-        found = repr(self._row.get(column))
+        found = repr(value_at(self._row, column))
         shown = found if len(found) <= 80 else found[:77] + "..."
         return DataError(
             f"{self.place}: column {column} ({field}) holds {shown}, expected {expected}"
@@ -94,12 +97,46 @@ class RowReader:
 
     def written(self) -> str:
         """Return the completion's text: a chat's is that of its one message."""
-        turns = self.turns("completion")
-        if isinstance(turns, str):
-            return turns
-        if len(turns) > 1 or turns[0].role != "assistant":
+        message = self._answer()
+        if message is None:
+            return self.text("completion")
+        content = message.get("content")
+        return content if isinstance(content, str) else ""  # thought, and nothing said yet
+
+    def reasoning(self) -> str | bool | None:
+        """Return what was thought before the completion's text; None for nothing.
+
+        True: something was, and the row does not say what.
+        """
+        message = self._answer() or {}
+        found = self._get("reasoning")
+        for value in (found, *(message.get(name) for name in _REASONING)):
+            if isinstance(value, str) and value.strip():
+                return value
+        if found is True:
+            return True
+        if found not in (None, "", False) and not isinstance(found, str):
+            raise self.error("reasoning", 'text (reasoning="" leaves the column out)')
+        return None
+
+    def _answer(self) -> Mapping[str, Any] | None:
+        """Return the one message that a chat's completion is; None where it is text."""
+        value = self._get("completion")
+        if isinstance(value, Mapping):
+            value = [value]
+        if not isinstance(value, list):
+            return None
+        known = {"role", "content", *_REASONING}
+        given = [
+            {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
+            for turn in value
+        ]
+        texts = all(isinstance(v, str) for turn in given for v in turn.values())
+        if len(given) != 1 or not texts or not {"role"} < set(given[0]) <= known:
+            given = [{}]
+        if given[0].get("role") != "assistant":
             raise self.error("completion", "one message of the assistant (tool calls are not read)")
-        return turns[0].content
+        return given[0]
 
     def there(self, field: str) -> bool:
         """Return whether the row has anything there."""
@@ -131,13 +168,21 @@ class RowReader:
         return changes_unrecorded(self._get("sampling"))
 
     def integer(self, field: str) -> int | None:
-        """Return a whole number, also from text; None where there is no such column."""
-        if not getattr(self._columns, field):
+        """Return a whole number, also from text; None for null or no column."""
+        if not self.there(field) or self._get(field) == "":
             return None
         try:
             return int(self.text(field))
         except ValueError as error:
             raise self.error(field, "a whole number") from error
+
+    def gold(self, several: Several) -> str | None:
+        """Return the reference answer; None for null or no column."""
+        try:
+            return read_gold(self._get("gold"), several)
+        except DataError as error:
+            column = self._columns.gold
+            raise DataError(f"{self.place}: column {column} (gold): {error}") from error
 
     def ids(self, field: str) -> tuple[int, ...] | None:
         """Return token ids; None for null or no column."""
@@ -154,27 +199,39 @@ class RowReader:
         if values is None:
             return None
         numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
-        if not numbers or len(values) != length:
-            raise self.error("logprobs", f"{length} numbers, one for each completion id")
+        if not numbers or len(values) != length or not all(map(math.isfinite, values)):
+            raise self.error("logprobs", f"{length} finite numbers, one for each completion id")
         return tuple(float(value) for value in values)
 
-    def finish_reason(self, ends: bool | str) -> FinishReason:
-        """Return why the completion ended; `ends` decides where the row does not say."""
-        reason = self._get("finish_reason")
-        if reason is not None:
-            if str(reason).lower() not in FINISH_REASONS:
-                raise self.error("finish_reason", f"one of {', '.join(FINISH_REASONS)}, or null")
-            return FINISH_REASONS[str(reason).lower()]
-        if isinstance(ends, str):
-            ended = VERDICTS.get(str(self._row.get(ends)).lower())
-            if ended is None:
-                raise self.error(ends, "true or false")
-            ends = ended
-        return FinishReason.STOP if ends else FinishReason.LENGTH
+    def finish(self, words: Mapping[str, Finish]) -> Finish | None:
+        """Return how the completion ended; None where the row does not say."""
+        try:
+            return read_finish(self._get("finish_reason"), words)
+        except DataError as error:
+            column = self._columns.finish_reason
+            raise DataError(f"{self.place}: column {column} (finish_reason): {error}") from error
+
+    def verdict(self, column: str) -> bool:
+        """Return what a column of true and false holds."""
+        found = VERDICTS.get(str(value_at(self._row, column)).lower())
+        if found is None:
+            raise DataError(
+                f"{self.place}: column {column} holds {value_at(self._row, column)!r:.80}, "
+                "expected true or false"
+            )
+        return found
 
     def _get(self, field: str) -> Any:
         column = getattr(self._columns, field)
-        return self._row.get(column) if column else None
+        value = value_at(self._row, column) if column else None
+        if not isinstance(value, str):
+            return value
+        if field in TEXT:
+            try:
+                return as_messages(value)
+            except DataError as error:
+                raise DataError(f"{self.place}: {error}") from error
+        return _parsed(value) if field in _PARTS else value
 
 
 class Grades:
@@ -188,13 +245,16 @@ class Grades:
         """Look at every reward of a resolved `ColumnMap` once.
 
         Raises:
-            DataError: a reward is neither a number nor a verdict.
+            DataError: a reward is neither a finite number nor a verdict.
 
         """
         self._there = bool(columns.reward)
-        self.verdicts = self._there and all(
-            _number(RowReader(row, columns, place=place)) in (0.0, 1.0, None) for place, row in rows
-        )
+        # Every row, also after the first number that is no verdict: a bad one is an error now.
+        numbers = {
+            _number(RowReader(row, columns, place=place))
+            for place, row in (rows if self._there else ())
+        }
+        self.verdicts = self._there and numbers <= {0.0, 1.0, None}
         """Every value is right or wrong, and no reward of its own."""
 
     def read(self, row: RowReader) -> Grade | None:
@@ -207,6 +267,15 @@ def read_grades(table: pa.Table, columns: ColumnMap) -> list[Grade | None]:
     rows = Rows.of(table)
     grades = Grades(rows, columns)
     return [grades.read(RowReader(row, columns, place=place)) for place, row in rows]
+
+
+def _parsed(text: str) -> Any:
+    if not text.strip():
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # refused as what it is
 
 
 def _message(turn: Any) -> Message | None:
@@ -224,10 +293,16 @@ def _number(row: RowReader) -> float | None:
     if value is None or value == "":
         return None
     try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise row.error("reward", f"a number or one of {', '.join(VERDICTS)}") from error
-    return None if math.isnan(number) else number
+        number = float("nan") if isinstance(value, list | dict) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not math.isfinite(number):
+        raise row.error(
+            "reward",
+            f"a finite number, one of {', '.join(VERDICTS)}, or null where there is none "
+            "(NaN is no reward: write null, or mend what computed it)",
+        )
+    return number
 
 
 def _grade(number: float | None, verdict: bool) -> Grade | None:

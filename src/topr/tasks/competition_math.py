@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from topr.config import MathConfig
+from topr.errors import DataError
+from topr.golds import read_gold
 from topr.records import Problem
 from topr.tasks.base import Split
 from topr.tasks.prompts import chat_prompt
-from topr.tasks.sources import Source, read_file_or_hub, read_hub, read_hub_subsets
+from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub, read_hub, read_hub_subsets
 from topr.tasks.splits import Splits, divide, pick, question_key
 
 logger = logging.getLogger(__name__)
@@ -118,14 +120,16 @@ class MathTask:
     def _train(self) -> list[Problem]:
         config = self._config
         source = (
-            read_file_or_hub(config.train_file, "train", key="train_file")
+            read_file_or_hub(
+                config.train_file, config.split, key="train_file", chosen=config.split != "train"
+            )
             if config.train_file is not None
-            else read_hub_subsets(config.dataset, "train", instead="train_file")
+            else read_hub_subsets(config.dataset, config.split, instead="train_file")
         )
         in_prompt = {question_key(problem) for problem, _ in EXAMPLES[: config.few_shot]}
         left_out: Counter[str] = Counter()
-        problems = []
-        for index in range(len(source.rows)):
+
+        def problem(index: int) -> Problem | None:
             question = source.text(index, "problem", _ADVICE)
             gold, whole = _gold(source, index)
             if not gold:
@@ -138,22 +142,34 @@ class MathTask:
                 # The four examples are training problems; their prompt would hold the solution.
                 left_out["that are examples in the prompt"] += 1
             else:
-                problems.append(self._problem(source, index, "train", gold))
+                return self._problem(source, index, "train", gold)
+            return None
+
+        problems = source.each(problem)
         self._warn(source, left_out)
         return problems
 
     def _test(self) -> list[Problem]:
         config = self._config
         source = (
-            read_file_or_hub(config.test_file, "test", key="test_file")
+            read_file_or_hub(
+                config.test_file,
+                config.test_split,
+                key="test_file",
+                chosen=config.test_split != "test",
+            )
             if config.test_file is not None
-            else read_hub(config.test_dataset, None, "test", instead="test_file")
+            else read_hub(config.test_dataset, None, config.test_split, instead="test_file")
         )
-        golds = [_gold(source, index)[0] for index in range(len(source.rows))]
-        problems = [
-            self._problem(source, index, "test", gold) for index, gold in enumerate(golds) if gold
-        ]
-        self._warn(source, Counter({"with an empty answer": golds.count("")}))
+        left_out: Counter[str] = Counter()
+
+        def problem(index: int) -> Problem | None:
+            gold, _ = _gold(source, index)
+            left_out["with an empty answer"] += not gold
+            return self._problem(source, index, "test", gold) if gold else None
+
+        problems = source.each(problem)
+        self._warn(source, left_out)
         return problems
 
     def _warn(self, source: Source, left_out: Counter[str]) -> None:
@@ -229,14 +245,17 @@ def _closing_brace(text: str, start: int) -> int | None:
 def _gold(source: Source, index: int) -> tuple[str, bool]:
     """Return the gold answer, and whether it is surely the whole answer."""
     row = source.rows[index]
-    given = row.get("answer")
-    if given is not None and not isinstance(given, str):
-        given = source.identifier(index, "answer", _ADVICE)
+    try:
+        given = read_gold(row.get("answer"))
+    except DataError as error:
+        raise source.fail(index, f"column 'answer' {error}", _ADVICE) from error
     if given is not None and row.get("solution") is None:
         return given.strip(), True
     boxes = boxed(source.text(index, "solution", _ADVICE))
     if given is None and not boxes:
-        raise source.fail(index, "column 'solution' has no \\boxed{} answer", _ADVICE)
+        raise source.fail(
+            index, "column 'solution' has no \\boxed{} answer", _ADVICE, EmptyCellError
+        )
     gold = boxes[-1] if given is None else given
     # An answer other than the last box was written by somebody who looked at the whole.
     whole = len(set(boxes)) <= 1 or gold != boxes[-1]

@@ -3,14 +3,14 @@
 Dataset: Cobbe et al. 2021, arXiv 2110.14168. Prompt: Wei et al. 2022, arXiv 2201.11903, table 20.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 from topr.config import Gsm8kConfig
 from topr.records import Message, Problem
 from topr.tasks.base import Split
 from topr.tasks.prompts import chat_prompt
-from topr.tasks.sources import Source, read_file_or_hub, read_hub
+from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub, read_hub
 from topr.tasks.splits import Splits, divide, pick
 
 EXAMPLES: tuple[tuple[str, str], ...] = (
@@ -98,8 +98,8 @@ class Gsm8kTask:
     def _splits(self) -> Splits:
         config = self._config
         return divide(
-            list(self._read("train", config.train_file)),
-            list(self._read("test", config.test_file)),
+            self._read("train", config.train_file, config.split),
+            self._read("test", config.test_file, config.test_split),
             what=self.name,
             seed=config.seed,
             validation_problems=config.validation_problems,
@@ -107,24 +107,28 @@ class Gsm8kTask:
             test_problems=config.test_problems,
         )
 
-    def _read(self, split: str, file: str | None) -> Iterator[Problem]:
+    def _read(self, kind: str, file: str | None, split: str) -> list[Problem]:
         config = self._config
+        key = f"{kind}_file"
         source = (
-            read_file_or_hub(file, split, key=f"{split}_file")
+            read_file_or_hub(file, split, key=key, chosen=split != kind)
             if file is not None
-            else read_hub(config.dataset, config.subset, split, instead=f"{split}_file")
+            else read_hub(config.dataset, config.subset, split, instead=key)
         )
-        for index, row in enumerate(source.rows):
-            question = source.text(index, "question", _ADVICE).strip()
-            yield Problem(
-                id=source.identifier(index, "id", _ADVICE)
-                if "id" in row
-                else f"gsm8k-{split}-{index:05d}",
-                prompt=self._prompt(question),
-                answer=_gold(source, index),
-                question=question,
-                columns=row,
-            )
+        return source.each(lambda index: self._problem(source, index, kind))
+
+    def _problem(self, source: Source, index: int, kind: str) -> Problem:
+        row = source.rows[index]
+        question = source.text(index, "question", _ADVICE).strip()
+        return Problem(
+            id=source.identifier(index, "id", _ADVICE)
+            if "id" in row
+            else f"gsm8k-{kind}-{index:05d}",
+            prompt=self._prompt(question),
+            answer=_gold(source, index),
+            question=question,
+            columns=row,
+        )
 
     def _prompt(self, question: str) -> str | tuple[Message, ...]:
         examples = EXAMPLES[: self._config.few_shot]
@@ -146,5 +150,7 @@ def _gold(source: Source, index: int) -> str:
     """Return the text after the last ####, as it stands: graders read thousands commas."""
     _, mark, gold = source.text(index, "answer", _ADVICE).rpartition("####")
     if not mark or not gold.strip():
-        raise source.fail(index, "column 'answer' does not end in '#### N'", _ADVICE)
+        raise source.fail(
+            index, "column 'answer' does not end in '#### N'", _ADVICE, EmptyCellError
+        )
     return gold.strip()

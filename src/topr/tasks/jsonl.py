@@ -11,15 +11,16 @@ from functools import cached_property
 from typing import Any
 
 from topr.config import JsonlConfig
-from topr.errors import ConfigError
-from topr.records import Message, Problem
+from topr.errors import ConfigError, DataError
+from topr.golds import read_gold
+from topr.records import Message, Problem, Several
+from topr.store import has_column, value_at
 from topr.tasks.base import Split
-from topr.tasks.sources import Source, read_file_or_hub
+from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub
 from topr.tasks.splits import Splits, divide, pick
 
 _OWN_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _BUILT_IN = ("numeric", "numeric_marked", "math", "exact")
-_MESSAGES_AS_TEXT = re.compile(r'\s*\[\s*\{\s*"(role|content)"\s*:')
 _PLACE = "{prompt}"
 
 
@@ -54,25 +55,45 @@ class JsonlTask:
     @cached_property
     def _splits(self) -> Splits:
         config = self._config
-        test = config.test_file
         return divide(
-            self._read(config.train_file, "train"),
-            None if test is None else self._read(test, "test"),
+            self._problems(self._read_train()),
+            self._problems(self._read_test()) if _has_test(config) else None,
             what=self.name,
             seed=config.seed,
             validation_problems=config.validation_problems,
             hold_out=config.test_problems,
         )
 
-    def _read(self, file: str, split: str) -> Sequence[Problem]:
-        source = read_file_or_hub(file, split, key=f"{split}_file")
-        return [self._problem(source, index) for index in range(len(source.rows))]
+    def _read_train(self) -> Source:
+        config = self._config
+        return read_file_or_hub(
+            config.train_file,
+            config.split or "train",
+            key="train_file",
+            subset=config.subset,
+            chosen=config.split is not None,
+        )
+
+    def _read_test(self) -> Source:
+        config = self._config
+        file = config.test_file or config.train_file
+        same = file == config.train_file
+        return read_file_or_hub(
+            file,
+            config.test_split or "test",
+            key="test_file",
+            subset=config.test_subset or (config.subset if same else None),
+            chosen=config.test_split is not None,
+        )
+
+    def _problems(self, source: Source) -> Sequence[Problem]:
+        return source.each(lambda index: self._problem(source, index))
 
     def _problem(self, source: Source, index: int) -> Problem:
         config = self._config
         row = source.rows[index]
         prompt = self._prompt(source, index)
-        asked = row.get(config.prompt_column)
+        asked = value_at(row, config.prompt_column)
         return Problem(
             id=_hash(prompt)
             if config.id_column is None
@@ -89,11 +110,8 @@ class JsonlTask:
 
     def _prompt(self, source: Source, index: int) -> str | tuple[Message, ...]:
         config = self._config
-        advice = (
-            "Expected text, or a list of {role, content}, as task.prompt_column names it; one kind "
-            "in the whole file"
-        )
-        value = source.value(index, config.prompt_column, advice)
+        advice = "Expected text, or a list of {role, content}, as task.prompt_column names it"
+        value = source.messages(index, config.prompt_column, advice)
         if isinstance(value, list):
             if config.template != _PLACE:
                 raise source.fail(
@@ -103,27 +121,28 @@ class JsonlTask:
                 )
             return _messages(source, index, value, advice)
         text = source.text(index, config.prompt_column, advice)
-        if _MESSAGES_AS_TEXT.match(text):
-            raise source.fail(index, f"the prompt is JSON written as text: {text!r:.60}", advice)
         # Not str.format: braces are common in prompts (LaTeX, code).
         return config.template.replace(_PLACE, text)
 
     def _answer(self, source: Source, index: int) -> str:
         column = self._config.answer_column
-        if self._own_function and source.rows[index].get(column) is None:
-            return ""  # a reward function may need no gold answer, or take it from other columns
         advice = "task.answer_column names the column with the gold answer"
-        value = source.value(index, column, advice)
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise source.fail(
-                index,
-                f"column {column!r} holds {value!r:.80} ({type(value).__name__}), expected text or "
-                "a number",
-                advice,
-            )
-        if not self._own_function and not str(value).strip():
-            raise source.fail(index, f"column {column!r} is empty", advice)
-        return str(value)
+        # A function reads a list as it likes.
+        several = Several.ANY if self._own_function else self._config.several_golds
+        try:
+            gold = read_gold(value_at(source.rows[index], column), several)
+        except DataError as error:
+            raise source.fail(index, f"column {column!r} {error}", advice) from error
+        if self._own_function:
+            return gold or ""  # it may need none, or take it from other columns
+        if gold is None or not gold.strip():
+            state = "is empty" if has_column(source.rows[index], column) else "is not there"
+            raise source.fail(index, f"column {column!r} {state}", advice, EmptyCellError)
+        return gold
+
+
+def _has_test(config: JsonlConfig) -> bool:
+    return config.test_file is not None or config.test_split is not None
 
 
 def _check(config: JsonlConfig) -> None:
@@ -137,11 +156,16 @@ def _check(config: JsonlConfig) -> None:
             f"task.template={config.template!r} has no {_PLACE}: all problems would have the same "
             f"prompt. Write {_PLACE} where the problem's own text goes"
         )
-    if config.test_file is not None and config.test_problems:
+    if _has_test(config) and config.test_problems:
         raise ConfigError(
-            f"both task.test_file={config.test_file} and task.test_problems={config.test_problems} "
-            "are set: the latter holds problems out of task.train_file, which a test file makes "
-            "needless. Set one"
+            f"both task.test_file={config.test_file or config.test_split} and task.test_problems="
+            f"{config.test_problems} are set: the latter holds problems out of task.train_file, "
+            "which a test file or split makes needless. Set one"
+        )
+    if config.test_subset is not None and not _has_test(config):
+        raise ConfigError(
+            f"task.test_subset={config.test_subset} is of no use without task.test_split (or "
+            "task.test_file): say which split of it holds the test problems"
         )
 
 

@@ -4,14 +4,23 @@ Files are read by `topr.store.read_rows`, hub datasets by `topr.hub`. What the c
 mean is each task's own matter.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from topr import hub
-from topr.errors import DataError
-from topr.store import read_rows
+from topr.errors import ConfigError, DataError
+from topr.store import as_messages, has_column, nested_names, read_rows, value_at
+
+logger = logging.getLogger(__name__)
+
+MadeT = TypeVar("MadeT")
+
+
+class EmptyCellError(DataError):
+    """A row has nothing where something must be: it can be left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,25 +31,61 @@ class Source:
     """File or hub name, for messages."""
     rows: Sequence[Mapping[str, Any]]
 
-    def fail(self, index: int, problem: str, advice: str) -> DataError:
+    def fail(
+        self, index: int, problem: str, advice: str, kind: type[DataError] = DataError
+    ) -> DataError:
         """Return an error about one row, counted from 0 here and from 1 in the message."""
-        columns = ", ".join(self.rows[index]) or "none"
-        return DataError(
-            f"{self.name}, row {index + 1}: {problem} (columns found: {columns}). {advice}"
-        )
+        columns = ", ".join(nested_names(self.rows[index])) or "none"
+        return kind(f"{self.name}, row {index + 1}: {problem} (columns found: {columns}). {advice}")
 
-    def value(self, index: int, column: str, advice: str) -> Any:
-        """Return one cell.
+    def each(self, make: Callable[[int], MadeT | None]) -> list[MadeT]:
+        """Return what `make` makes of each row. Rows in which a cell is empty are left out and
+        counted in a warning; so are those of which it makes None, without one.
 
         Raises:
-            DataError: the column is not there, or has nothing in this row.
+            DataError: a row holds what it may not, or a cell is empty in every row.
 
         """
-        value = self.rows[index].get(column)
-        if value is None:
-            state = "is empty" if column in self.rows[index] else "is not there"
-            raise self.fail(index, f"column {column!r} {state}", advice)
+        made, empty = [], []
+        for index in range(len(self.rows)):
+            try:
+                made.append(make(index))
+            except EmptyCellError as error:
+                empty.append(error)
+        if empty and not made:
+            raise empty[0]
+        if empty:
+            logger.warning(
+                "%s: %d of %d rows left out, in which something is missing. The first: %s",
+                self.name, len(empty), len(self.rows), empty[0],
+            )  # fmt: skip
+        return [one for one in made if one is not None]
+
+    def value(self, index: int, column: str, advice: str) -> Any:
+        """Return one cell; a field of a nested column is named with dots.
+
+        Raises:
+            EmptyCellError: the column is not there, or has nothing in this row.
+
+        """
+        value = value_at(self.rows[index], column)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            state = "is empty" if has_column(self.rows[index], column) else "is not there"
+            raise self.fail(index, f"column {column!r} {state}", advice, EmptyCellError)
         return value
+
+    def messages(self, index: int, column: str, advice: str) -> Any:
+        """Return one cell, a chat that is written as text as a list of messages.
+
+        Raises:
+            DataError: as `value`, or it is written in another way than JSON.
+
+        """
+        value = self.value(index, column, advice)
+        try:
+            return as_messages(value)
+        except DataError as error:
+            raise self.fail(index, str(error), advice) from error
 
     def text(self, index: int, column: str, advice: str) -> str:
         """Return one cell that must be text.
@@ -50,7 +95,7 @@ class Source:
 
         """
         value = self.value(index, column, advice)
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str):
             raise self.fail(
                 index,
                 f"column {column!r} holds {value!r:.80} ({type(value).__name__}), expected text",
@@ -66,7 +111,7 @@ class Source:
 
         """
         value = self.value(index, column, advice)
-        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        if isinstance(value, bool) or not isinstance(value, int | str):
             raise self.fail(
                 index,
                 f"column {column!r} holds {value!r:.80} ({type(value).__name__}), expected a name "
@@ -131,26 +176,34 @@ def read_hub_subsets(dataset: str, split: str, *, instead: str) -> Source:
     )
 
 
-def read_file_or_hub(source: str, split: str, *, key: str) -> Source:
+def read_file_or_hub(
+    source: str, split: str, *, key: str, subset: str | None = None, chosen: bool = False
+) -> Source:
     """Read a local file where `source` is one or looks like one, else a hub dataset.
 
     Args:
         source: path, hub name, or `hf://datasets/owner/name[/file][@revision]`.
         split: name of the split, where it is a hub name.
         key: key of the recipe that holds `source`, for messages.
+        subset: configuration, where it is a hub name.
+        chosen: the user named the split: a file has none.
 
     Raises:
+        ConfigError: a subset or split of a file.
         DataError: as in `read_file` and `read_hub`.
 
     """
-    if source.startswith("hf:"):
-        name = hub.parse(source)
-        if name is not None and not name.file:
-            return read_hub(name.repo, None, split, instead=key, revision=name.revision)
-        return read_file(str(hub.local(source)))
-    if hub.looks_like_path(source) or Path(source).exists():
-        return read_file(source)
-    return read_hub(source, None, split, instead=key)
+    name = hub.parse(source) if source.startswith("hf:") else None
+    if name is not None and not name.file:
+        return read_hub(name.repo, subset, split, instead=key, revision=name.revision)
+    if name is None and not hub.looks_like_path(source) and not Path(source).exists():
+        return read_hub(source, subset, split, instead=key)
+    if subset is not None or chosen:
+        raise ConfigError(
+            f"task.{key}={source} is a file, which has no configurations and splits: leave out "
+            "those keys of the task, or give the name of a hub dataset"
+        )
+    return read_file(source if name is None else str(hub.local(source)))
 
 
 def _filled(source: Source) -> Source:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +20,7 @@ from topr import hub
 from topr.config.tasks import VerifierConfig
 from topr.errors import ConfigError, DataError
 from topr.records import Message, Outcome, Problem, Split
-from topr.store import ColumnMap, read_rows, read_table, write_json_atomic
+from topr.store import ColumnMap, column_values, read_rows, read_table, write_json_atomic
 from topr.store.columns import USUAL_NAMES
 from topr.store.values import read_grades
 from topr.tasks.splits import Splits, divide, pick, question_key
@@ -230,9 +229,9 @@ def candidates_of(table: pa.Table, columns: ColumnMap | None = None) -> list[Can
 
     """
     given = columns or ColumnMap()
-    found = given.resolve(table)
     if "completion_ids" not in table.column_names and "sampling" not in table.column_names:
         _refuse_ambiguous(table, given)
+    found = given.resolve(table)
     questions = _texts(table, found.prompt)
     if "question" in table.column_names and given.prompt is None:
         asked = table.column("question").to_pylist()
@@ -253,6 +252,12 @@ def _refuse_ambiguous(table: pa.Table, given: ColumnMap) -> None:
         raise DataError(
             f"the solution to be checked may be in any of the columns {', '.join(there)}: name the "
             "one that a model wrote (task.solution_column, or --solution)"
+        )
+    asked = [name for name in USUAL_NAMES["prompt"] if name in table.column_names]
+    if given.prompt is None and len(asked) > 1 and asked[0] != "prompt":
+        raise DataError(
+            f"the question may be in any of the columns {', '.join(asked)}: name it "
+            "(task.question_column, or --question)"
         )
 
 
@@ -280,7 +285,7 @@ def _labels(table: pa.Table, found: ColumnMap, given: ColumnMap) -> list[bool | 
 
 def _texts(table: pa.Table, column: str | None) -> list[str]:
     """Return a column of texts; a list of texts, as steps are kept, becomes its lines."""
-    values: list[Any] = table.column(str(column)).to_pylist()
+    values = column_values(table, str(column)) or []
     for number, value in enumerate(values, start=1):
         if isinstance(value, list):
             values[number - 1] = "\n".join(map(str, value))

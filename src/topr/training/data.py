@@ -2,9 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,15 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from topr.distribution import Distribution, distribution
+from topr.ends import Ends, Finish, read_finish
 from topr.errors import DataError
-from topr.prompts import render, turn_end
+from topr.prompts import render
 from topr.records import FinishReason, Message
+from topr.store import ColumnMap, plain
+from topr.store.cells import as_messages
+from topr.store.columns import USUAL_NAMES
+from topr.store.reasoning import rebuild
+from topr.store.values import RowReader
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +79,7 @@ def prepare_rows(
     max_length: int | None = None,
     mask_truncated: bool = False,
     keep_greedy: bool = False,
+    eos_ids: Collection[int] = (),
 ) -> tuple[Dataset, Composition]:
     """Turn rows of prompt, completion and reward into tokens, and check every one.
 
@@ -82,16 +88,16 @@ def prepare_rows(
             None leaves the row out), and where there are: `prompt_ids`, `completion_ids`,
             `logprobs` (log mu per completion token), `sampling` (see `topr.distribution`),
             `problem_id`, `sample`, `finish_reason`, `revision` (of the writing model). Ids are
-            kept as they are; text without ids is tokenised once, with an end-of-sequence token
-            unless `finish_reason` is `length`. What answers messages ends as a turn does in the
-            chat template.
+            kept as they are; text without ids is tokenised once, with the token that ended it:
+            see `topr.ends`, which `topr import` goes by too.
         tokenizer: for text, and for the end-of-sequence token.
         vocabulary: token ids that the model knows; none given: as many as the tokenizer. A model's
             embedding is often padded, and a sampler may draw what is beyond the tokenizer.
         max_length: prompt and completion tokens at most.
-        mask_truncated: leave out rows with `finish_reason` `length`.
+        mask_truncated: leave out rows that a limit cut off, as their `finish_reason` says.
         keep_greedy: keep rows of temperature 0, scored at temperature 1, for objectives whose
             weights need no log mu. Otherwise they are left out.
+        eos_ids: tokens that end a text for the model, beside those that the tokenizer names.
 
     Returns:
         Rows of `ROW_SCHEMA`, and what they are made of.
@@ -103,20 +109,32 @@ def prepare_rows(
     rows: list[dict[str, Any]] = []
     groups: dict[tuple[int, ...], int] = {}
     dropped: Counter[str] = Counter()
-    ends = cache(partial(turn_end, tokenizer))
-    for number, source in enumerate(dataset):
+    ends = Ends(tokenizer, eos_ids)
+    for number, given in enumerate(dataset):
+        source = {name: plain(value) for name, value in given.items()}
         reward = _reward(source, number)
         if reward is None:
             dropped["unscored"] += 1
-            continue
-        if mask_truncated and _finish_reason(source, number) == FinishReason.LENGTH:
-            dropped["truncated"] += 1
             continue
         drawn = _distribution(source, number)
         if drawn.greedy and not keep_greedy:
             dropped["greedy"] += 1
             continue
-        row = _row(source, number, reward, drawn, tokenizer, vocabulary or len(tokenizer), ends)
+        finish = _finish(source, number, needed=mask_truncated)
+        prompt_ids = source.get("prompt_ids")
+        prompt = _prompt(source, number, tokenizer)
+        if prompt_ids is None:
+            prompt_ids = render(prompt, tokenizer).ids
+        completion_ids, reason, cut = _completion_ids(
+            source, number, finish, prompt, tokenizer, ends
+        )
+        if mask_truncated and reason is FinishReason.LENGTH:
+            dropped["truncated"] += 1
+            continue
+        dropped["cut"] += cut
+        row = _row(
+            source, number, reward, drawn, prompt_ids, completion_ids, vocabulary or len(tokenizer)
+        )
         if not row["completion_ids"]:  # imported text can be empty: there is nothing to train on
             dropped["empty"] += 1
             continue
@@ -139,6 +157,11 @@ def prepare_rows(
             "pi/mu has no meaning: left out",
             dropped["greedy"],
         )
+    if dropped["cut"]:
+        logger.warning(
+            "%d completions go on after an end that their text spells out: what follows it is left "
+            "out", dropped["cut"],
+        )  # fmt: skip
     composition = Composition(
         rows=len(rows),
         positives=sum(row["reward"] > 0 for row in rows),
@@ -172,14 +195,17 @@ def _reward(source: Mapping[str, Any], number: int) -> float | None:
     return value
 
 
-def _finish_reason(source: Mapping[str, Any], number: int) -> Any:
-    if "finish_reason" not in source:
+def _finish(source: Mapping[str, Any], number: int, *, needed: bool) -> Finish | None:
+    if needed and "finish_reason" not in source:
         raise DataError(
             f"row {number} has no column 'finish_reason' (columns: {', '.join(source)}), which "
             "mask_truncated goes by: 'length' where the token limit cut the completion off. Add "
             "it, or leave mask_truncated out"
         )
-    return source["finish_reason"]
+    try:
+        return read_finish(source.get("finish_reason"))
+    except DataError as error:
+        raise DataError(f"row {number}: {error}") from error
 
 
 def _row(
@@ -187,16 +213,10 @@ def _row(
     number: int,
     reward: float,
     drawn: Distribution,
-    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[int],
+    completion_ids: Sequence[int],
     vocabulary: int,
-    turn_end: Callable[[], int | None],
 ) -> dict[str, Any]:
-    prompt_ids = source.get("prompt_ids")
-    if prompt_ids is None:
-        prompt_ids = _prompt_ids(source, number, tokenizer)
-    completion_ids = source.get("completion_ids")
-    if completion_ids is None:
-        completion_ids = _completion_ids(source, number, tokenizer, turn_end)
     if len(prompt_ids) == 0:
         raise DataError(f"row {number}: prompt_ids is empty, expected at least one token id")
     return {
@@ -225,18 +245,27 @@ def _distribution(source: Mapping[str, Any], number: int) -> Distribution:
         raise DataError(f"row {number}: {error}") from error
 
 
-def _prompt_ids(
+def _prompt(
     source: Mapping[str, Any], number: int, tokenizer: PreTrainedTokenizerBase
-) -> list[int]:
-    prompt = source.get("prompt")
+) -> str | tuple[Message, ...]:
+    """Return what the prompt says: its ids, and the end of an answer in text, depend on it."""
+    prompt, ids = source.get("prompt"), source.get("prompt_ids")
+    if ids is not None and source.get("completion_ids") is not None:
+        return ""  # nothing depends on it
+    try:
+        prompt = as_messages(prompt)
+    except DataError as error:
+        raise DataError(f"row {number}: {error}") from error
     if isinstance(prompt, list):
         prompt = tuple(_message(turn, number) for turn in prompt)
-    if not isinstance(prompt, str | tuple):
-        raise DataError(
-            f"row {number}: prompt is {type(prompt).__name__}, expected text or a list of "
-            "{role, content} messages (or a column 'prompt_ids')"
-        )
-    return list(render(prompt, tokenizer).ids)
+    if isinstance(prompt, str | tuple):
+        return prompt
+    if ids is not None:
+        return str(tokenizer.decode(list(ids)))
+    raise DataError(
+        f"row {number}: prompt is {type(prompt).__name__}, expected text or a list of "
+        "{role, content} messages (or a column 'prompt_ids')"
+    )
 
 
 def _message(turn: Any, number: int) -> Message:
@@ -254,27 +283,38 @@ def _message(turn: Any, number: int) -> Message:
 def _completion_ids(
     source: Mapping[str, Any],
     number: int,
+    finish: Finish | None,
+    prompt: str | tuple[Message, ...],
     tokenizer: PreTrainedTokenizerBase,
-    turn_end: Callable[[], int | None],
-) -> list[int]:
-    completion = source.get("completion")
-    if isinstance(completion, list) and len(completion) == 1:
-        completion = completion[0].get("content")
-    if not isinstance(completion, str):
-        raise DataError(
-            f"row {number}: completion is {type(completion).__name__}, expected text or one "
-            "{role, content} message (or a column 'completion_ids')"
-        )
-    ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-    if source.get("finish_reason", FinishReason.STOP) == FinishReason.LENGTH:
-        return ids
-    end = turn_end() if isinstance(source.get("prompt"), list) else tokenizer.eos_token_id
-    if end is None:
-        raise DataError(
-            f"row {number}: the tokenizer has no eos_token, so a completion's text can't be given "
-            "its end. Name one (tokenizer.eos_token), or give completion_ids that hold it"
-        )
-    return [*ids, end]
+    ends: Ends,
+) -> tuple[list[int], FinishReason, bool]:
+    """Return the tokens that the model wrote, its end among them, how it ended, and whether its
+    text went on after that.
+    """
+    ids = source.get("completion_ids")
+    if ids is not None:
+        return ids, ends.of_ids(ids, finish)[0], False
+    thought = next((name for name in USUAL_NAMES["reasoning"] if source.get(name)), "")
+    row = RowReader(
+        source, ColumnMap(completion="completion", reasoning=thought), place=f"row {number}"
+    )
+    completion, reasoning = row.written(), row.reasoning()
+    if reasoning is not None:
+        try:
+            completion = rebuild(reasoning, completion, tokenizer)
+        except DataError as error:
+            raise DataError(f"row {number}: {error}") from error
+    stop = (source.get("sampling") or {}).get("stop") or ()
+    found = ends.of_text(
+        completion,
+        prompt,
+        finish,
+        last_id=source.get("last_token_id"),
+        stop=(stop,) if isinstance(stop, str) else stop,
+    )
+    written = list(tokenizer(found.text, add_special_tokens=False)["input_ids"])
+    whole = written if found.end is None else [*written, found.end]
+    return whole, found.reason, found.cut
 
 
 def _checked_ids(ids: Any, column: str, number: int, vocabulary: int) -> list[int]:

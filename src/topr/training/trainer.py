@@ -28,7 +28,7 @@ from transformers import (
 from topr.adapters import put_adapter
 from topr.config import ModelConfig
 from topr.errors import ConfigError, DivergedError
-from topr.models import load_model, load_tokenizer
+from topr.models import eos_ids, load_model, load_tokenizer
 from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig, load_models_whole
@@ -125,6 +125,7 @@ class TOPRTrainer(Trainer):
             max_length=args.max_length,
             mask_truncated=args.mask_truncated,
             keep_greedy=not self.objective.uses.ratio,
+            eos_ids=eos_ids(loaded, processing_class),
         )
         self.baseline, self.effective_positive_share = baseline_of(
             args, self.composition, self.objective

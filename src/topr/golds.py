@@ -1,0 +1,80 @@
+"""Reference answers: one meaning of a list of them, wherever it is read.
+
+A gold answer is text. A problem may have several, any of which is right, if the user says so; they
+are kept as the JSON text of a list of strings, which is no answer of its own. What an answer means
+is for graders.
+"""
+
+import json
+from typing import Any
+
+from topr.errors import DataError
+from topr.records import Several
+
+
+def read_gold(value: Any, several: Several = Several.REFUSE) -> str | None:
+    """Return a reference answer as text; None where there is none (null, NaN, an empty
+    text or list).
+
+    A list with one entry is that entry, also where it is the JSON text of a list of strings.
+
+    >>> read_gold(18.0), read_gold(["72"]), read_gold('["34"]'), read_gold("[2, 5)")
+    ('18', '72', '34', '[2, 5)')
+    >>> read_gold(["1/2", "0.5"], Several.ANY)
+    '["1/2", "0.5"]'
+
+    Raises:
+        DataError: several answers with `several` at refuse, or what is no answer.
+
+    """
+    values = _answers(value)
+    if len(values) > 1 and several is Several.REFUSE:
+        raise DataError(
+            f"holds {len(values)} different answers, {value!r:.80}, expected one. If any of them "
+            "is right, say so: --several-golds any (in a recipe, task.several_golds=any)"
+        )
+    if not values:
+        return None
+    return values[0] if len(values) == 1 else json.dumps(values, ensure_ascii=False)
+
+
+def split_gold(gold: str) -> list[str]:
+    """Return the answers of which any is right: what `read_gold` put together, else the one.
+
+    >>> split_gold('["1/2", "0.5"]'), split_gold("[1, 2]")
+    (['1/2', '0.5'], ['[1, 2]'])
+    """
+    return _strings(gold) or [gold]
+
+
+def _answers(value: Any) -> list[str]:
+    if isinstance(value, str):
+        strings = _strings(value) if value.strip() else []
+        values: list[Any] = [value] if strings is None else strings
+    else:
+        values = [] if value is None else value if isinstance(value, list) else [value]
+    # NaN, which alone differs from itself, is how pandas leaves a cell empty.
+    return list(dict.fromkeys(_text(one) for one in values if one is not None and one == one))
+
+
+def _strings(text: str) -> list[str] | None:
+    """Return the strings of a JSON list of strings; None for any other text, such as `[1, 2]`."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    strings = isinstance(found, list) and all(isinstance(one, str) for one in found)
+    return found if strings else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(
+            f"holds {value!r:.80} ({type(value).__name__}), expected text or a number, or a list "
+            "of them (a field of an object is named with a dot: reward_model.ground_truth)"
+        )
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
