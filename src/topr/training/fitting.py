@@ -97,9 +97,8 @@ class _Trial:
     def __init__(self, model: nn.Module, longest: Row) -> None:
         self.model = model
         self.name = type(causal_lm(model)).__name__
-        parameter = next(model.parameters())
-        self.device = parameter.device
-        self.exact = parameter.dtype in (torch.float32, torch.float64)
+        self.device = next(model.parameters()).device
+        self.exact = is_exact(model)
         self.short = _short_rows(causal_lm(model).get_input_embeddings().weight.shape[0])
         ids = [*longest["prompt_ids"], *longest["completion_ids"]]
         self.longest = len(ids)
@@ -146,7 +145,8 @@ class _Trial:
 
     def try_chunks(self) -> str | None:
         """Return None where the head can be applied in chunks, else why not; and log that."""
-        reason = self.try_way(Forward(share=False, chunk=True, alone=True))
+        way = Forward(share=False, chunk=True, alone=True)
+        reason = self._try(way, [[i] for i in range(len(self.short))])
         if reason is not None:
             logger.info("the head is not applied in chunks: %s", reason)
         return reason
@@ -156,12 +156,13 @@ class _Trial:
 
         The long sequence lies beside short ones.
         """
+        short = list(range(len(self.short)))
+        long = len(short)
+        return self._try(way, [[*short, long]] if way.share else [short, [0, long]])
+
+    def _try(self, way: Forward, parts: Sequence[Sequence[int]]) -> str | None:
         rows = [*self.short, self.long]
         expected = [*self.of_short, self.of_long]
-        every = list(range(len(rows)))
-        parts = [every] if way.share else [every[:-1], [0, every[-1]]]
-        if way.alone:
-            parts = [[i] for i in every]
         try:
             for part in parts:
                 found = self._run(way.batch([rows[i] for i in part]), way)
@@ -191,10 +192,10 @@ class _Trial:
         sizes = [len(ids)]
         while sizes[0] >= 4:
             sizes.insert(0, sizes[0] // 2)
-        said = [self._said(_ending(ids[:size]), once=True) for size in sizes]
-        ends = [range(size - len(one), size) for size, one in zip(sizes, said, strict=True)]
-        found = self._run(_scoring(ids, ends))
-        for size, before, after in zip(sizes, said, found, strict=True):
+        said = [self._said(_ending(ids[:size]), once=True) for size in sizes[:-1]]
+        ends = [range(size - min(SCORED, size - 1), size) for size in sizes]
+        *found, of_long = self._run(_scoring(ids, ends))
+        for size, before, after in zip(sizes[:-1], said, found, strict=True):
             self._must_agree(
                 before, after,
                 f"of the first {size} tokens of a sequence depend on the {len(ids) - size} that "
@@ -203,7 +204,7 @@ class _Trial:
                 "are not (original_max_position_embeddings, or max_position_embeddings, of its "
                 "config), or give its config one scale for all lengths",
             )  # fmt: skip
-        return said[-1]
+        return of_long
 
     def _run(self, batch: Batch, way: Forward | None = None) -> tuple[Tensor, ...]:
         values = (way or PLAIN).token_logprobs(self.model, batch.to(self.device))
@@ -216,6 +217,16 @@ class _Trial:
                 f"{self.name} cannot be trained on these rows: its log-probabilities {what} (they "
                 f"moved by {gap:.2g})"
             )
+
+
+def is_exact(model: nn.Module) -> bool:
+    """Whether a model computes in float32: what is more than its rounding is then clear."""
+    switches: tuple[Any, ...] = (torch.backends, torch.backends.cuda.matmul)
+    kinds = {getattr(switch, "fp32_precision", None) for switch in switches}  # of torch from 2.9 on
+    if not hasattr(torch.backends, "fp32_precision"):
+        kinds = {"tf32" if torch.get_float32_matmul_precision() != "highest" else None}
+    types = {parameter.dtype for parameter in model.parameters()}  # integers: quantized ones
+    return "tf32" not in kinds and types <= {torch.float32, torch.float64}
 
 
 def disagreement(

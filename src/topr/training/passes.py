@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from topr.errors import TrainingError
 from topr.training.batches import CPU_TOKENS, Batch
-from topr.training.fitting import disagreement
+from topr.training.fitting import disagreement, is_exact
 from topr.training.logprobs import Forward
 from topr.training.memory import halved
 from topr.training.processes import Processes
@@ -88,11 +88,10 @@ class Passes:
             TrainingError: they differ, so ratios would not be those of the model that samples.
 
         """
-        whole = self.accelerator.mixed_precision == "no"
         gap = disagreement(
             scored.split_with_sizes(batch.lengths),
             trained.split_with_sizes(batch.lengths),
-            exact=whole and next(model.parameters()).dtype == torch.float32,
+            exact=self.accelerator.mixed_precision == "no" and is_exact(model),
         )
         if gap is not None:
             raise TrainingError(
