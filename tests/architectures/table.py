@@ -12,9 +12,30 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 _ROW = re.compile(r"^\| `(.+?)` \| (.+?) \| (.+?) \|$", re.MULTILINE)
 
 
+REASONS = {
+    "that follow, and no sampler": "tokens that follow count",
+    "changes its own weights": "changes its weights when run",
+    "no backward pass in evaluation mode": "no gradient in evaluation mode",
+    "the model ends at": "changes beyond its positions",
+    "it returns no": "no cache",
+    "nats a token at a length": "decoded, it is another function",
+}
+"""What messages hold, and the table says of them."""
+
+
 def label(verdict: Verdict) -> str:
-    """Return what the table says of a verdict: the way that is right, or that it is refused."""
-    return verdict.detail if verdict.outcome is Outcome.RIGHT else str(verdict.outcome)
+    """Return what the table says of a verdict: the way that is right, or why it is refused."""
+    if verdict.outcome is not Outcome.REFUSED:
+        return verdict.detail if verdict.outcome is Outcome.RIGHT else str(verdict.outcome)
+    found = (why for words, why in REASONS.items() if words in verdict.detail)
+    return f"refused: {next(found, 'fails')}"
+
+
+def agrees(verdict: Verdict, said: str) -> bool:
+    """Return whether the table says as much: right (the way may be another on other processors, in
+    whose rounding a trial ends otherwise), or refused.
+    """
+    return (verdict.outcome is Outcome.REFUSED) == said.startswith(Outcome.REFUSED)
 
 
 def rendered(verdicts: dict[str, tuple[Verdict, Verdict]]) -> str:
@@ -23,7 +44,7 @@ def rendered(verdicts: dict[str, tuple[Verdict, Verdict]]) -> str:
         f"| `{name}` | {label(trainer)} | {label(engine)} |"
         for name, (trainer, engine) in verdicts.items()
     ]
-    rows += [f"| `{name}` | not tried | {why} |" for name, why in zoo.NOT_BUILT.items()]
+    rows += [f"| `{name}` | not tried: {why} | not tried |" for name, why in zoo.NOT_BUILT.items()]
     made = f"transformers {version('transformers')}, torch {version('torch').partition('+')[0]}"
     head = (f"With {made}, float32, on a CPU:", "", "| architecture | trainer | engine |")
     return "\n".join((*head, "| --- | --- | --- |", *rows))

@@ -232,9 +232,10 @@ class Decoding:
         output = self._model(
             input_ids=ids_BT, use_cache=True, **{self._cache_name: cache}, **further
         )
-        if self._cache_name not in output:
+        found = output.get(self._cache_name, cache)
+        if found is None:
             raise ModelError(f"it returns no {self._cache_name}")
-        return output.logits, output[self._cache_name]
+        return output.logits, found
 
     def _mask(self, lengths_B: Tensor, width: int) -> Tensor:
         """Return 1 where a column holds a token of the row, [B, T] int64."""
