@@ -372,6 +372,10 @@ def test_what_a_tree_does_not_know_is_refused():
     tree = Tree(nodes=NODES)
     with pytest.raises(TrainingError, match="sliding_window"):
         tree_attention(torch.nn.Module(), q, q, q, None, tree=tree, sliding_window=8)
+    sinks = torch.zeros(2)  # zero adds to the sum as well
+    with pytest.raises(TrainingError, match="attention sinks"):
+        tree_attention(torch.nn.Module(), q, q, q, None, tree=tree, s_aux=sinks)
+    tree_attention(torch.nn.Module(), q, q, q, None, tree=tree, softcap=None, s_aux=None)
 
 
 def test_one_chunk_holds_what_it_says():

@@ -39,6 +39,13 @@ heads that share a key are more than 128 (seen in torch 2.11)."""
 COMPILATIONS = 64
 """Of attention in a process, for shapes, types, with and without gradient; torch's limit is 8."""
 
+UNKNOWN = {
+    "sliding_window": "a window (sliding_window)",
+    "softcap": "soft-capped scores (softcap)",
+    "s_aux": "attention sinks (s_aux)",
+}
+"""What attention functions are asked for, and a tree does not do."""
+
 Node = tuple[int, int, int]
 """(start, end, stop): the node's own tokens are [start, end), its descendants' [end, stop)."""
 
@@ -170,7 +177,9 @@ def tree_attention(
         TrainingError: the layer asks for what a tree does not know.
 
     """
-    unknown = [name for name in ("sliding_window", "softcap", "s_aux") if further.get(name)]
+    asked = {name: value for name, value in further.items() if name in UNKNOWN}
+    # Sinks are a tensor, which has no truth of its own.
+    unknown = [UNKNOWN[name] for name, x in asked.items() if isinstance(x, Tensor) or x]
     if query.dtype == torch.float64:
         unknown.append("float64")
     if dropout or unknown or query.shape[-1] != value.shape[-1]:
