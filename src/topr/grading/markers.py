@@ -22,7 +22,9 @@ _IS = (
     r"|является)(?![^\W\d_])"
 )
 # What may stand between the word and what it announces: "answer to the question", "answer (B)".
-_OBJECT = r"(?:[ \t]{0,4}\([^()\n]{1,60}\)|\s{1,4}(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
+_OBJECT = (
+    r"(?:[ \t]{0,4}\([^()\n]{1,60}\)|\s{1,4}(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
+)
 _STATED = re.compile(
     rf"(?:{_ANSWER_WORD})(?![a-zA-Z])"
     rf"(?:{_OBJECT}(?P<sentence>[ \t,]{{0,4}}\s{{1,9}}{_IS}\s{{0,9}}[:：]?|\s{{0,4}}[是为は]\s{{0,4}}[:：]?)"

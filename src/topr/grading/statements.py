@@ -103,7 +103,11 @@ def extract_answer(
         value = read(statement)
         if value is Unread.REMARK:
             continue
-        if is_changed(text, statement) or is_retracted(text[statement.end :]):
+        if (
+            is_changed(text, statement)
+            or is_retracted(text[statement.end :])
+            or _states_several(text, markers, index, statement)
+        ):
             value = Unread.UNCLEAR
         return value, statement
     return None
@@ -119,6 +123,19 @@ def is_changed(text: str, statement: Statement) -> bool:
     if statement.kind in (Kind.BOX, Kind.BOLD):
         after = text[statement.end : statement.end + 120]
         return changes_before(before) or changes_after_box(after)
+    return False
+
+
+def _states_several(text: str, markers: list[Marker], index: int, statement: Statement) -> bool:
+    """Whether a sentence that announces its answer has several boxes: `8 through 13`, boxed."""
+    several = False
+    for earlier in reversed(markers[:index] if statement.kind is Kind.BOX else []):
+        if "\n" in text[earlier.end : statement.start]:
+            return False
+        if earlier.kind is not Kind.BOX:
+            return several
+        box = _box(text, earlier.end)
+        several = several or (box is not None and box[0] not in statement.text)
     return False
 
 
