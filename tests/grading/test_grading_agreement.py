@@ -33,7 +33,8 @@ def rows_of(path):
 def test_agreement(shared_data, file, grader, text, label, answer_only, step, agree, false_accepts):
     rows = rows_of(shared_data / file)[::step]
     accepted = [
-        GRADERS[grader](row[text], row["gold"], answer_only).outcome is Outcome.CORRECT for row in rows
+        GRADERS[grader](row[text], row["gold"], answer_only).outcome is Outcome.CORRECT
+        for row in rows
     ]
     right = [row[label] for row in rows]
     assert 0.2 < sum(right) / len(right) < 0.8

@@ -41,7 +41,8 @@ NOT_FIVE = {
         "≥5", "> 5", r"\geq 5", "x < 5", "≠5", "anything but 5", "10% of 5", "f(5)", "(a, 5)",
     ],
     "behind it": [
-        "5 dozen", "5k", "5M", "5 thousand", "5 and a half", "5 1/2", "5½", "5 1\N{FRACTION SLASH}2",
+        "5 dozen", "5k", "5M", "5 thousand", "5 and a half", "5 1/2", "5½",
+        "5 1\N{FRACTION SLASH}2",
         "5 out of 7", "5 of 7", "5/7", "5 to 7", "5 feet 7 inches", "5'7\"", "5 hours 30 minutes",
         "5:30", "5 dollars and 7 cents", "5 below zero", "5 degrees below zero", "5 squared", "5^2",
         "5²", "5 plus 7", "5 - 7", "5 × 7", "5 times 7", "5 divided by 7", "5 mod 7", "5e3", "5x",
@@ -53,7 +54,8 @@ NOT_FIVE = {
         "5, possibly 7", "5 pens, or 7 pens", "5 | 7", "5 & 7", "5 and/or 7", "5 vs 7", "5? Or 7?",
         "5 ... no, 7", "5, no wait, 7", "5 7", "5, 7", "5; 7", "[5, 7]", "{5; 7}", "(5) (7)",
         "either 5 or 7", "5 and 7", "5 / 7 pens", "5 if n is even, 7 otherwise", "5或7", "5、7",
-        "five or 7", "x = 5 or x = 7", "x = 5, y = 7", "5 = 7", "5. Or 7", "5. No, 7", "5, I mean 7",
+        "five or 7", "x = 5 or x = 7", "x = 5, y = 7", "5 = 7", "5. Or 7", "5. No, 7",
+        "5, I mean 7",
         r"5 \text{ or } 7", r"$5$ or $7$", r"\text{5 or 7}",
     ],
 }  # fmt: skip
@@ -91,7 +93,8 @@ def test_a_value_that_something_changes_is_another_or_none(grader, text):
 def test_two_different_values_in_any_words_are_no_answer(grader):
     links = (
         "or", "and", ",", ", or", "or maybe", "/", "|", "&", ";", "vs", "to", "through", "then",
-        "as well as", "followed by", "- no,", "... actually", ", sorry,", "but also", "alternatively",
+        "as well as", "followed by", "- no,", "... actually", ", sorry,", "but also",
+        "alternatively",
         "oder", "ou", "或", "XOR", "with", "out of", "less than", "more than", "per", "mod",
     )  # fmt: skip
     forms = ("{}", "{} pens", "**{}**", "${}$", "'{}'", r"\boxed{{{}}}", "about {}")
@@ -145,7 +148,8 @@ def test_the_last_statement_counts_whatever_its_kind(grader, last):
     "remark",
     [
         "The answer is correct.", "Answer: see above.", "So the answer is as stated.",
-        "The final answer is boxed above.", "That is the final answer.", "I hope the answer is clear.",
+        "The final answer is boxed above.", "That is the final answer.",
+        "I hope the answer is clear.",
         "Let me know if the answer is unclear!", "Note: the answer is in pens.",
         "The answer is positive, as it should be.", "Is it a coincidence that the answer is 34?",
         "We can check our answer: 17 * 2 = 34.", "The answer is a whole number.", "Thank you!",
@@ -161,10 +165,12 @@ def test_a_remark_after_the_answer_hides_nothing(grader, remark):
     "completion",
     [
         "The answer is 5.\nWait, I forgot the tax.", r"\boxed{5}" + "\n\nNo, that is wrong.",
-        "#### 5\nLet me recalculate.", "The answer is 5.\nOr maybe 7.", "I don't think the answer is 5.",
+        "#### 5\nLet me recalculate.", "The answer is 5.\nOr maybe 7.",
+        "I don't think the answer is 5.",
         "At first sight the answer is 5.", "The wrong answer is 5.", r"It is half of \boxed{5}",
         r"It is not \boxed{5}", r"\boxed{5} or maybe 7", r"\boxed{5} dozen", r"-\boxed{5}",
-        r"\boxed{5}^2", "<answer>5</answer> or <answer>7</answer>", r"The answer is 7 or \boxed{5}.",
+        r"\boxed{5}^2", "<answer>5</answer> or <answer>7</answer>",
+        r"The answer is 7 or \boxed{5}.",
     ],
 )  # fmt: skip
 def test_an_answer_that_is_taken_back_or_changed_from_outside_is_none(grader, completion):
@@ -267,3 +273,11 @@ def test_golds_are_read_as_answers_are(grader):
 def test_the_only_bold_number_of_the_last_line_is_its_answer(grader, bold):
     assert reward(grader, f"She has 3 boxes.\nWith 4 more it makes {bold} in 7 boxes.", "92") == 1.0
     assert reward(grader, f"She has 3 boxes.\nIt is not {bold} in 7 boxes.", "92") == -1.0
+
+
+@BOTH
+@pytest.mark.parametrize("alone", ["**92**", "`92`", "__92__", "$92$", "$$92$$", r"\[92\]", "= 92"])
+def test_a_last_line_that_is_set_off_is_the_answer(grader, alone):
+    assert reward(grader, f"We add 90 and 2.\n{alone}", "92") == 1.0
+    assert reward(grader, f"We add 90 and 2.\n{alone}\nThis is not all.", "92") == -1.0
+    assert GRADERS["numeric_marked"](f"We add 90 and 2.\n{alone}", "92", False).reward == -1.0

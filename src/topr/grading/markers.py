@@ -27,7 +27,8 @@ _OBJECT = (
 )
 _STATED = re.compile(
     rf"(?:{_ANSWER_WORD})(?![a-zA-Z])"
-    rf"(?:{_OBJECT}(?P<sentence>[ \t,]{{0,4}}\s{{1,9}}{_IS}\s{{0,9}}[:：]?|\s{{0,4}}[是为は]\s{{0,4}}[:：]?)"
+    rf"(?:{_OBJECT}"
+    rf"(?P<sentence>[ \t,]{{0,4}}\s{{1,9}}{_IS}\s{{0,9}}[:：]?|\s{{0,4}}[是为は]\s{{0,4}}[:：]?)"
     rf"|{_OBJECT}(?P<label>{_SEPARATOR})|(?P<heading>{_EMPHASIS}[ \t]{{0,9}}(?=\n)))"
 )
 _ANSWER = re.compile(_ANSWER_WORD)

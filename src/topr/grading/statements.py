@@ -25,16 +25,21 @@ _UNBRACED = re.compile(r"[-\u2212]?[$]?[\d.,]*\d(?![\w^/*+])|[A-Za-z](?![\w^/*+]
 
 _NEXT_QUESTION = re.compile(
     r"\n[ \t>#*_\[-]{0,12}(?:\d{1,3}[.)][ \t]{0,4})?(?:(?:the|a|an|here is|now)[ \t]{1,4}){0,2}"
-    r"(?:(?:next|new|another|similar|follow-?up|bonus|word|math|practice|sample|related)[ \t]{1,4})?"
+    r"(?:(?:next|new|another|similar|follow-?up|bonus|word|math|practice|sample|related)"
+    r"[ \t]{1,4})?"
     r"(?:(?:question|problem|exercise|example|task|instruction|input|user|human|assistant|system"
     r"|问题|题目|问|例题|例|вопрос|задача|pregunta|problema|frage|aufgabe|exemple|domanda|pergunta)"
-    r"(?![a-z])[ \t]{0,4}(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]{0,4}#?\d{1,4}[a-z]?[.)\]]?|\])?"
+    r"(?![a-z])[ \t]{0,4}"
+    r"(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]{0,4}#?\d{1,4}[a-z]?[.)\]]?|\])?"
     r"[*_]{0,3}[ \t]{0,4}(?:[:：—]|(?:(?<=[\d.)\]])|(?<=[\d.)\]]\*\*))[ \t]|\n|$)"
     r"|Q[ \t]?\d{0,4}[*_]{0,3}[ \t]{0,4}[:：.)])|\n[ \t]{0,4}let(?:'s| us)[ \t]{1,4}"
     r"(?:try|do|solve|look at|move on to)[ \t]{1,4}(?:another|the next|a new)\b",
     re.I,
 )
 _EMPHASIZED = re.compile(r"\A([*_`]{1,3})([^*_`\n]+)\1(?!\w)")
+_ALONE = re.compile(
+    r"[ \t]{0,9}(\*{1,3}|_{1,2}|`|\$\$?|\\[(\[]|=(?=[^=]*$))([^*_`$\n]{1,160}?)(?:\1|\\[)\]])?\.?"
+)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 
 
@@ -219,9 +224,12 @@ def _box(text: str, position: int) -> tuple[str, int] | None:
 
 
 def closing_bold(text: str) -> Statement | None:
-    """The only bold words of the last line, where that line ends like a sentence."""
+    """The only bold words of the last line, or all of it where it is bold, code or a formula."""
     text = text.rstrip()
     line = text.rfind("\n", max(0, len(text) - 1000)) + 1
+    alone = _ALONE.fullmatch(text, line)
+    if alone is not None and any(c.isdigit() for c in alone[2]):
+        return Statement(kind=Kind.BOLD, text=alone[2].strip(), start=line, end=len(text))
     found = list(_BOLD.finditer(text, line))
     if len(found) != 1 or text[-1] not in ".!*。" or not any(c.isdigit() for c in found[0][1]):
         return None

@@ -14,8 +14,9 @@ _REWARDS: dict[Outcome, float | None] = {
     Outcome.UNSCORED: None,
 }
 _NOTHING = re.compile(
-    r"none|null|nan|n/a|na|not ?(?:found|available|provided)|no (?:answer|gold)|unanswered|missing"
-    r"|tbd|todo|error|invalid|proof|see (?:solution|proof)|omitted|answer|solution"
+    r"none|null|nil|nan|n/a|na|not ?(?:found|available|provided|applicable|given)"
+    r"|no (?:answer|gold)|unanswered|unknown|missing|tbd|todo|error|invalid|proof|omitted|answer"
+    r"|solution|see (?:solution|proof)"
 )
 """What data sets write where they have no answer; without white space and quotes."""
 _SHOWN = 500
