@@ -13,6 +13,7 @@ from topr.config import dump_recipe
 from topr.config.base import Section
 from topr.environment import environment
 from topr.errors import RunDirectoryError
+from topr.prompts import TODAY
 from topr.store import locked, write_json_atomic, write_text_atomic
 from topr.store.atomic import TEMPORARY_SUFFIX
 from topr.store.lock import LOCK_FILE
@@ -46,7 +47,8 @@ def claimed(recipe: Section, directory: Path) -> Iterator[None]:
             for started in directory.rglob(STARTED_FILE):  # by a run that then made nothing
                 started.unlink()
             write_text_atomic(found, dump_recipe(recipe))
-            write_json_atomic(directory / "environment.json", environment())
+            told = {"chat_template_date": f"{TODAY:%Y-%m-%d}"}
+            write_json_atomic(directory / "environment.json", environment() | told)
         yield
 
 

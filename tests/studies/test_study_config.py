@@ -7,6 +7,8 @@ import yaml
 
 from topr.config.study import load_study, shipped_studies
 from topr.errors import ConfigError
+from topr.progress import Silent
+from topr.studies.run import run_study
 
 
 @pytest.mark.parametrize("name", shipped_studies())
@@ -79,3 +81,11 @@ def test_what_cannot_be_run_is_refused_at_once(
 def test_an_unknown_study_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no study 'stabilty'.*Did you mean 'stability'"):
         load_study("stabilty")
+
+
+def test_what_the_last_arm_would_be_refused_for_is_known_at_once(tmp_path: Path) -> None:
+    changes = {"train": {"objective": "dpo", "baseline": -1}}
+    study = load_study("negatives", [f"arms.late={{label: late, changes: {changes}}}"])
+    with pytest.raises(ConfigError, match=r"arms\.late: .*no gradient would flow"):
+        run_study(study, tmp_path / "study", jobs=1, progress=Silent())
+    assert not (tmp_path / "study").exists()

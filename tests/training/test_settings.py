@@ -195,8 +195,10 @@ def test_arguments_that_work_still_do():
 def test_a_step_has_one_size():
     with pytest.raises(ConfigError, match="global_batch_size=8 with per_device_train_batch_size=4"):
         config(global_batch_size=8, per_device_train_batch_size=4)
-    with pytest.raises(ConfigError, match="global_batch_size=8 with gradient_accumulation_steps=2"):
-        config(global_batch_size=8, gradient_accumulation_steps=2)
+    with pytest.raises(ConfigError, match="global_batch_size=8 with gradient_accumulation_steps=3"):
+        config(global_batch_size=8, gradient_accumulation_steps=3)
+    assert config(global_batch_size=8, gradient_accumulation_steps=2).batch_size(processes=2) == 4
+    assert config(per_device_train_batch_size=8).batch_size(processes=2) == 16
 
 
 @pytest.mark.parametrize("name", sorted(NOT_IN_RECIPES))

@@ -165,6 +165,10 @@ def test_accumulation_is_the_same_as_one_batch(tmp_path, drifted_rows):
 
     whole = trained(per_device_train_batch_size=8)
     parts = trained(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    named = trained(
+        global_batch_size=8, per_device_train_batch_size=64, gradient_accumulation_steps=4
+    )
+    assert_same(dict(named.model.named_parameters()), dict(parts.model.named_parameters()), 0.0)
     assert whole.state.global_step == parts.state.global_step == 6
     assert_same(dict(parts.model.named_parameters()), dict(whole.model.named_parameters()))
     for a, b in zip(whole.state.log_history, parts.state.log_history, strict=True):

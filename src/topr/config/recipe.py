@@ -291,12 +291,16 @@ def validate(section: type[SectionT], values: Any, *, where: str) -> SectionT:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(section, problem) for problem in error.errors()]
+        lines = dict.fromkeys(_explain(section, problem) for problem in error.errors())
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
+_MEMBER = re.compile(r"constrained-\w+$|literal\[|function-\w+\[")
+
+
 def _explain(section: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
+    # Of a union pydantic names the member that did not fit too: `constrained-float`.
+    location = [part for part in map(str, problem["loc"]) if not _MEMBER.match(part)]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _fields_at(section, location[:-1])

@@ -17,7 +17,7 @@ import yaml
 
 from topr.config.study import BASE, Study
 from topr.environment import environment, prepare_process
-from topr.errors import DataError, ToprError
+from topr.errors import ConfigError, DataError, ToprError
 from topr.progress import Progress
 from topr.run_directory import claimed
 from topr.store import write_text_atomic
@@ -59,6 +59,7 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
 
     """
     check_matplotlib()
+    _check_arms(study)
     with claimed(study, directory):
         with _pool(jobs) as pool:
             grid = _Grid(study, directory, pool, progress)
@@ -75,6 +76,17 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
         )
         write_study(results, directory)
     return results
+
+
+def _check_arms(study: Study) -> None:
+    """Refuse now what the last arm would be refused for when all others are done."""
+    from topr.preparation import check_recipe
+
+    for arm in study.arms:
+        try:
+            check_recipe(study.cell(arm, study.seeds[0], None, "test"))
+        except ConfigError as error:
+            raise ConfigError(f"study {study.name}, arms.{arm}: {error}") from error
 
 
 def write_study(results: Results, directory: Path) -> None:

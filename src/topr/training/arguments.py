@@ -65,7 +65,7 @@ class TOPRConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Completions per optimizer step over all processes; None: "
-            "per_device_train_batch_size times the processes"
+            "per_device_train_batch_size times the processes and gradient_accumulation_steps"
         },
     )
     max_length: int | None = _setting("max_length")
@@ -78,7 +78,7 @@ class TOPRConfig(TrainingArguments):
     # Defaults of transformers that differ here.
     per_device_train_batch_size: int = field(
         default=SETTINGS["global_batch_size"].default,
-        metadata={"help": "Completions per optimizer step and process"},
+        metadata={"help": "Completions per batch and process"},
     )
     learning_rate: float = _setting("learning_rate")
     lr_scheduler_type: str = _setting("lr_scheduler_type")
@@ -138,20 +138,27 @@ class TOPRConfig(TrainingArguments):
         for name in given.keys() - {"report_to", "optim", "lr_scheduler_type"}:
             setattr(self, name, getattr(settings, name))
         if self.global_batch_size is not None:
-            self._refuse_two_sizes()
+            self._check_sizes(self.global_batch_size)
 
-    def _refuse_two_sizes(self) -> None:
-        default = SETTINGS["global_batch_size"].default
-        for name, unset in {
-            "per_device_train_batch_size": default, "gradient_accumulation_steps": 1,
-        }.items():  # fmt: skip
-            if getattr(self, name) != unset:
-                raise ConfigError(
-                    f"global_batch_size={self.global_batch_size} with {name}="
-                    f"{getattr(self, name)}: the first says how many completions an optimizer step "
-                    "has, over all devices and batches, so leave the second out "
-                    "(micro_batch_tokens splits a step)"
-                )
+    def _check_sizes(self, size: int) -> None:
+        each, parts = self.per_device_train_batch_size, self.gradient_accumulation_steps
+        if each != SETTINGS["global_batch_size"].default:
+            raise ConfigError(
+                f"global_batch_size={size} with per_device_train_batch_size={each}: the first says "
+                "how many completions an optimizer step has, over all devices: leave one out"
+            )
+        if size % parts:
+            raise ConfigError(
+                f"global_batch_size={size} with gradient_accumulation_steps={parts}: an optimizer "
+                "step's completions must make that many equal batches (micro_batch_tokens splits "
+                "them without)"
+            )
+
+    def batch_size(self, processes: int) -> int:
+        """Return the completions of one batch of the loader, over all processes."""
+        if self.global_batch_size is not None:
+            return self.global_batch_size // self.gradient_accumulation_steps
+        return self.per_device_train_batch_size * processes
 
 
 def load_models_whole() -> None:

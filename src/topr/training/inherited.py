@@ -136,8 +136,6 @@ NOT_IN_RECIPES: Mapping[str, str] = {
     ),
     "per_device_train_batch_size": "train.global_batch_size says how large a step is, over all "
     "devices",
-    "gradient_accumulation_steps": "train.global_batch_size says how large a step is; "
-    "train.micro_batch_tokens splits it",
 }  # fmt: skip
 """What `train.training_arguments` does not take, beside `REFUSED`, and why."""
 

@@ -137,7 +137,7 @@ class TOPRTrainer(Trainer):
         self.processes = processes_of(args)
         self._batches = ShuffledBatches(
             self.rows["group"],
-            args.global_batch_size or args.per_device_train_batch_size * self.processes.count,
+            args.batch_size(self.processes.count),
             seed=args.seed,
             whole_groups=self.objective.coupled or args.shuffle_by == "prompt",
         )
