@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 
 from topr.config import ModelConfig, TrainConfig, TrainSettings, load_section
 from topr.config.recipe import validate
@@ -199,6 +199,17 @@ def test_a_step_has_one_size():
         config(global_batch_size=8, gradient_accumulation_steps=3)
     assert config(global_batch_size=8, gradient_accumulation_steps=2).batch_size(processes=2) == 4
     assert config(per_device_train_batch_size=8).batch_size(processes=2) == 16
+
+
+def test_a_script_can_read_them_from_its_command_line():
+    parser = HfArgumentParser(TOPRConfig)
+    given = ["--output_dir", "unused", "--use_cpu"]
+    words = ["--skip_negatives", "0.5", "--layout", "padded", "--objective_args", '{"lookahead":1}']
+    (args,) = parser.parse_args_into_dataclasses([*given, *words])
+    assert (args.skip_negatives, args.layout) == (0.5, "padded")
+    assert args.objective_args == {"lookahead": 1}
+    with pytest.raises(ConfigError, match="skip_negatives"):
+        parser.parse_args_into_dataclasses([*given, "--skip_negatives", "1.5"])
 
 
 @pytest.mark.parametrize("name", sorted(NOT_IN_RECIPES))

@@ -86,7 +86,7 @@ class TOPRConfig(TrainingArguments):
     num_train_epochs: float = _setting("num_train_epochs")
     save_steps: float = _setting("save_steps")
     logging_steps: float = _setting("logging_steps")
-    report_to: str | list[str] | None = _setting("report_to")
+    report_to: list[str] | str | None = _setting("report_to")  # HfArgumentParser takes the second
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Off: NaN and infinity stop the run instead"}
     )
