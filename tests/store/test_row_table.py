@@ -428,7 +428,7 @@ def test_thoughts_come_back_as_the_model_writes_them(folder: Path) -> None:
     [
         {"finish_reason": "worn"}, {"gold": ["1", "2"]}, {"reasoning": "one"}, {"reward": [1]},
         {"completion": None}, {"prompt": []}, {"sample": "x"}, {"iteration": 0.5},
-        {"sampling": {"heat": 1}}, {"completion_ids": ["a"]}, {"model": [1]},
+        {"sampling": [1]}, {"completion_ids": ["a"]}, {"model": [1]},
         {"completion_ids": [1], "logprobs": []},
     ],
 )  # fmt: skip
