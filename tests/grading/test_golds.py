@@ -97,6 +97,9 @@ def test_every_word_for_cut_off_is_one(word: str) -> None:
     assert graded([row | {"finish_reason": "end_turn"}]) == [Outcome.CORRECT]
     with pytest.raises(DataError, match=r"row 1: the finish reason 'worn' is unknown"):
         graded([row | {"finish_reason": "worn"}])
+    as_they_are = GradeConfig(workers=1, truncated="grade")  # then no word matters
+    table = grade_table(pa.Table.from_pylist([row]), "numeric", as_they_are)
+    assert table["grade"].to_pylist() == [Outcome.CORRECT]
     scored = {
         "problem_id": "p", "completion_ids": [1], "finish_reason": word, "grade": "wrong",
         "reward": -1.0, "answer": "12", "sampling": {"temperature": 1.0},

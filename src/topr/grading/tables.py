@@ -73,6 +73,9 @@ def grade_table(
     if grader in GRADERS:
         golds = _golds(table, gold_column, several_golds)
         completions = _without_reasoning(table, completions, tokenizer)
+    cut_off = [False] * len(completions)
+    if "finish_reason" in table.column_names and config.truncated != "grade":
+        cut_off = truncated(table)
     grades = grade_all(
         list(zip(completions, golds, strict=True)),
         grader,
@@ -81,12 +84,8 @@ def grade_table(
         columns=None if grader in GRADERS else _for_user(table, completion_column, gold_column),
         progress=progress,
     )
-    if "finish_reason" in table.column_names:
-        rule = _TRUNCATED[config.truncated]
-        grades = [
-            rule(grade) if cut else grade
-            for grade, cut in zip(grades, truncated(table), strict=True)
-        ]
+    rule = _TRUNCATED[config.truncated]
+    grades = [rule(grade) if cut else grade for grade, cut in zip(grades, cut_off, strict=True)]
     return _with_grades(table, grades)
 
 
