@@ -91,6 +91,36 @@ def forward_of(model: nn.Module, rows: Sequence[Row] | Dataset, layout: Layout =
     return alone
 
 
+def refuse_untrainable(model: nn.Module) -> None:
+    """Refuse a model that has no gradient in evaluation mode, such as one with reversible layers.
+
+    Raises:
+        TrainingError: with what the model raised.
+
+    """
+    causal = causal_lm(model)
+    embeddings = causal.get_input_embeddings()
+    leaves: list[Tensor] = []
+
+    def cut(_module: nn.Module, _inputs: Any, found: Tensor) -> Tensor:
+        leaves.append(found.detach().requires_grad_())
+        return leaves[-1].clone()  # models may scale it in place
+
+    hook = embeddings.register_forward_hook(cut)
+    try:
+        batch = PLAIN.batch(_short_rows(embeddings.weight.shape[0])[:1])
+        said = PLAIN.token_logprobs(model, batch.to(next(model.parameters()).device))
+        if leaves:
+            torch.autograd.grad(said.sum(), leaves[0])
+    except Failures as error:
+        raise TrainingError(
+            f"{type(causal).__name__} cannot be trained: in evaluation mode, in which it samples, "
+            f"no gradient passes through it ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        hook.remove()
+
+
 class _Trial:
     """What a model says of single sequences, and whether it says the same in other ways."""
 

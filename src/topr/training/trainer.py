@@ -45,7 +45,8 @@ from topr.training.checks import (
 from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
 from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
-from topr.training.fitting import forward_of
+from topr.training.fitting import forward_of, refuse_untrainable
+from topr.training.logprobs import Forward
 from topr.training.memory import ran_out
 from topr.training.passes import Passes
 from topr.training.processes import processes_of
@@ -159,7 +160,7 @@ class TOPRTrainer(Trainer):
         self.sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not self.sharded:
             self._keep_whole(loaded)
-        self.forward = self.processes.from_first(lambda: forward_of(loaded, self.rows, args.layout))
+        self.forward = self.processes.from_first(lambda: self._way_of(loaded))
         if args.torch_compile:
             compile_layers(loaded, args)
         self._passes = Passes(
@@ -207,6 +208,11 @@ class TOPRTrainer(Trainer):
         if self.sharded and optimizer is None:
             self._behavior_known()
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _way_of(self, model: nn.Module) -> Forward:
+        way = forward_of(model, self.rows, self.settings.layout)
+        refuse_untrainable(model)
+        return way
 
     def _behavior_known(self) -> None:
         if "behavior_logprobs" not in self.rows.column_names:
