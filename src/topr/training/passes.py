@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from topr.errors import TrainingError
 from topr.training.batches import CPU_TOKENS, Batch
-from topr.training.fitting import disagreement, is_exact
+from topr.training.fitting import difference, is_exact, rounding
 from topr.training.logprobs import Forward
 from topr.training.memory import halved
 from topr.training.processes import Processes
@@ -72,7 +72,7 @@ class Passes:
                 with self.accelerator.autocast():
                     found, logprobs = self.forward.weighted_loss(model, batch, weigh)
                 if scored is not None:
-                    self._check(model, batch, scored, logprobs)
+                    self._check(model, scored, logprobs)
                 self._backward(found, last=number == len(parts))
             loss += found.detach()
         return loss
@@ -81,19 +81,16 @@ class Passes:
         with torch.no_grad(), self.accelerator.autocast():
             return self.forward.token_logprobs(model, batch)
 
-    def _check(self, model: nn.Module, batch: Batch, scored: Tensor, trained: Tensor) -> None:
+    def _check(self, model: nn.Module, scored: Tensor, trained: Tensor) -> None:
         """Compare the first pass that is trained on with one that only scores.
 
         Raises:
             TrainingError: they differ, so ratios would not be those of the model that samples.
 
         """
-        gap = disagreement(
-            scored.split_with_sizes(batch.lengths),
-            trained.split_with_sizes(batch.lengths),
-            exact=self.accelerator.mixed_precision == "no" and is_exact(model),
-        )
-        if gap is not None:
+        exact = self.accelerator.mixed_precision == "no" and is_exact(model)
+        gap = difference(scored, trained, exact=exact)
+        if gap > rounding(scored, exact=exact):
             raise TrainingError(
                 "in a pass that takes gradients the log-probabilities are not those of the same "
                 f"model as it samples: they are off by {gap:.2g}. Something makes the model "
