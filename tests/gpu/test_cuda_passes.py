@@ -165,4 +165,4 @@ def test_in_bfloat16_gradients_point_the_same_way(model_on, architecture, stored
 
 @pytest.mark.parametrize("architecture", SHARING)
 def test_prompts_are_shared(model_on, architecture, caplog):
-    assert forward_of(model_on(architecture)) == SHARED, caplog.text
+    assert forward_of(model_on(architecture), rows()) == SHARED, caplog.text
