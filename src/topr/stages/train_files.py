@@ -47,10 +47,10 @@ def save_model(trainer: TOPRTrainer, folder: Path, config: TrainConfig) -> None:
 
 def _trained_logits(trainer: TOPRTrainer, config: TrainConfig) -> Tensor | None:
     """Return what the merged model must give; None where this process has no such model: a piece of
-    it, or one whose frozen weights have fewer bits.
+    it, one whose frozen weights have fewer bits, or one that would be compiled once more.
     """
-    lora = config.lora
-    if trainer.sharded or (lora is not None and lora.quantize is not None):
+    quantized = config.lora is not None and config.lora.quantize is not None
+    if trainer.sharded or quantized or trainer.args.torch_compile:
         return None
     return short_logits(trainer.accelerator.unwrap_model(trainer.model))
 
