@@ -36,7 +36,7 @@ LENGTHS = (3, 7, STEPS)
 """Tokens after which the first, second and third row of a batch of the short trial end."""
 MARGIN = 3
 """How far before a length that the config names a prompt of a long trial ends, and how far behind
-it another does."""
+it another does; behind the last length that is reached, as far as the run goes."""
 EXACT, LARGEST = 3e-5, 1e-3
 """Nats that a token may be off in float32. More passes, up to the second, where the model rounds
 more: `ROUNDINGS` times what plain passes of other shapes are off over a sequence's first `ROUNDED`
@@ -114,14 +114,12 @@ def cases(lengths: Sequence[int], reach: int) -> Iterator[Case]:
     steps = max(1, min(STEPS, reach - 1))
     prompts = tuple(max(1, min(length, reach - steps)) for length in PROMPTS)
     yield Case(prompts=prompts, steps=steps, ends=True)
-    for length in lengths:
-        if length >= reach:
-            return
+    reached = [length for length in lengths if length < reach]
+    for length in reached:
         before = max(1, length - MARGIN)
         steps = min(2 * MARGIN, reach - before)
-        prompts = tuple(
-            max(1, min(n, reach - steps)) for n in (PROMPTS[1], before, length + MARGIN)
-        )
+        behind = reach if length == reached[-1] else length + MARGIN
+        prompts = tuple(max(1, min(n, reach - steps)) for n in (PROMPTS[1], before, behind))
         yield Case(prompts=prompts, steps=steps, ends=False)
 
 
