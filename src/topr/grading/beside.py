@@ -100,6 +100,10 @@ _BOX_BEFORE = re.compile(
     r"|\b(?:answers?\s+(?:is|are)|either)\s+\W{0,4}[\d.,]{1,20}\W{0,4}\s+or)"
     r"(?:[\s:$*(`\"']|\\[(\[]|\\text\{|\}){0,12}\Z"
 )
+_OF_CHANGE = (
+    "not", "never", "n't", "maybe", "perhaps", "possibly", "half", "twice", "double", "triple",
+    "minus", "negative", "almost", "nearly", "root of", "or is", "nswer", "ither",
+)  # fmt: skip
 _BOX_AFTER = re.compile(
     r"(?:[\s$*,;)`\"'}]|\\[)\],;! ]|\\text\{){0,12}"
     r"(?:or\s+(?:maybe|perhaps|possibly|rather)?[\s$\\(]*\d"
@@ -134,6 +138,8 @@ def without_times(text: str) -> str:
 
 def changes_before(text: str) -> bool:
     """Whether the words that directly precede a box change what it holds."""
+    if not any(word in text for word in _OF_CHANGE):
+        return False
     return _BOX_BEFORE.search(text) is not None
 
 

@@ -32,6 +32,7 @@ _UNIT = (
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _ROWS = re.compile(
     r"\\begin\{(aligned|align\*?|gathered|gather\*?|split|equation\*?)\}"
     r"(.*)\\end\{\1\}",
@@ -120,6 +121,8 @@ _TIME = re.compile(r"(\d{1,2})\s*:\s*(\d\d)\s*([ap])\.?\s*m\b\.?", re.I)
 
 def normalize_latex(text: str) -> str:
     """An answer in the one spelling that the rest of grading reads."""
+    if _PLAIN_NUMBER.fullmatch(text) is not None:
+        return text
     if not text.isascii():
         text = _RAISED.sub(lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text)
         for sign, command in _SIGNS.items():
