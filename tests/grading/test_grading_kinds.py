@@ -38,7 +38,8 @@ NOT_FIVE = {
         "minus 5", "negative five", "\N{MINUS SIGN}5", "- 5", "-$5", "$-5", "-(5)", "(-5)", "±5",
         "+/-5", "not 5", "half of 5", "twice 5", "a third of 5", "over 5", "more than 5", "up to 5",
         "at least 5", "between 5 and 6", "almost 5", "square root of 5", "√5", r"\sqrt{5}", "log 5",
-        "≥5", "> 5", r"\geq 5", "x < 5", "≠5", "anything but 5", "10% of 5", "f(5)", "(a, 5)",
+        "≥5", "> 5", r"\geq 5", "x < 5", "≠5", "[0, 5)", "(1) 5",
+        "anything but 5", "10% of 5", "f(5)", "(a, 5)",
     ],
     "behind it": [
         "5 dozen", "5k", "5M", "5 thousand", "5 and a half", "5 1/2", "5½",
@@ -47,7 +48,8 @@ NOT_FIVE = {
         "5:30", "5 dollars and 7 cents", "5 below zero", "5 degrees below zero", "5 squared", "5^2",
         "5²", "5 plus 7", "5 - 7", "5 × 7", "5 times 7", "5 divided by 7", "5 mod 7", "5e3", "5x",
         "5π", r"5\pi", "5 R 2", "5+", "5 or so", "5 at least", "5 or more", "5...", "5th", "5.5",
-        "5,000", "5±2", "5 thirds", "5 unless it rains", "5 if n is even", "5 for n = 7", "5?",
+        "5,000", "5±2", "5 thirds", "5 unless it rains", "(5, pi)",
+        "[5, ∞)", "5 ppm", "5 if n is even", "5 for n = 7", "5?",
     ],
     "beside it": [
         '"5" or "7"', "`5` or `7`", "**5** or **7**", "5 (or 7)", "5 (maybe 7)", "5, or maybe 7",

@@ -15,7 +15,8 @@ _ARITHMETIC = (
 )
 _MULTIPLES = (
     "half|halves|twice|thrice|double|doubled|triple|tripled|quadruple|dozens?|score|gross|lakhs?"
-    f"|crores?|(?:{_SCALES})s?|hundredths|thousandths|tenths|fifths|eighths"
+    rf"|crores?|(?:{_SCALES})s?|ppm|ppb|bps|basis\s+points?|per\s+mille|hundredths|thousandths|tenths"
+    "|fifths|eighths"
 )
 _BOUNDS = (
     "least|most|over|under|above|below|beyond|exceeds?|exceeding|almost|nearly|fewer|greater|larger"
@@ -40,7 +41,7 @@ AFTER = re.compile(
 )
 """Words that change the value which they follow."""
 _DIRECTLY_AFTER = re.compile(
-    r"\s*(?:(?:and|not|out|to|over|by|point|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
+    r"\s*(?:(?:and(?!\s+(?:we|I|so|that|this|it|thus|hence)\b)|not|out|to|over|by|point|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
     r"|(?:half|quarter|thirds?|fourths?)\b|(?![amgshlLCFNWVJKI]\b)[A-Za-z]\b)"
 )
 _CHANGING_SIGN = re.compile(
@@ -55,11 +56,12 @@ _CHANGING_SIGN = re.compile(
     | \.\.
     | \\(?![$%\s])
     )
-    | [:.,]\d | ! | _[\w{] | \*\w | [\[{(]\s*[-\d] | ['\u2019] | ,\s*[A-Za-z]\s*(?:[)\]},.]|\Z)
+    | [:.,]\d | ! | _[\w{] | \*\w | [\[{(]\s*[-\d] | ['\u2019]
+    | ,\s*(?!i\.e)[A-Za-z]\s*(?:[)\]},.]|\Z)
     """,
     re.X,
 )
-_CHANGING_ANYWHERE = re.compile(r"\\[a-zA-Z]|[\^+\u00d7\u00f7\u00b1\u221a\u2264\u2265]")
+_CHANGING_ANYWHERE = re.compile(r"\\[a-zA-Z]|[\^+\u00d7\u00f7\u00b1\u0370-\u03ff\u2200-\u22ff]")
 _GLUED = re.compile(r"[A-Za-zµμΩ]+|\d|_")
 _GLUED_UNIT = re.compile(
     r"[mgshLlpcdWVAJNCF]|[kcdm]m|in|ft|yd|mi|[mk]g|gm|lbs?|oz|[mcdk]?[lL]|hrs?|cc|k[WVJN]|k?Hz|am|pm"

@@ -38,7 +38,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
-MISREAD = re.compile(r"\d\s+\d|\d'|\d\.\d+\.\d")
+MISREAD = re.compile(r"(?<![\d_^])\d+\s+\d|\)\s+\d|\(\d+\)\d|\d'|\d\.\d+\.\d")
 """What the parser makes a sum, a number or a product of."""
 
 

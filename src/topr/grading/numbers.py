@@ -93,6 +93,8 @@ _FORMULA_BEFORE = re.compile(
     r"|[(\[{][^()\[\]{}]*,\s*\Z|(?:\A|\s)[A-Za-z]\s*,\s*\Z"
 )
 """Before a number that is a part of a formula: `\\sqrt{5}`, `f(5)`, `(a, 5)`."""
+_IN_BRACKETS = re.compile(r"[^()\[\]{}]*[,;|]")
+"""The rest of a tuple, an interval or a set."""
 _NO_CHAIN = re.compile(r"[<>!≠]\s*\Z|\bor\b|(?:^|[^\w.])\d+[xyznkabtpq]\b[^=]*\Z")
 """Before an `=` that does not say what a number is: `2x = 5`."""
 _ASSIGNED = re.compile(r"(?:^|[\s,;(])[A-Za-z]\w*\s*$")
@@ -199,7 +201,9 @@ def read_number(text: str) -> tuple[Fraction, str] | Unread:
     members = [read_exactly(side) for side in before.split("=")]
     if any(member not in (None, value) for member in members):
         return Unread.UNCLEAR  # 5 = 7
-    if value is None or _stands_after_change(text[: numbers[0].start()], before, numbers[0]):
+    if value is None or _stands_after_change(
+        text[: numbers[0].start()], before, numbers[0], text[numbers[0].end() :]
+    ):
         return Unread.UNCLEAR
     shown, rest = numbers[0].group().strip(), text[numbers[0].end() :]
     scale = _SCALE.match(rest)
@@ -228,7 +232,7 @@ def _last_member(text: str) -> tuple[str, str | None]:
     return before, last
 
 
-def _stands_after_change(before: str, equation: str, match: re.Match[str]) -> bool:
+def _stands_after_change(before: str, equation: str, match: re.Match[str], rest: str) -> bool:
     """Whether what stands before a number changes it."""
     if BEFORE.search(before) is not None or re.search(r"\bnot\b", equation) is not None:
         return True
@@ -237,5 +241,7 @@ def _stands_after_change(before: str, equation: str, match: re.Match[str]) -> bo
         return False
     if (match["sign"] and match["gap"]) or _FORMULA_BEFORE.search(before) is not None:
         return True  # a subtraction (`x - 5`), a command (`\\sqrt{5}`), a function (`f(5)`)
+    if before[-1] in "([{" and _IN_BRACKETS.match(rest) is not None:
+        return True
     last = before.rstrip(" ([{")[-1:] or "="
     return not (last.isalnum() or last in "=:：,.;!?([{)]}\"'`*_“‘«’”»")
