@@ -264,6 +264,14 @@ def test_a_gold_that_is_unclear_rewards_nobody(gold):
 
 
 @BOTH
+def test_two_lines_with_a_number_each_are_no_single_answer(grader):
+    for gold in ("5", "7"):
+        assert GRADERS[grader]("5\n7", gold, True).reward == -1.0
+    assert GRADERS[grader]("First compute 6*7.\n42", "42", True).reward == 1.0
+    assert reward(grader, r"\boxed{5}", "5 or 7") is None
+
+
+@BOTH
 def test_golds_are_read_as_answers_are(grader):
     for gold in ("-$5", "minus 5", "\N{MINUS SIGN}5", "-5 degrees", "#### -5", "The answer is -5."):
         assert reward(grader, r"\boxed{-5}", gold) == 1.0

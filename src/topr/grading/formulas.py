@@ -150,8 +150,11 @@ def _whole(text: str) -> Statement:
 def whole(text: str) -> Statement:
     """A completion that is an answer and nothing else, as a statement."""
     text = HOPE.sub("", text).strip()[-MAX_ANSWER:]
-    if not formulas(text):
-        text = text.rpartition("\n")[2]
+    lines = text.split("\n")
+    if all(read_exactly(line) is not None for line in lines):
+        text = ", ".join(lines)
+    elif not formulas(text):
+        text = lines[-1]
     closing = closing_sentence(text) if "\n" not in text else None
     return _whole(closing if closing and re.search(r"\d", closing) else text)
 

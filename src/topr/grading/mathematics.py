@@ -19,6 +19,8 @@ from topr.grading.statements import Statement, Unread, closing_bold, extract_ans
 from topr.grading.verdict import Verdict, says_nothing
 from topr.records import Grade
 
+_EITHER = re.compile(r"[-\d.,$\s\"'`]{1,80}\bor\b[-\d.,$\s\"'`]{1,80}", re.I)
+"""A gold answer of two numbers, one of which would do: which one is not said."""
 _NO_VALUE = re.compile(
     r"\s*(?:none|undefined|unknown|infinit\w*|impossible|indeterminate|nothing|no\s+\w+|not\s+\w+"
     r"|cannot|can't|does\s+not|doesn't)\b",
@@ -70,7 +72,7 @@ def _is_in_words(node: Node) -> bool:
 @lru_cache(maxsize=1024)
 def read_gold(gold: str) -> str | None:
     """A gold answer in one spelling; None where it says nothing or is unclear."""
-    if says_nothing(gold):
+    if says_nothing(gold) or _EITHER.fullmatch(gold) is not None:
         return None
     stated = extract_answer(gold, formula_of)
     formula = formula_of(whole(" ".join(gold.split()))) if stated is None else stated[0]

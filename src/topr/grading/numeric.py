@@ -88,9 +88,11 @@ def _read_unmarked(text: str) -> tuple[Fraction, str] | Unread | None:
 def _read_whole(text: str) -> tuple[Fraction, str] | Unread:
     """The number of a completion that is an answer and nothing else."""
     number = read_number(text)
-    if isinstance(number, Unread) and "\n" in text.strip():
-        number = read_number(text.strip().rpartition("\n")[2])
-    return number
+    if not isinstance(number, Unread) or "\n" not in text.strip():
+        return number
+    before, _, last = text.strip().rpartition("\n")
+    several = all(read_exactly(line) is not None for line in before.split())
+    return Unread.UNCLEAR if several else read_number(last)
 
 
 def _grade(completion: str, gold: str, answer_only: bool, closing: bool) -> Grade:
