@@ -19,7 +19,8 @@ from topr.grading.statements import Statement, Unread, closing_bold, extract_ans
 from topr.grading.verdict import Verdict, says_nothing
 from topr.records import Grade
 
-_EITHER = re.compile(r"[-\d.,$\s\"'`]{1,80}\bor\b[-\d.,$\s\"'`]{1,80}", re.I)
+_ONE = r"[\s\"'`]{0,4}-?[\d.]{1,40}[\s\"'`]{0,4}"
+_EITHER = re.compile(rf"{_ONE},?\s?or\b{_ONE}", re.I)
 """A gold answer of two numbers, one of which would do: which one is not said."""
 _NO_VALUE = re.compile(
     r"\s*(?:none|undefined|unknown|infinit\w*|impossible|indeterminate|nothing|no\s+\w+|not\s+\w+"
