@@ -291,3 +291,13 @@ def test_a_last_line_that_is_set_off_is_the_answer(grader, alone):
     assert reward(grader, f"We add 90 and 2.\n{alone}", "92") == 1.0
     assert reward(grader, f"We add 90 and 2.\n{alone}\nThis is not all.", "92") == -1.0
     assert GRADERS["numeric_marked"](f"We add 90 and 2.\n{alone}", "92", False).reward == -1.0
+
+
+@BOTH
+def test_a_label_that_begins_a_solution_states_nothing(grader):
+    for label in ("A:", "Answer:", "Answer:\n", "## Answer\n\n"):
+        solution = f"{label} Ann has 5 pens. She buys 7 more. So that makes a dozen."
+        assert reward(grader, solution, "5") == -1.0
+        assert reward(grader, solution.replace(". ", ".\n"), "5") == -1.0
+        assert reward(grader, f"{solution}\nThe answer is 12.", "12") == 1.0
+        assert reward(grader, f"{label} Ann has 12 pens.", "12") == 1.0

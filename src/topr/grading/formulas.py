@@ -7,12 +7,12 @@ where nothing beside it changes it (`topr.grading.beside`), neither around it no
 import re
 from fractions import Fraction
 
-from topr.grading.beside import BEFORE, LATEX, changes_after, has_alternative, without_times
+from topr.grading.beside import BEFORE, LATEX, changes_after, without_times
 from topr.grading.latex import WRAPPER, is_time, split_choice, unwrapped
 from topr.grading.markers import Kind
 from topr.grading.numbers import plain, read_exactly, read_number
-from topr.grading.sentences import HOPE, JOINED, MAX_ANSWER, SPAN, closing_sentence, first_sentence
-from topr.grading.statements import Statement, Unread, is_remark
+from topr.grading.sentences import HOPE, JOINED, MAX_ANSWER, SPAN, closing_sentence
+from topr.grading.statements import Statement, Unread, stated_sentence
 
 _PLAIN_WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]?[a-z]{2,}")
 _IN_TEXT = re.compile(rf"{WRAPPER}\s*\{{[^{{}}]*\}}")
@@ -43,13 +43,11 @@ def formula_of(statement: Statement) -> str | Unread:
     if statement.kind is Kind.BOX:
         return clear_formula(text) if text else Unread.REMARK
     if statement.kind in (Kind.SENTENCE, Kind.LABEL):
-        if is_remark(text):
-            return Unread.REMARK
         if not formulas(text) and not _has_prose(text) and _FACTORIAL.search(text):
             return text.strip(" *")
-        sentence = first_sentence(text)
-        if has_alternative(text[len(sentence) :]):
-            return Unread.UNCLEAR
+        sentence = stated_sentence(statement)
+        if isinstance(sentence, Unread):
+            return sentence
         text = sentence
     text = text.strip(" *`_")
     if not text:

@@ -8,18 +8,18 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from topr.grading.beside import changes_after, has_alternative
+from topr.grading.beside import changes_after
 from topr.grading.markers import Kind
 from topr.grading.numbers import DECIMAL, VALUE, plain, read_exactly, read_number, value_of
 from topr.grading.reasoning import strip_reasoning
-from topr.grading.sentences import MAX_COMPLETION, closing_sentence, first_sentence
+from topr.grading.sentences import MAX_COMPLETION, closing_sentence
 from topr.grading.statements import (
     Statement,
     Unread,
     closing_bold,
     extract_answer,
     is_changed,
-    is_remark,
+    stated_sentence,
 )
 from topr.grading.verdict import Verdict, says_nothing
 from topr.records import Grade
@@ -59,12 +59,8 @@ def _read(statement: Statement) -> tuple[Fraction, str] | Unread:
         if number is Unread.REMARK and statement.text:
             return Unread.UNCLEAR  # "no solution" is an answer, and no number
         return number
-    if is_remark(statement.text):
-        return Unread.REMARK
-    sentence = first_sentence(statement.text)
-    if has_alternative(statement.text[len(sentence) :]):
-        return Unread.UNCLEAR
-    return read_number(sentence)
+    sentence = stated_sentence(statement)
+    return sentence if isinstance(sentence, Unread) else read_number(sentence)
 
 
 @lru_cache(maxsize=4096)

@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from topr.grading.beside import changes_after_box, changes_before, is_denied, is_retracted
+from topr.grading.beside import (
+    changes_after_box,
+    changes_before,
+    has_alternative,
+    is_denied,
+    is_retracted,
+)
 from topr.grading.markers import Kind, Marker, find_markers
-from topr.grading.sentences import HOPE, JOINED, MAX_ANSWER, SPAN
+from topr.grading.sentences import HOPE, JOINED, MAX_ANSWER, SPAN, first_sentence
 
 T = TypeVar("T")
 
@@ -40,6 +46,7 @@ _EMPHASIZED = re.compile(r"\A([*_`]{1,3})([^*_`\n]+)\1(?!\w)")
 _ALONE = re.compile(
     r"[ \t]{0,9}(\*{1,3}|_{1,2}|`|\$\$?|\\[(\[]|=(?=[^=]*$))([^*_`$\n]{1,160}?)(?:\1|\\[)\]])?\.?"
 )
+_PROSE = re.compile(r"\W{0,9}[A-Za-z]{2,}\s+[A-Za-z]")
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 
 
@@ -123,12 +130,30 @@ def is_changed(text: str, statement: Statement) -> bool:
     before = text[max(0, statement.start - 120) : statement.start]
     if statement.kind is Kind.SENTENCE:
         return is_denied(before)
+    if statement.kind is Kind.LABEL:
+        paragraph = text[statement.end : statement.end + 1000].split("\n\n", 1)[0]
+        return _is_reasoning(statement.text, paragraph)
     if statement.kind is Kind.TAG:
         return _TAG_BEFORE.search(before) is not None
     if statement.kind in (Kind.BOX, Kind.BOLD):
         after = text[statement.end : statement.end + 120]
         return changes_before(before) or changes_after_box(after)
     return False
+
+
+def stated_sentence(statement: Statement) -> str | Unread:
+    """The first sentence of a statement; UNCLEAR where the next ones give another answer."""
+    if is_remark(statement.text):
+        return Unread.REMARK
+    sentence = first_sentence(statement.text)
+    rest = statement.text[len(sentence) :]
+    reasons = statement.kind is Kind.LABEL and _is_reasoning(sentence, rest)
+    return Unread.UNCLEAR if reasons or has_alternative(rest) else sentence
+
+
+def _is_reasoning(sentence: str, following: str) -> bool:
+    """Whether a label begins a solution: `A: Ann has 5 pens. She buys 7 more.`"""
+    return _PROSE.match(sentence) is not None and any(c.isdigit() for c in following)
 
 
 def _states_several(text: str, markers: list[Marker], index: int, statement: Statement) -> bool:
