@@ -10,13 +10,13 @@ _SCALES = "hundred|thousand|million|billion|trillion"
 _ORDINALS = "third|quarter|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth"
 _DOUBT = "maybe|perhaps|possibly|alternatively|otherwise|unsure|either|neither|nor|unless|versus|vs"
 _ARITHMETIC = (
-    r"minus|plus|times(?=\s+[-+$(\\]*\d)|divided|multiplied|subtracted|added|squared|cubed|modulo|mod|factorial|root"
-    "|power|raised|reciprocal|inverse|logarithm|exponent|choose"
+    r"minus|plus|times(?=\s+[-+$(\\]*\d)|divided|multiplied|subtracted|added|squared|cubed|modulo|mod"
+    "|factorial|root|power|raised|reciprocal|inverse|logarithm|exponent|choose"
 )
 _MULTIPLES = (
     "half|halves|twice|thrice|double|doubled|triple|tripled|quadruple|dozens?|score|gross|lakhs?"
-    rf"|crores?|(?:{_SCALES})s?|ppm|ppb|bps|basis\s+points?|per\s+mille|hundredths|thousandths|tenths"
-    "|fifths|eighths"
+    rf"|crores?|(?:{_SCALES})s?|ppm|ppb|bps|basis\s+points?|per\s+mille|hundredths|thousandths"
+    "|tenths|fifths|eighths"
 )
 _BOUNDS = (
     "least|most|over|under|above|below|beyond|exceeds?|exceeding|almost|nearly|fewer|greater|larger"
@@ -25,9 +25,12 @@ _BOUNDS = (
 _DENIALS = r"not|never|cannot|isn|aren|wasn|don|doesn|wrong|incorrect"
 
 BEFORE = re.compile(
-    rf"\b(?:or|{_DENIALS}|{_DOUBT}|{_ARITHMETIC}|{_MULTIPLES}|{_BOUNDS}|negative|(?:more|less)\s+than"
-    rf"|up\s+to|no\s+(?:more|less)|close\s+to|short\s+of|(?:{_ORDINALS})s?\s+of|(?:opposite|ratio)\s+of"
-    r"|per\s*cent\s+of|but|besides|sqrt|log|ln|exp|sin|cos|tan|abs|floor|ceil|instead\s+of|rather\s+than)\b",
+    rf"\b(?:or|{_DENIALS}|{_DOUBT}|{_ARITHMETIC}|{_MULTIPLES}|{_BOUNDS}|negative"
+    r"|(?:more|less)\s+than"
+    rf"|up\s+to|no\s+(?:more|less)|close\s+to|short\s+of|(?:{_ORDINALS})s?\s+of"
+    r"|(?:opposite|ratio)\s+of"
+    r"|per\s*cent\s+of|but|besides|sqrt|log|ln|exp|sin|cos|tan|abs|floor|ceil"
+    r"|instead\s+of|rather\s+than)\b",
     re.I,
 )
 """Words that change the value which follows them."""
@@ -41,7 +44,8 @@ AFTER = re.compile(
 )
 """Words that change the value which they follow."""
 _DIRECTLY_AFTER = re.compile(
-    r"\s*(?:(?:and(?!\s+(?:we|I|so|that|this|it|thus|hence)\b)|not|out|to|over|by|point|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
+    r"\s*(?:(?:and(?!\s+(?:we|I|so|that|this|it|thus|hence)\b)|not|out|to|over|by|point"
+    r"|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
     r"|(?:half|quarter|thirds?|fourths?)\b|(?![amgshlLCFNWVJKI]\b)[A-Za-z]\b)"
 )
 _CHANGING_SIGN = re.compile(
