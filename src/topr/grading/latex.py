@@ -6,6 +6,7 @@ decided in `topr.grading.mathematics`.
 
 import re
 
+from topr.grading.markup import with_ascii_signs
 from topr.grading.numbers import IN_WORDS, number_words
 
 _COMMANDS = (
@@ -13,13 +14,12 @@ _COMMANDS = (
     "|cup|cap|in|le|leq|ge|geq|neq|circ|sin|cos|tan|log|ln|theta|alpha|beta|binom|overline|boxed"
 )
 _SIGNS = {
-    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "√": r"\sqrt ",
+    "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "√": r"\sqrt ",
     "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ", "⁄": "/", "⋅": r"\cdot ",
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\neq ", "±": r"\pm ", "∪": r"\cup ",
     "∈": r"\in ", "°": r"^\circ", "º": r"^\circ", "½": r"\frac{1}{2}",
     "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
     "“": '"', "”": '"', "’": "'", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ",
 }  # fmt: skip
 WRAPPER = (
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|cal|normal)|mbox|hbox|operatorname"
@@ -124,6 +124,7 @@ def normalize_latex(text: str) -> str:
     if _PLAIN_NUMBER.fullmatch(text) is not None:
         return text
     if not text.isascii():
+        text = with_ascii_signs(text)
         text = _RAISED.sub(lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text)
         for sign, command in _SIGNS.items():
             text = text.replace(sign, command)

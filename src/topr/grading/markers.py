@@ -41,8 +41,13 @@ _CHECKING = re.compile(
     re.I,
 )
 _HASHES = re.compile(r"(?:\A|(?<=\n))[ \t]*####(?!#)[ \t]*[:：]?(?![ \t]*[*_]*(?:[Ff]inal|Answer))")
-_TAG = re.compile(r"<answer>|<\|begin_of_box\|>", re.I)
-_BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
+# Tags around a whole solution are the answer only where nothing but a line stands in them.
+_TAG = re.compile(
+    r"<(?:final[_ -]?)?answer>|<final>|<\|begin_of_box\|>"
+    r"|<(conclusion|output|solution|response|result)>(?=\s{0,9}[^<>\n]{1,300}?\s{0,9}</\1>)",
+    re.I,
+)
+_BOX = re.compile(r"\\f(?:rame)?box(?:\[[^\[\]\n]{0,20}\]){0,2}(?![a-zA-Z])|\\box(?:ed)?(?![a-zA-Z])")
 
 
 class Kind(Enum):

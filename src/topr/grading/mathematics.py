@@ -12,8 +12,8 @@ from topr.grading.forms import Choice, Leaf, Node, Words, read
 from topr.grading.formulas import conclusion, formula_of, whole
 from topr.grading.latex import normalize_latex, unwrapped
 from topr.grading.markers import Kind
+from topr.grading.markup import visible_text, without_markup
 from topr.grading.numbers import read_exactly
-from topr.grading.reasoning import strip_reasoning
 from topr.grading.sentences import MAX_COMPLETION, is_absurd
 from topr.grading.statements import Statement, Unread, closing_bold, extract_answer, is_changed
 from topr.grading.verdict import Verdict, says_nothing
@@ -47,7 +47,7 @@ def read_answer(completion: str, answer_only: bool, words_count: bool) -> str | 
         loose = statement.kind in (Kind.SENTENCE, Kind.LABEL)
         return Unread.REMARK if loose and _is_remark_of_words(formula) else formula
 
-    text = strip_reasoning(completion)
+    text = visible_text(completion)
     stated = extract_answer(text, read_statement)
     if stated is not None:
         return stated[0]
@@ -75,6 +75,7 @@ def read_gold(gold: str) -> str | None:
     """A gold answer in one spelling; None where it says nothing or is unclear."""
     if says_nothing(gold) or _EITHER.fullmatch(gold) is not None:
         return None
+    gold = without_markup(gold)
     stated = extract_answer(gold, formula_of)
     formula = formula_of(whole(" ".join(gold.split()))) if stated is None else stated[0]
     if isinstance(formula, Unread):

@@ -10,6 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from topr.grading.beside import BEFORE, changes_after, without_times
+from topr.grading.markup import with_ascii_signs
 from topr.grading.sentences import MAX_ANSWER
 from topr.grading.statements import Unread
 
@@ -33,8 +34,6 @@ def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
 
 
 _TYPOGRAPHY = _rules(
-    (r"[\u2212\u2012\u2013\uFE63\uFF0D]", "-"),
-    (r"[\u00A0\u2009\u202F]", " "),
     (r"\u2044", "/"),
     (r"([A-Za-z])[\u00b2\u00b3](?!\w)", r"\1"),
     (r"×", "*"),
@@ -135,6 +134,7 @@ def plain(text: str) -> str:
     if text.isascii():
         rules = _REWRITES
     else:
+        text = with_ascii_signs(text)
         for sign, fraction in _VULGAR.items():
             if sign in text:
                 text = re.sub(rf"(?<=\d){sign}", f" {fraction}", text).replace(sign, fraction)

@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from topr.grading.beside import changes_after
 from topr.grading.markers import Kind
+from topr.grading.markup import visible_text, without_markup
 from topr.grading.numbers import DECIMAL, VALUE, plain, read_exactly, read_number, value_of
-from topr.grading.reasoning import strip_reasoning
 from topr.grading.sentences import MAX_COMPLETION, closing_sentence
 from topr.grading.statements import (
     Statement,
@@ -67,6 +67,7 @@ def _read(statement: Statement) -> tuple[Fraction, str] | Unread:
 def _read_gold(gold: str) -> Fraction | None:
     if says_nothing(gold):
         return None
+    gold = without_markup(gold)
     stated = extract_answer(gold, _read)
     number = read_number(gold) if stated is None else stated[0]
     return None if isinstance(number, Unread) else number[0]
@@ -97,7 +98,7 @@ def _grade(completion: str, gold: str, answer_only: bool, closing: bool) -> Grad
         return Verdict.gold_unparseable()
     if len(completion) > MAX_COMPLETION:
         return Verdict.unparseable()
-    text = strip_reasoning(completion)
+    text = visible_text(completion)
     stated = extract_answer(text, _read)
     shown = None
     number: tuple[Fraction, str] | Unread | None

@@ -25,8 +25,8 @@ T = TypeVar("T")
 _MAX_STATEMENTS = 12
 """So many remarks may follow an answer."""
 
-_TAG_END = re.compile(r"</?answer>|<\|end_of_box\|>", re.I)
-_TAG_BEFORE = re.compile(r"</answer>\W{0,4}(?:or|and|vs|maybe|perhaps|possibly)\b\W{0,4}\Z", re.I)
+_TAG_END = re.compile(r"</?(?:final[_ -]?)?[a-z]{5,10}>|<\|end_of_box\|>", re.I)
+_TAG_BEFORE = re.compile(r"</[\w -]{5,12}>\W{0,4}(?:or|and|vs|maybe|perhaps|possibly)\b\W{0,4}\Z", re.I)
 _UNBRACED = re.compile(r"[-\u2212]?[$]?[\d.,]*\d(?![\w^/*+])|[A-Za-z](?![\w^/*+])")
 
 _NEXT_QUESTION = re.compile(
