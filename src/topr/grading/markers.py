@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 _ANSWER_WORD = (
-    "[Aa]nswers?|ANSWERS?|答案|答え|答|정답|[Оо]твет|[Rr]espuesta|[Rr]éponse|[Aa]ntwort|[Rr]isposta"
+    "[Aa]nswers?|ANSWERS?|[Cc]orrect (?:option|choice)|答案|答え|答|정답|[Оо]твет|[Rr]espuesta|[Rr]éponse|[Aa]ntwort|[Rr]isposta"
     "|[Rr]esposta"
 )
 _EMPHASIS = r"[*_`]{0,3}"
@@ -23,7 +23,7 @@ _IS = (
 )
 # What may stand between the word and what it announces: "answer to the question", "answer (B)".
 _OBJECT = (
-    r"(?:[ \t]{0,4}\([^()\n]{1,60}\)|\s{1,4}(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
+    r"(?:[ \t]{0,4}\((?!\s?(?:number|count|length|how|confiden|certain))[^()\n]{1,60}\)|\s{1,4}(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
 )
 _STATED = re.compile(
     rf"(?:{_ANSWER_WORD})(?![a-zA-Z])"
@@ -34,13 +34,21 @@ _STATED = re.compile(
 _ANSWER = re.compile(_ANSWER_WORD)
 _SHORT_LABEL = re.compile(rf"(?:\A|(?<=\n))[ \t]*{_EMPHASIS}A[ ]?[:：]{_EMPHASIS}")
 _HEADING = re.compile(r"(?:\A|\n)[ \t>#*_]{0,12}(?:[\w']{1,20}[ \t]+){0,3}\Z")
-# Before the word: "We check our answer: ...", "Is it a coincidence that the answer is 24?"
+# Before the word: "We check our answer: ...", "Is it a coincidence that the answer is 24?", or the
+# noun of a property: "Confidence in this answer: 95%", "Steps to the answer: 4".
 _CHECKING = re.compile(
     r"(?:check|verify|confirm|validate|test|compare)\w*\s+(?:(?:our|the|this|that|my|your|final)\s+){0,2}\Z"
+    r"|(?<!\bvalue )\b(?:in|of|for|about|behind|with|per|on|before|until"
+    r"|(?:steps?|time|way|path|minutes|seconds|attempts?|hints?|clues?)\s+to)"
+    r"\s+(?:(?:the|this|that|my|our|your|an|each|any)\s+)?(?:(?:final|correct|given|above|right)\s+)?\Z"
+    r"|\b(?:confiden|certain|sure|chance|probab|likel|odds)[^.!?\n]{0,60}\Z"
     r"|(?:\A|[.!?:\n])\s*(?:is|are|was|why|how|can|could|does|did|would|what)\b[^.!?\n]{0,70}\Z",
     re.I,
 )
-_HASHES = re.compile(r"(?:\A|(?<=\n))[ \t]*####(?!#)[ \t]*[:：]?(?![ \t]*[*_]*(?:[Ff]inal|Answer))")
+_HASHES = re.compile(
+    r"(?:\A|(?<=\n))[ \t]*####(?!#)[ \t]*[:：]?(?![ \t]*[*_]*(?:[Ff]inal|Answer))"
+    r"|(?<=[ \t])####[ \t]{0,9}(?=[-+$\\]{0,3}[\d.(])"
+)
 # Tags around a whole solution are the answer only where nothing but a line stands in them.
 _TAG = re.compile(
     r"<(?:final[_ -]?)?answer>|<final>|<\|begin_of_box\|>"
@@ -98,7 +106,7 @@ def find_markers(text: str) -> list[Marker]:
 
 def _may_say_answer(text: str) -> bool:
     """Whether the pattern of the word has to be tried: plain search is much faster."""
-    return "nswer" in text or "NSWER" in text or not text.isascii()
+    return "nswer" in text or "orrect " in text or "NSWER" in text or not text.isascii()
 
 
 def _ends(found: Iterable[re.Match[str]]) -> list[re.Match[str]]:

@@ -19,8 +19,13 @@ JOINED = re.compile(
 """What stands between the members of a list."""
 HOPE = re.compile(r"\bI hope (?:it|this|that) (?:is|was) (?:correct|right)\b.*", re.I | re.S)
 _SENTENCE_END = re.compile(r"(?<!\bvs)(?<!\bapprox)(?<!\.)[.!?](?:\*\*)?(?=\s+[A-Z\"'(]|\s*$)")
+_ABOUT = re.compile(r"\banswers?\b", re.I)
+_CALLED = re.compile(
+    r"\b(?:is|are|as|be|gives|was)\s+(?:(?:the|my|our|your|an)\s+)?(?:\w{1,12}\s+)?answers?\b", re.I
+)
+"""The answer called so: `5 is the answer`."""
 SPAN = re.compile(
-    r"\$\$(?P<a>[^$]+)\$\$|(?<!\\)\$(?P<b>(?:[^$\\]|\\.)+)\$"
+    r"\$\$(?P<a>[^$]+)\$\$|(?<!\\)\$(?![\d.,]+[ \t]*\n)(?P<b>(?:[^$\\]|\\.)+)\$"
     r"|\\\[(?P<c>(?:[^\\]|\\[^\]])+)\\\]|\\\((?P<d>(?:[^\\]|\\[^)])+)\\\)",
     re.S,
 )
@@ -54,7 +59,10 @@ def first_sentence(text: str) -> str:
 
 
 def closing_sentence(text: str) -> str | None:
-    """The last sentence of a completion that ends like one; None where it breaks off."""
+    """The last sentence of a completion that ends like one; None where it breaks off.
+
+    Also where it speaks of the answer without stating it: `The answer has 2 digits.`
+    """
     text = text.rstrip()
     if not text or text[-1] not in ".!$)]*":
         return None
@@ -62,4 +70,9 @@ def closing_sentence(text: str) -> str | None:
     ends = [match.end() for match in _SENTENCE_END.finditer(tail)]
     if len(ends) > 1:
         tail = tail[ends[-2] :]
-    return tail.strip()
+    return None if is_about_the_answer(tail) else tail.strip()
+
+
+def is_about_the_answer(sentence: str) -> bool:
+    """Whether a sentence speaks of the answer, and not as `5 is the answer` does."""
+    return _ABOUT.search(_CALLED.sub("", sentence)) is not None

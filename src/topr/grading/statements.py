@@ -18,6 +18,7 @@ from topr.grading.beside import (
     is_retracted,
 )
 from topr.grading.markers import Kind, Marker, find_markers
+from topr.grading.remarks import is_remark, next_question
 from topr.grading.sentences import HOPE, JOINED, MAX_ANSWER, SPAN, first_sentence
 
 T = TypeVar("T")
@@ -27,22 +28,14 @@ _MAX_STATEMENTS = 12
 
 _TAG_END = re.compile(r"</?(?:final[_ -]?)?[a-z]{5,10}>|<\|end_of_box\|>", re.I)
 _TAG_BEFORE = re.compile(r"</[\w -]{5,12}>\W{0,4}(?:or|and|vs|maybe|perhaps|possibly)\b\W{0,4}\Z", re.I)
-_UNBRACED = re.compile(r"[-\u2212]?[$]?[\d.,]*\d(?![\w^/*+])|[A-Za-z](?![\w^/*+])")
-
-_NEXT_QUESTION = re.compile(
-    r"\n[ \t>#*_\[-]{0,12}(?:\d{1,3}[.)][ \t]{0,4})?(?:(?:the|a|an|here is|now)[ \t]{1,4}){0,2}"
-    r"(?:(?:next|new|another|similar|follow-?up|bonus|word|math|practice|sample|related)"
-    r"[ \t]{1,4})?"
-    r"(?:(?:question|problem|exercise|example|task|instruction|input|user|human|assistant|system"
-    r"|问题|题目|问|例题|例|вопрос|задача|pregunta|problema|frage|aufgabe|exemple|domanda|pergunta)"
-    r"(?![a-z])[ \t]{0,4}"
-    r"(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]{0,4}#?\d{1,4}[a-z]?[.)\]]?|\])?"
-    r"[*_]{0,3}[ \t]{0,4}(?:[:：—]|(?:(?<=[\d.)\]])|(?<=[\d.)\]]\*\*))[ \t]|\n|$)"
-    r"|Q[ \t]?\d{0,4}[*_]{0,3}[ \t]{0,4}[:：.)])|\n[ \t]{0,4}let(?:'s| us)[ \t]{1,4}"
-    r"(?:try|do|solve|look at|move on to)[ \t]{1,4}(?:another|the next|a new)\b",
-    re.I,
+_UNBRACED = re.compile(
+    r"(?:-?[$]?[\d.,]*\d|[A-Za-z]|-?\\[dtc]?frac\s?(?:\d\d|(?:\{[^{}]{1,60}\}){2})"
+    r"|-?\\sqrt\s?(?:\d|\{[^{}]{1,60}\})|-?\\(?!frac|sqrt|text|math)[a-z]{2,8})"
+    r"(?![\w^/*+{]|\s*[*/^+=]|\s*-\s*[\d\\]|\s*\\(?!text|mbox|mathrm|q?quad)[a-zA-Z])"
 )
+
 _EMPHASIZED = re.compile(r"\A([*_`]{1,3})([^*_`\n]+)\1(?!\w)")
+_FENCE = re.compile(r"\A```\w*[ \t]*\n\s*")
 _ALONE = re.compile(
     r"[ \t]{0,9}(\*{1,3}|_{1,2}|`|\$\$?|\\[(\[]|=(?=[^=]*$))([^*_`$\n]{1,160}?)(?:\1|\\[)\]])?\.?"
 )
@@ -69,23 +62,6 @@ class Unread(Enum):
     UNCLEAR = "it gives several values, or something beside the value changes it"
 
 
-_REMARK = re.compile(
-    r"[\s*_\"'(]*(?:(?:now|also|indeed|clearly|thus|therefore|hopefully|quite|very|both|already|fully"
-    r"|the|then|just)\s+){0,3}(?:correct|right|verified|valid|clear|unclear|reasonable|sensible"
-    r"|consistent|plausible|confirmed|complete|checked|above|below|boxed|exact(?!ly)|final|obvious"
-    r"|simple|easy|unique|what|see|same|as\s+\w+|in\s+(?!fact|total|all)\w+|based|rounded|expressed"
-    r"|found|(?:given|shown|stated|listed|written|derived|obtained|explained)\s+(?:above|below|in"
-    r"|here|earlier|already|as|by\s+(?:the|this|our))|(?:positive|negative)(?!\s*\W{0,3}\s*[\w\d])"
-    r"|(?:positive|negative)\s+(?:because|since|as|for)|because|since|important|wrong|incorrect)\b",
-    re.I,
-)
-
-
-def is_remark(stated: str) -> bool:
-    """Whether a sentence only speaks of the answer: `correct`, `as stated`, `in dollars`."""
-    return _REMARK.match(stated) is not None
-
-
 def extract_answer(
     text: str, read: Callable[[Statement], T | Unread]
 ) -> tuple[T | Unread, Statement] | None:
@@ -103,13 +79,10 @@ def extract_answer(
     markers = find_markers(text)
     if not markers:
         return None
-    if _NEXT_QUESTION.search(text, markers[0].end) is not None:
-        statements = (_statement(text, markers, i) for i in range(len(markers[:_MAX_STATEMENTS])))
-        first = next((s for s in statements if read(s) is not Unread.REMARK), None)
-        following = _NEXT_QUESTION.search(text, first.end) if first is not None else None
-        if following is not None:
-            text = text[: following.start()]
-            markers = [marker for marker in markers if marker.start < len(text)]
+    shortened = _until_next_question(text, markers, read)
+    if len(shortened) < len(text):
+        text = shortened
+        markers = [marker for marker in markers if marker.start < len(text)]
     for index in reversed(range(len(markers))[-_MAX_STATEMENTS:]):
         statement = _statement(text, markers, index)
         value = read(statement)
@@ -123,6 +96,19 @@ def extract_answer(
             value = Unread.UNCLEAR
         return value, statement
     return None
+
+
+def _until_next_question(
+    text: str, markers: list[Marker], read: Callable[[Statement], object]
+) -> str:
+    """The text up to the first question that follows a statement with a value."""
+    for index, marker in enumerate(markers[:_MAX_STATEMENTS]):
+        following = next_question(text, marker.end)
+        if following is None:
+            break
+        if read(_statement(text[:following], markers, index)) is not Unread.REMARK:
+            return text[:following]
+    return text
 
 
 def is_changed(text: str, statement: Statement) -> bool:
@@ -213,10 +199,12 @@ def _rest(text: str, position: int) -> str:
     rest = text[position : position + 4 * MAX_ANSWER].lstrip("\t\n :：")
     if "hope" in rest:
         rest = HOPE.sub("", rest)
+    rest = _FENCE.sub("", rest)
     rest = _EMPHASIZED.sub(r"\2", rest).lstrip(" *_\t\n:：=")
     opening = re.match(r"\$\$|\\\[|\\\(|\$", rest)
     span = SPAN.match(rest) if opening is not None else None
-    line_end = rest.find("\n", span.end() if span is not None else 0)
+    inner = span.end() if span is not None and "\n\n" not in span.group() else 0
+    line_end = rest.find("\n", inner)
     return (rest if line_end < 0 else rest[:line_end]).strip(" *_\t\n")
 
 

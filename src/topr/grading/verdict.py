@@ -13,21 +13,35 @@ _REWARDS: dict[Outcome, float | None] = {
     Outcome.GOLD_UNPARSEABLE: None,
     Outcome.UNSCORED: None,
 }
-_NOTHING = re.compile(
-    r"none|null|nil|nan|n/a|na|not ?(?:found|available|provided|applicable|given)"
-    r"|no (?:answer|gold)|unanswered|unknown|missing|tbd|todo|error|invalid|proof|omitted|answer"
-    r"|solution|see (?:solution|proof)"
+_ABSENT = frozenset(
+    "none null nil nan na n/a not missing omitted absent unavailable unknown undetermined determined"
+    " unanswered unspecified unproven error invalid pending tbd tba todo varies vary see ended"
+    " notfound".split()
 )
-"""What data sets write where they have no answer; without white space and quotes."""
+_ANSWER = frozenset("answer answers solution solutions proof gold key reference response".split())
+_AROUND = frozenset(
+    "no the a an is are was may will can could be been to in for of at yet here above below given"
+    " open found provided available applicable specified required needed final correct sample text left"
+    " reader".split()
+)
+"""Of these words placeholders are made: `answer missing`, `see the proof above`, `not provided`."""
 _SHOWN = 500
 """Characters of an answer that are kept with its grade."""
 
 
 def says_nothing(gold: str) -> bool:
-    """Whether a gold answer is a placeholder (`None`, `proof`, `N/A`, `?`), not an answer."""
-    text = re.sub(r"\\(?:text|boxed|mathrm|mbox)\b|[${}'\"`*.]", "", gold).strip().casefold()
-    text = re.sub(r"[\s_-]+", " ", text)
-    return not any(c.isalnum() or c in "∞∅" for c in text) or _NOTHING.fullmatch(text) is not None
+    """Whether a gold answer is a placeholder (`None`, `proof omitted`, `?`), not an answer.
+
+    All its words say that something is absent, or what. `no solution` is an answer, as is `no`.
+    """
+    text = re.sub(r"\\(?:text|boxed|mathrm|mbox)\b|[${}()\[\]<>'\"`*.,:;!]", "", gold)
+    words = set(re.sub(r"[\s_-]+", " ", text).casefold().split())
+    if not any(c.isalnum() or c in "∞∅" for word in words for c in word):
+        return True
+    if not words <= _ABSENT | _ANSWER | _AROUND:
+        return False
+    real = words <= {"no", "solution", "solutions", "found"} and "no" in words
+    return not real and not words.isdisjoint(_ABSENT | _ANSWER)
 
 
 class Verdict:
