@@ -87,6 +87,10 @@ def equivalent(gold: Node, answer: Node) -> bool:
         UnreadableError: a leaf cannot be parsed.
 
     """
+    if isinstance(gold, Items) and gold.brackets == "=":
+        return equivalent(gold.items[-1], answer)
+    if isinstance(answer, Items) and answer.brackets == "=":
+        return _same_chain(gold, answer.items)
     if isinstance(gold, Choice) or isinstance(answer, Choice):
         return _same_choice(gold, answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
@@ -110,6 +114,14 @@ def equivalent(gold: Node, answer: Node) -> bool:
     if isinstance(gold, Fraction | Leaf) and isinstance(answer, Fraction | Leaf):
         return _same_leaf(gold, answer)
     return False
+
+
+def _same_chain(gold: Node, members: Sequence[Node]) -> bool:
+    """Whether all members of a chain that can be read are the gold answer, and the last is."""
+    *earlier, last = members
+    return equivalent(gold, last) and all(
+        equivalent(gold, member) for member in earlier if is_readable(member)
+    )
 
 
 def _same_choice(gold: Node, answer: Node) -> bool:

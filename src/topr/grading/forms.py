@@ -12,6 +12,10 @@ from functools import lru_cache
 from topr.grading.latex import is_words, normalize_latex, split_choice, words
 from topr.grading.numbers import read_exactly
 
+_BUILT = re.compile(
+    r"\\\{\s*[a-z](?:\s*\\in\s*\\mathbb\s*\{?\s*R\s*\}?)?\s*(?:\\mid|\\vert|[|:])(.*)\\\}", re.S
+)
+"""The set of the numbers for which an inequality holds."""
 RELATION = re.compile(r"\\le(?![a-z])|\\ge(?![a-z])|\\neq|<|>")
 _NAME = re.compile(
     r"(?:[A-Za-z]|\\[a-z]+|[A-Z]{2,4}|\|[A-Z]{1,3}\|)(?:_(?:\w|\{[^{}]*\}))?'?(?:\([^()]*\))?"
@@ -36,7 +40,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """Several answers: `{}` unordered (list or set), else a tuple or interval by its brackets."""
+    """Several answers: `{}` unordered (list or set), else a tuple or interval by its brackets.
+
+    With `=` for brackets it is one answer, said several times: `\\sqrt{20} = 2\\sqrt{5}`.
+    """
 
     brackets: str
     items: tuple["Node", ...]
@@ -141,6 +148,9 @@ def read(text: str) -> Node:
         return choice
     if is_words(text):
         return Words(words(text))
+    built = _BUILT.fullmatch(text) if text.startswith("\\{") else None
+    if built is not None and RELATION.search(built[1]):
+        return Comparison(built[1].strip())
     for reader in (_read_union, _read_list, _read_enclosed, _read_matrix, _read_equation):
         node = reader(text)
         if node is not None:
@@ -208,13 +218,13 @@ def _read_equation(text: str) -> Node | None:
         return None
     if len(sides) > 2 and not re.search(r"\d", sides[0]) and read_exactly(sides[-1]) is not None:
         return read(sides[-1])  # `m + n = 256 + 37 = 293`
+    values = sides[1:] if _NAME.fullmatch(sides[0]) else sides
+    if len(values) > 1 and not any(re.search(r"(?<![\\a-zA-Z])[a-zA-Z]", side) for side in values):
+        return Items("=", tuple(read(normalize_latex(side)) for side in values), text)
     if _NAME.fullmatch(sides[0]):
         return Named(sides[0].replace(" ", ""), read(normalize_latex(sides[-1])), text)
     if len(sides) == 2 and _NAME.fullmatch(sides[1]) and read_exactly(sides[0]) is not None:
         return Named(sides[1].replace(" ", ""), read(sides[0]), text)
-    if not re.search(r"(?<![\\a-zA-Z])[a-zA-Z]", sides[0]):
-        values = {read_exactly(side) for side in sides} - {None}
-        return read(normalize_latex(sides[-1])) if len(values) < 2 else Comparison(text)
     return Equation(sides[0], sides[1]) if len(sides) == 2 else Comparison(text)
 
 

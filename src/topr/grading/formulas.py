@@ -7,6 +7,7 @@ where nothing beside it changes it (`topr.grading.beside`), neither around it no
 import re
 from fractions import Fraction
 
+from topr.grading.asides import said_again, without_asides
 from topr.grading.beside import BEFORE, LATEX, changes_after, without_times
 from topr.grading.latex import WRAPPER, is_time, split_choice, unwrapped
 from topr.grading.markers import Kind
@@ -49,7 +50,12 @@ def formula_of(statement: Statement) -> str | Unread:
         if isinstance(sentence, Unread):
             return sentence
         text = sentence
-    text = text.strip(" *`_")
+    text = without_asides(text).strip(" *`_")
+    parts = said_again(text)
+    if len(parts) > 1:
+        said = [formula_of(_whole(part)) for part in parts]
+        unclear = any(isinstance(formula, Unread) for formula in said)
+        return Unread.UNCLEAR if unclear else " = ".join(map(str, said))
     if not text:
         return Unread.REMARK
     spans = formulas(text)

@@ -34,7 +34,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "012345678
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _ROWS = re.compile(
-    r"\\begin\{(aligned|align\*?|gathered|gather\*?|split|equation\*?)\}"
+    r"\\begin\{(aligned|align\*?|gathered|gather\*?|split|equation\*?|array)\}(?:\{[clr|]*\})?"
     r"(.*)\\end\{\1\}",
     re.S,
 )
@@ -136,6 +136,8 @@ def normalize_latex(text: str) -> str:
     for pattern, replacement in _SPELLING:
         text = pattern.sub(replacement, text)
     text = text.strip()
+    if "A" <= text.lstrip("\\({ btexfmarhlup\n")[:1] <= "J" and split_choice(text) is not None:
+        return text
     if _TIME.search(unwrapped(text)):
         return words(text)
     for _ in range(3):
@@ -154,6 +156,8 @@ def _in_one_row(rows: re.Match[str]) -> str:
         row.replace("&", "").strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", rows.group(2))
     ]
     parts = [part for part in parts if part]
+    if rows.group(1) == "array" and ("&" in rows.group(2) or len(parts) > 1):
+        return rows.group()
     chained = all(part.startswith(("=", r"\approx", r"\equiv")) for part in parts[1:])
     return " ".join(parts) if chained else rows.group()
 

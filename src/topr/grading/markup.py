@@ -32,6 +32,7 @@ _BBCODE = (
     (r"\[/?(?:i|color|size|center|code|font)(?:=[^\[\]\n]{1,30})?\]", ""),
     (r"\[s\][^\[\]]*\[/s\]", ""),
 )
+_UNDERLINED = r"\\u(?:nder)?line\s?\{\s?(?:\\u(?:nder)?line\s?\{([^{}]*)\}|([^{}]*))\s?\}"
 _RULES = tuple(
     (hint, tuple((re.compile(pattern, re.I), replacement) for pattern, replacement in rules))
     for hint, rules in (
@@ -44,10 +45,16 @@ _RULES = tuple(
             ("\\underline", "\\uline", "\\sout"),
             (
                 (r"\\sout\s?\{[^{}]*\}", ""),
-                (r"\\u(?:nder)?line\s?\{\s?(?:\\u(?:nder)?line\s?\{([^{}]*)\}|([^{}]*))\s?\}", r"\1\2"),
+                (rf"\$\s?{_UNDERLINED}\s?\$", r"**$\1\2$**"),
+                (rf"(?<!\S){_UNDERLINED}(?![^\s.,!])", r"**\1\2**"),
+                (_UNDERLINED, r"\1\2"),
             ),
         ),
         (("\\color", "\\textcolor"), ((r"\\(?:text)?color(?:box)?\s?\{[a-zA-Z]{1,20}\}", ""),)),
+        (
+            ("\\large", "\\Large", "\\LARGE", "\\huge", "\\Huge", "\\bf "),
+            ((r"\\(?:[lL]arge|LARGE|[hH]uge|bf)(?![a-zA-Z])\s?", ""),),
+        ),
         (("****",), ((r"\*{4,}", "**"),)),
     )
 )  # fmt: skip

@@ -9,6 +9,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from topr.grading.asides import numbers_again, without_asides
 from topr.grading.beside import BEFORE, changes_after, without_times
 from topr.grading.markup import with_ascii_signs
 from topr.grading.sentences import MAX_ANSWER
@@ -187,7 +188,16 @@ def read_number(text: str) -> tuple[Fraction, str] | Unread:
     It is the first number, after the last `=`. Words may stand around it, and times (`by 5 pm`);
     any other number must be equal to it. REMARK where there is no number at all.
     """
-    text = without_times(plain(text[:MAX_ANSWER]))
+    text = without_asides(text[:MAX_ANSWER])
+    parts = numbers_again(text)
+    if len(parts) > 1 and any(character.isdigit() for character in text):
+        numbers = [read_number(part) for part in parts]
+        values = {number if isinstance(number, Unread) else number[0] for number in numbers}
+        if len(values) == 1:
+            return numbers[0]
+        if Unread.REMARK not in values:
+            return Unread.UNCLEAR
+    text = without_times(plain(text))
     if not any(character.isdigit() for character in text):
         text = plain(number_words(text))
         if not any(character.isdigit() for character in text):

@@ -23,7 +23,7 @@ _REMARK = re.compile(
     r"|between|at\s+(?:most|least)|under|beyond|over|within|up\s+to|no\s+(?:more|less|fewer)\s+than"
     # properties
     r"|accurate|precise|divisible|bounded|limited|restricted|supported"
-    r"|(?:an?\s+)?(?:multiple|factor|divisor|\S{1,12}[- ]digits?|number\s+(?:between|with|of))"
+    r"|an?\s+(?:multiple|factor|divisor|\S{1,12}[- ]digits?|number\s+(?:between|with|of))"
     r"|\W{0,3}[\d.]{1,9}\s?(?:\\?%|percent)?\s*(?:certain|sure|likely|confident|accurate|reliable|correct)"
     r"|of\s+the\s+form)\b|(?:accurate|precise)\W)",
     re.I,

@@ -31,11 +31,11 @@ _TAG_BEFORE = re.compile(r"</[\w -]{5,12}>\W{0,4}(?:or|and|vs|maybe|perhaps|poss
 _UNBRACED = re.compile(
     r"(?:-?[$]?[\d.,]*\d|[A-Za-z]|-?\\[dtc]?frac\s?(?:\d\d|(?:\{[^{}]{1,60}\}){2})"
     r"|-?\\sqrt\s?(?:\d|\{[^{}]{1,60}\})|-?\\(?!frac|sqrt|text|math)[a-z]{2,8})"
-    r"(?![\w^/*+{]|\s*[*/^+=]|\s*-\s*[\d\\]|\s*\\(?!text|mbox|mathrm|q?quad)[a-zA-Z])"
+    r"(?![\w^/*+{]|[ \t]*[*/^+=]|[ \t]*-\s*[\d\\]|[ \t][b-z]\b|[ \t]*\\(?!text|mbox|mathrm|q?quad)[a-zA-Z])"
 )
 
 _EMPHASIZED = re.compile(r"\A([*_`]{1,3})([^*_`\n]+)\1(?!\w)")
-_FENCE = re.compile(r"\A```\w*[ \t]*\n\s*")
+_FENCE = re.compile(r"\A[\s*_]{0,9}```\w*[ \t]*\n\s*")
 _ALONE = re.compile(
     r"[ \t]{0,9}(\*{1,3}|_{1,2}|`|\$\$?|\\[(\[]|=(?=[^=]*$))([^*_`$\n]{1,160}?)(?:\1|\\[)\]])?\.?"
 )
