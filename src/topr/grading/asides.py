@@ -7,7 +7,7 @@ say one value twice. What changes a value is `topr.grading.beside`'s business.
 import re
 
 _DOUBTFUL = (
-    r"\?|\b(?:or|maybe|perhaps|possibly|wait|actually|otherwise|unless|else|if|but|sorry|no|however"
+    r"[?=]|\b(?:so|thus|hence|therefore|then|which|or|maybe|perhaps|possibly|wait|actually|otherwise|unless|else|if|but|sorry|no|however"
     r"|though|although)\b"
 )
 _REASON = re.compile(
@@ -24,16 +24,24 @@ _AGAIN = re.compile(
     r"|i\.\s?e\.|equivalently)(?:\s?[,:]|\b|(?<=\.))" + _VALUE_NEXT
 )
 _OR_AGAIN = re.compile(r",?\sor\b" + _VALUE_NEXT)
-_IN_BRACKETS = re.compile(r"(?<=[\w%])\s+\(\s*(?:=|i\.e\.,?|or)?\s*([-$\w.][^()]{0,80})\)")
+_IN_BRACKETS = re.compile(
+    r"(?<=[\w%])\s+\(\s*(?:=|i\.e\.,?|or)?\s*(-?\$?(?:[\d.,/]{1,40}%?|[a-zA-Z][a-z -]{0,60})"
+    r"(?:\s[a-zA-Z]{1,20}){0,3}\s*)\)"
+)
 
 
 def without_asides(text: str) -> str:
     """A statement without its reasons and the value that it denies, where that is unambiguous."""
-    reason = _REASON.search(text) if "since" in text or "because" in text or " as " in text else None
+    reason = (
+        _REASON.search(text) if "since" in text or "because" in text or " as " in text else None
+    )
     if reason is not None and re.search(_DOUBTFUL, reason.group(), re.I) is None:
         kept = text[: reason.start()].rstrip(" ,")
-        text = kept if re.search(r"\w", kept) else text
-    denial = _DENIAL.search(text) if any(w in text for w in ("not ", "than ", "of ", "to ")) else None
+        if re.search(r"\d", kept) is not None or re.search(r"\d", text) is None:
+            text = kept
+    denial = (
+        _DENIAL.search(text) if any(w in text for w in ("not ", "than ", "of ", "to ")) else None
+    )
     if denial is None or re.search(_DOUBTFUL, denial["words"]) is not None:
         return text
     other = re.escape(denial["other"].strip("$.,"))

@@ -7,8 +7,8 @@ Everything else counts: case, punctuation, accents.
 import unicodedata
 
 from topr.grading.reasoning import strip_reasoning
-from topr.grading.sentences import MAX_COMPLETION
 from topr.grading.remarks import is_remark
+from topr.grading.sentences import MAX_COMPLETION
 from topr.grading.statements import Statement, Unread, extract_answer
 from topr.grading.verdict import Verdict, says_nothing
 from topr.records import Grade

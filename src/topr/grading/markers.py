@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 _ANSWER_WORD = (
-    "[Aa]nswers?|ANSWERS?|[Cc]orrect (?:option|choice)|答案|答え|答|정답|[Оо]твет|[Rr]espuesta|[Rr]éponse|[Aa]ntwort|[Rr]isposta"
-    "|[Rr]esposta"
+    "[Aa]nswers?|ANSWERS?|[Cc]orrect (?:option|choice)|答案|答え|答|정답|[Оо]твет|[Rr]espuesta"
+    "|[Rr]éponse|[Aa]ntwort|[Rr]isposta|[Rr]esposta"
 )
 _EMPHASIS = r"[*_`]{0,3}"
 _SEPARATOR = rf"(?:{_EMPHASIS}[ \t]{{0,9}}(?:=>|->|→|⇒|[:：=])|[ \t]{{1,9}}[-–—](?=[ \t]))"
@@ -23,7 +23,8 @@ _IS = (
 )
 # What may stand between the word and what it announces: "answer to the question", "answer (B)".
 _OBJECT = (
-    r"(?:[ \t]{0,4}\((?!\s?(?:number|count|length|how|confiden|certain))[^()\n]{1,60}\)|\s{1,4}(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
+    r"(?:[ \t]{0,4}\((?!\s?(?:number|count|length|how|confiden|certain))[^()\n]{1,60}\)"
+    r"|\s{1,4}(?:to|for|of|in|as|here|we\s+seek)\b[^.\n:：=]{0,80}?)?"
 )
 _STATED = re.compile(
     rf"(?:{_ANSWER_WORD})(?![a-zA-Z])"
@@ -41,7 +42,8 @@ _CHECKING = re.compile(
     r"|(?<!\bvalue )\b(?:in|of|for|about|behind|with|per|on|before|until"
     r"|(?:steps?|time|way|path|minutes|seconds|attempts?|hints?|clues?)\s+to)"
     r"\s+(?:(?:the|this|that|my|our|your|an|each|any)\s+)?(?:(?:final|correct|given|above|right)\s+)?\Z"
-    r"|\b(?:confiden|certain|sure|chance|probab|likel|odds)[^.!?\n]{0,60}\Z"
+    r"|\b(?:confidence|certainty|chances?|probability|likelihood|odds)\s+that\s+(?:the|this|my|our)"
+    r"\s+(?:\w{1,10}\s+)?\Z"
     r"|(?:\A|[.!?:\n])\s*(?:is|are|was|why|how|can|could|does|did|would|what)\b[^.!?\n]{0,70}\Z",
     re.I,
 )
@@ -55,7 +57,9 @@ _TAG = re.compile(
     r"|<(conclusion|output|solution|response|result)>(?=\s{0,9}[^<>\n]{1,300}?\s{0,9}</\1>)",
     re.I,
 )
-_BOX = re.compile(r"\\f(?:rame)?box(?:\[[^\[\]\n]{0,20}\]){0,2}(?![a-zA-Z])|\\box(?:ed)?(?![a-zA-Z])")
+_BOX = re.compile(
+    r"\\f(?:rame)?box(?:\[[^\[\]\n]{0,20}\]){0,2}(?![a-zA-Z])|\\box(?:ed)?(?![a-zA-Z])"
+)
 
 
 class Kind(Enum):

@@ -13,13 +13,17 @@ from topr.grading.reasoning import strip_reasoning
 
 _SIGNS = {
     **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63"), "-"),
-    **dict.fromkeys(map(ord, "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"), " "),
+    **dict.fromkeys(
+        map(ord, "\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"), " "
+    ),
     **dict.fromkeys(map(ord, "\u200a\u202f\u205f\u3000"), " "),
     **dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"), None),
     **{wide: chr(wide - 0xFEE0) for wide in range(0xFF02, 0xFF5E)},
     **{0x1D7CE + i: str(i % 10) for i in range(50)},  # bold and other digits of mathematics
 }
-_ATTRIBUTES = r"(?:\s{1,4}[\w-]{1,30}\s?=\s?(?:\"[^\"<>]{0,200}\"|'[^'<>]{0,200}'|[^\s\"'<>]{1,100})){0,6}\s?"
+_ATTRIBUTES = (
+    r"(?:\s{1,4}[\w-]{1,30}\s?=\s?(?:\"[^\"<>]{0,200}\"|'[^'<>]{0,200}'|[^\s\"'<>]{1,100})){0,6}\s?"
+)
 _HTML = (
     (rf"<(?:br|hr){_ATTRIBUTES}/?>|</?(?:p|div|h[1-6]|li|ul|ol|tr|table|center|section|article)"
      rf"{_ATTRIBUTES}>", "\n"),

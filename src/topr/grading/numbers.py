@@ -186,17 +186,23 @@ def read_number(text: str) -> tuple[Fraction, str] | Unread:
     """The number that a short statement gives, and the text of it.
 
     It is the first number, after the last `=`. Words may stand around it, and times (`by 5 pm`);
-    any other number must be equal to it. REMARK where there is no number at all.
+    any other number must be equal to it (`0.5, that is 1/2`), or denied (`33, not 36`). REMARK
+    where there is no number at all.
     """
     text = without_asides(text[:MAX_ANSWER])
     parts = numbers_again(text)
     if len(parts) > 1 and any(character.isdigit() for character in text):
-        numbers = [read_number(part) for part in parts]
-        values = {number if isinstance(number, Unread) else number[0] for number in numbers}
+        said = [read_number(part) for part in parts]
+        values = {one if isinstance(one, Unread) else one[0] for one in said}
         if len(values) == 1:
-            return numbers[0]
+            return said[0]
         if Unread.REMARK not in values:
             return Unread.UNCLEAR
+    return _read_once(text)
+
+
+def _read_once(text: str) -> tuple[Fraction, str] | Unread:
+    """The number of a statement that says it once, or repeats it as it is."""
     text = without_times(plain(text))
     if not any(character.isdigit() for character in text):
         text = plain(number_words(text))

@@ -5,7 +5,9 @@ Text in, yes or no or a place out. What states an answer is `topr.grading.statem
 
 import re
 
-_PRECISION = r"(?:the\s+nearest|\S{1,12}\s+(?:decimals?|significant|places?|digits?|figures?|d\.?p|s\.?f)\b)"
+_PRECISION = (
+    r"(?:the\s+nearest|\S{1,12}\s+(?:decimals?|significant|places?|digits?|figures?|d\.?p|s\.?f)\b)"
+)
 _REMARK = re.compile(
     r"[\s*_\"'(]*(?:(?:now|also|indeed|clearly|thus|therefore|hopefully|quite|very|both|already|fully"
     r"|the|then|just|only|always|likely|probably|strictly|certainly|definitely)\s+){0,3}"
@@ -44,12 +46,14 @@ _ROLE = (
     "|customer|client|player|speaker|person|me|you|bot|ai|chatbot|agent|alice|bob|mom|dad|parent|child"
 )
 _NEXT_QUESTION = re.compile(
-    r"\n[ \t>#*_\[-]{0,12}(?:\d{1,3}[.)][ \t]{0,4})?(?:(?:the|a|an|here is|here's|now)[ \t]{1,4}){0,2}"
+    r"\n[ \t>#*_\[-]{0,12}(?:\d{1,3}[.)][ \t]{0,4})?"
+    r"(?:(?:the|a|an|here is|here's|now)[ \t]{1,4}){0,2}"
     r"(?:(?:next|new|another|similar|follow-?up|bonus|word|math|practice|sample|related)"
     r"[ \t]{1,4})?"
     rf"(?:(?:{_QUESTION_WORD}|{_ROLE}(?=[ \t]?[\dA-Z]?[*_]{{0,3}}(?:[:：]|\n))|follow-?up)"
     r"(?![a-z])[ \t]{0,4}"
-    r"(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]{0,4}#?(?:\d{1,4}[a-z]?|[A-Z])[.)\]]?(?![a-z])|\])?"
+    r"(?:\([^()\n]{1,30}\)|(?:no\.?|number|nr\.?)?[ \t]{0,4}"
+    r"#?(?:\d{1,4}[a-z]?|[A-Z])[.)\]]?(?![a-z])|\])?"
     r"[*_]{0,3}[ \t]{0,4}(?:[:：—]|(?:(?<=[\d.)\]])|(?<=[\d.)\]]\*\*))[ \t]|\n|\Z)"
     r"|Q[ \t]?\d{0,4}[*_]{0,3}[ \t]{0,4}[:：.)])"
     r"|\n[ \t]{0,4}(?:now,?[ \t]{1,4})?(?:let(?:'s| us)[ \t]{1,4})?"

@@ -27,11 +27,14 @@ _MAX_STATEMENTS = 12
 """So many remarks may follow an answer."""
 
 _TAG_END = re.compile(r"</?(?:final[_ -]?)?[a-z]{5,10}>|<\|end_of_box\|>", re.I)
-_TAG_BEFORE = re.compile(r"</[\w -]{5,12}>\W{0,4}(?:or|and|vs|maybe|perhaps|possibly)\b\W{0,4}\Z", re.I)
+_TAG_BEFORE = re.compile(
+    r"</[\w -]{5,12}>\W{0,4}(?:or|and|vs|maybe|perhaps|possibly)\b\W{0,4}\Z", re.I
+)
 _UNBRACED = re.compile(
     r"(?:-?[$]?[\d.,]*\d|[A-Za-z]|-?\\[dtc]?frac\s?(?:\d\d|(?:\{[^{}]{1,60}\}){2})"
     r"|-?\\sqrt\s?(?:\d|\{[^{}]{1,60}\})|-?\\(?!frac|sqrt|text|math)[a-z]{2,8})"
-    r"(?![\w^/*+{]|[ \t]*[*/^+=]|[ \t]*-\s*[\d\\]|[ \t][b-z]\b|[ \t]*\\(?!text|mbox|mathrm|q?quad)[a-zA-Z])"
+    r"(?![\w^/*+{]|[ \t]*[*/^+=]|[ \t]*-\s*[\d\\]"
+    r"|[ \t][b-z]\b|[ \t]*\\(?!text|mbox|mathrm|q?quad)[a-zA-Z])"
 )
 
 _EMPHASIZED = re.compile(r"\A([*_`]{1,3})([^*_`\n]+)\1(?!\w)")

@@ -13,17 +13,19 @@ _REWARDS: dict[Outcome, float | None] = {
     Outcome.GOLD_UNPARSEABLE: None,
     Outcome.UNSCORED: None,
 }
-_ABSENT = frozenset(
-    "none null nil nan na n/a not missing omitted absent unavailable unknown undetermined determined"
-    " unanswered unspecified unproven error invalid pending tbd tba todo varies vary see ended"
-    " notfound".split()
+_ABSENT = (
+    r"none|null|nil|nan|na|n/a|not|missing|omitted|absent|unavailable|unknown|undetermined|pending"
+    r"|determined|un(?:answered|specified|proven)|error|invalid|tbd|tba|todo|varies|vary|see|ended"
+    "|notfound"
 )
-_ANSWER = frozenset("answer answers solution solutions proof gold key reference response".split())
-_AROUND = frozenset(
-    "no the a an is are was may will can could be been to in for of at yet here above below given"
-    " open found provided available applicable specified required needed final correct sample text left"
-    " reader".split()
+_ANSWER = "answers?|solutions?|proof|gold|key|reference|response"
+_AROUND = (
+    "no|the|an?|is|are|was|may|will|can|could|be|been|to|in|for|of|at|yet|here|above|below|given"
+    "|open|found|provided|available|applicable|specified|required|needed|final|correct|sample|text"
+    "|left|reader"
 )
+_PLACEHOLDER = re.compile(rf"(?:(?:{_ABSENT}|{_ANSWER}|{_AROUND})(?:\s|\Z))+")
+_SAYS_SO = re.compile(rf"(?<!\S)(?:{_ABSENT}|{_ANSWER})(?!\S)")
 """Of these words placeholders are made: `answer missing`, `see the proof above`, `not provided`."""
 _SHOWN = 500
 """Characters of an answer that are kept with its grade."""
@@ -35,13 +37,13 @@ def says_nothing(gold: str) -> bool:
     All its words say that something is absent, or what. `no solution` is an answer, as is `no`.
     """
     text = re.sub(r"\\(?:text|boxed|mathrm|mbox)\b|[${}()\[\]<>'\"`*.,:;!]", "", gold)
-    words = set(re.sub(r"[\s_-]+", " ", text).casefold().split())
-    if not any(c.isalnum() or c in "∞∅" for word in words for c in word):
+    text = " ".join(re.sub(r"[_-]+", " ", text).casefold().split())
+    if not any(c.isalnum() or c in "∞∅" for c in text):
         return True
-    if not words <= _ABSENT | _ANSWER | _AROUND:
+    if len(text) > 100 or _PLACEHOLDER.fullmatch(text) is None:
         return False
-    real = words <= {"no", "solution", "solutions", "found"} and "no" in words
-    return not real and not words.isdisjoint(_ABSENT | _ANSWER)
+    real = re.fullmatch(r"no solutions?(?: found)?", text) is not None
+    return not real and _SAYS_SO.search(text) is not None
 
 
 class Verdict:
