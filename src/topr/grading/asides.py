@@ -25,7 +25,7 @@ _AGAIN = re.compile(
 )
 _OR_AGAIN = re.compile(r",?\sor\b" + _VALUE_NEXT)
 _IN_BRACKETS = re.compile(
-    r"(?<=[\w%])\s+\(\s*(?:=|i\.e\.,?|or)?\s*(-?\$?(?:[\d.,/]{1,40}%?|[a-zA-Z][a-z -]{0,60})"
+    r"(?<=[\w%*])\s+\(\s*(?:=|i\.e\.,?|or)?\s*(-?\$?(?:[\d.,/]{1,40}%?|[a-zA-Z][a-z -]{0,60})"
     r"(?:\s[a-zA-Z]{1,20}){0,3}\s*)\)"
 )
 

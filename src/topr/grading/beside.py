@@ -28,7 +28,8 @@ BEFORE = re.compile(
     rf"\b(?:or|{_DENIALS}|{_DOUBT}|{_ARITHMETIC}|{_MULTIPLES}|{_BOUNDS}|negative"
     r"|(?:more|less)\s+than"
     rf"|up\s+to|no\s+(?:more|less)|close\s+to|short\s+of|(?:{_ORDINALS})s?\s+of"
-    r"|(?:opposite|ratio)\s+of"
+    r"|(?:opposite|ratio|cube|square|multiple|divisor|factor)\s+of|divisible\s+by"
+    r"|(?:one|each|any|some|all|part|fraction)\s+of(?=\W*\Z)"
     r"|per\s*cent\s+of|but|besides|sqrt|log|ln|exp|sin|cos|tan|abs|floor|ceil"
     r"|instead\s+of|rather\s+than)\b",
     re.I,
@@ -38,13 +39,14 @@ AFTER = re.compile(
     rf"\b(?:or|{_DOUBT}|{_ARITHMETIC}|{_MULTIPLES}|if|but|though|although|depending|depends|below"
     r"|under|above|least|most|except|excluding|wait|actually|oops|sorry|rather|instead"
     rf"|(?:a|an|one|two|three|\d+)\s+(?:{_ORDINALS})s?|odd|ish|something|give\s+or\s+take"
+    r"|wrong|incorrect|mistaken|false"
     r"|more\s+or\s+less|and\s+(?:change|some|counting|up)|upwards?)\b"
     r"|[,.;\-\u2013\u2014\u2026(]\s*(?:no|not|hmm+)\b",
     re.I,
 )
 """Words that change the value which they follow."""
 _DIRECTLY_AFTER = re.compile(
-    r"\s*(?:(?:and(?!\s+(?:we|I|so|that|this|it|thus|hence)\b)|not|out|to|over|by|point"
+    r"\s*(?:(?:is|was)\s+not\b|(?:is|was)n't\b|(?:and(?!\s+(?:we|I|so|that|this|it|thus|hence)\b)|not|out|to|over|by|point"
     r"|of\s+\d|x|k|K|M|B|bn|mn|mil|mio|th|st|nd|rd|ths)\b"
     r"|(?:half|quarter|thirds?|fourths?)\b|(?![amgshlLCFNWVJKI]\b)[A-Za-z]\b)"
 )
@@ -96,8 +98,8 @@ _OF_RETRACTION = (
 )  # fmt: skip
 """Every retraction has one of these: they are found faster than by the pattern."""
 _DENIED = re.compile(
-    r"(?:n't|\bnot|\bnever|\bcannot|\bwrong|\bincorrect|\bdoubt|\bwhether)\b[^.!?\n,;:]{0,40}\Z"
-    r"|\b(?:first\s+(?:thought|sight)|initially|originally|previously)\b[^.!?\n]{0,60}\Z",
+    r"(?:n't|\bnot|\bnever|\bcannot|\bwrong|\bincorrect|\bdoubt|\bwhether|\bnobody|\bno\s+one)\b[^.!?\n,;:]{0,40}\Z"
+    r"|\b(?:first\s+(?:thought|sight|guess)|at\s+first|initially|originally|previously)\b[^.!?\n]{0,60}\Z",
     re.I,
 )
 _BOX_BEFORE = re.compile(

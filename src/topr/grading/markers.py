@@ -36,7 +36,7 @@ _ANSWER = re.compile(_ANSWER_WORD)
 _SHORT_LABEL = re.compile(rf"(?:\A|(?<=\n))[ \t]*{_EMPHASIS}A[ ]?[:：]{_EMPHASIS}")
 _HEADING = re.compile(r"(?:\A|\n)[ \t>#*_]{0,12}(?:[\w']{1,20}[ \t]+){0,3}\Z")
 # Before the word: "We check our answer: ...", "Is it a coincidence that the answer is 24?", or the
-# noun of a property: "Confidence in this answer: 95%", "Steps to the answer: 4".
+# noun of a property ("Confidence in this answer: 95%"), or what supposes it ("If the answer is 5").
 _CHECKING = re.compile(
     r"(?:check|verify|confirm|validate|test|compare)\w*\s+(?:(?:our|the|this|that|my|your|final)\s+){0,2}\Z"
     r"|(?<!\bvalue )\b(?:in|of|for|about|behind|with|per|on|before|until"
@@ -44,6 +44,8 @@ _CHECKING = re.compile(
     r"\s+(?:(?:the|this|that|my|our|your|an|each|any)\s+)?(?:(?:final|correct|given|above|right)\s+)?\Z"
     r"|\b(?:confidence|certainty|chances?|probability|likelihood|odds)\s+that\s+(?:the|this|my|our)"
     r"\s+(?:\w{1,10}\s+)?\Z"
+    r"|\b(?:if|suppos\w{1,3}|assum\w{1,3}|imagine|pretend|claim\w{0,3})\s+(?:that\s+)?"
+    r"(?:the|this|my|our)\s+(?:\w{1,10}\s+)?\Z"
     r"|(?:\A|[.!?:\n])\s*(?:is|are|was|why|how|can|could|does|did|would|what)\b[^.!?\n]{0,70}\Z",
     re.I,
 )

@@ -61,6 +61,7 @@ _LATEX = _rules(
     (r"\\pm", "±"),
 )
 _REWRITES = _rules(
+    (r"\*\*(?=[.,]\d)", ""),
     (r"\*\*|__|~", " "),
     (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ","),
     (r"(?<![\d.,])(\d{1,3}) (?=\d{3}(?: \d{3})*(?![\d,/]|\.\d{4}))", r"\1,"),
@@ -111,6 +112,7 @@ _WORD = "|".join((*_WORDS, *_SCALES))
 IN_WORDS = re.compile(
     rf"(?:\A[\s\W]*(?=one\b)|\b(?!one\b))(?:{_WORD})(?:(?:\s+and\s+|[\s-]+)(?:{_WORD}))*\b", re.I
 )
+_WORD_BEFORE = re.compile(rf"\b(?!one\b)(?:{_WORD})[\s-]*\Z", re.I)
 
 
 def number_words(text: str) -> str:
@@ -189,7 +191,7 @@ def read_number(text: str) -> tuple[Fraction, str] | Unread:
     any other number must be equal to it (`0.5, that is 1/2`), or denied (`33, not 36`). REMARK
     where there is no number at all.
     """
-    text = without_asides(text[:MAX_ANSWER])
+    text = without_asides(text[:MAX_ANSWER].strip(" *_\t\n"))
     parts = numbers_again(text)
     if len(parts) > 1 and any(character.isdigit() for character in text):
         said = [read_number(part) for part in parts]
@@ -250,7 +252,11 @@ def _last_member(text: str) -> tuple[str, str | None]:
 
 def _stands_after_change(before: str, equation: str, match: re.Match[str], rest: str) -> bool:
     """Whether what stands before a number changes it."""
-    if BEFORE.search(before) is not None or re.search(r"\bnot\b", equation) is not None:
+    if (
+        BEFORE.search(before) is not None
+        or _WORD_BEFORE.search(before) is not None
+        or re.search(r"\bnot\b", equation) is not None
+    ):
         return True
     before = before.rstrip()
     if not before:

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TypeVar
 
 from topr.grading.beside import (
+    BEFORE,
     changes_after_box,
     changes_before,
     has_alternative,
@@ -19,7 +20,14 @@ from topr.grading.beside import (
 )
 from topr.grading.markers import Kind, Marker, find_markers
 from topr.grading.remarks import is_remark, next_question
-from topr.grading.sentences import HOPE, JOINED, MAX_ANSWER, SPAN, first_sentence
+from topr.grading.sentences import (
+    HOPE,
+    JOINED,
+    MAX_ANSWER,
+    SPAN,
+    first_sentence,
+    is_about_the_answer,
+)
 
 T = TypeVar("T")
 
@@ -37,7 +45,7 @@ _UNBRACED = re.compile(
     r"|[ \t][b-z]\b|[ \t]*\\(?!text|mbox|mathrm|q?quad)[a-zA-Z])"
 )
 
-_EMPHASIZED = re.compile(r"\A([*_`]{1,3})([^*_`\n]+)\1(?!\w)")
+_EMPHASIZED = re.compile(r"\A([*_`]{1,3})(?=\S)([^*_`\n]+)\1(?!\w)")
 _FENCE = re.compile(r"\A[\s*_]{0,9}```\w*[ \t]*\n\s*")
 _ALONE = re.compile(
     r"[ \t]{0,9}(\*{1,3}|_{1,2}|`|\$\$?|\\[(\[]|=(?=[^=]*$))([^*_`$\n]{1,160}?)(?:\1|\\[)\]])?\.?"
@@ -124,6 +132,8 @@ def is_changed(text: str, statement: Statement) -> bool:
         return _is_reasoning(statement.text, paragraph)
     if statement.kind is Kind.TAG:
         return _TAG_BEFORE.search(before) is not None
+    if statement.kind is Kind.BOLD and BEFORE.search(before[-25:].rpartition("\n")[2]) is not None:
+        return True
     if statement.kind in (Kind.BOX, Kind.BOLD):
         after = text[statement.end : statement.end + 120]
         return changes_before(before) or changes_after_box(after)
@@ -164,11 +174,12 @@ def _statement(text: str, markers: list[Marker], index: int) -> Statement:
     if marker.kind is Kind.BOX:
         stated, end = _boxes(text, markers, index)
     elif marker.kind is Kind.TAG:
-        inner = _TAG_END.split(text[end : end + 2 * MAX_ANSWER], maxsplit=1)[0]
-        stated, end = inner.strip(), end + len(inner)
+        closing = _TAG_END.search(text, end, end + 2 * MAX_ANSWER)
+        stated = text[end : closing.start() if closing is not None else end + 2 * MAX_ANSWER]
+        end = closing.end() if closing is not None else min(len(text), end + 2 * MAX_ANSWER)
+        stated = stated.strip()
     else:
-        stated = _rest(text, end)
-        end = max(end, text.find(stated, end, end + 4 * MAX_ANSWER) + len(stated))
+        stated, end = _rest(text, end)
     return Statement(kind=marker.kind, text=stated, start=marker.start, end=end)
 
 
@@ -197,18 +208,21 @@ def _boxes(text: str, markers: list[Marker], index: int) -> tuple[str, int]:
     return ", ".join(reversed(parts)), box[1]
 
 
-def _rest(text: str, position: int) -> str:
-    """What follows a marker: to the end of its formula or its line."""
-    rest = text[position : position + 4 * MAX_ANSWER].lstrip("\t\n :：")
+def _rest(text: str, position: int) -> tuple[str, int]:
+    """What follows a marker, to the end of its formula or its line; and where that is."""
+    rest = text[position : position + 4 * MAX_ANSWER]
     if "hope" in rest:
         rest = HOPE.sub("", rest)
-    rest = _FENCE.sub("", rest)
+    end = position + len(rest)
+    rest = _FENCE.sub("", rest.lstrip("\t\n :：")) if "```" in rest else rest.lstrip("\t\n :：")
     rest = _EMPHASIZED.sub(r"\2", rest).lstrip(" *_\t\n:：=")
     opening = re.match(r"\$\$|\\\[|\\\(|\$", rest)
     span = SPAN.match(rest) if opening is not None else None
     inner = span.end() if span is not None and "\n\n" not in span.group() else 0
     line_end = rest.find("\n", inner)
-    return (rest if line_end < 0 else rest[:line_end]).strip(" *_\t\n")
+    if line_end >= 0:
+        rest, end = rest[:line_end], end - len(rest) + line_end
+    return rest.strip(" *_\t\n"), end
 
 
 def _sign(text: str, start: int) -> str:
@@ -243,6 +257,8 @@ def closing_bold(text: str) -> Statement | None:
     """The only bold words of the last line, or all of it where it is bold, code or a formula."""
     text = text.rstrip()
     line = text.rfind("\n", max(0, len(text) - 1000)) + 1
+    if is_about_the_answer(text[line:][-1000:]):
+        return None
     alone = _ALONE.fullmatch(text, line)
     if alone is not None and any(c.isdigit() for c in alone[2]):
         return Statement(kind=Kind.BOLD, text=alone[2].strip(), start=line, end=len(text))
