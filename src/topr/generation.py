@@ -19,6 +19,7 @@ from topr.records import Problem, Rollout, SamplingParams
 from topr.store import (
     ROLLOUT_SCHEMA,
     Journal,
+    as_column,
     journal_path,
     read_table,
     rollouts_to_table,
@@ -294,24 +295,14 @@ def further_columns(problems: Sequence[Problem]) -> dict[str, pa.Array]:
     """Return the problems' further columns, one value a problem.
 
     Of all problems of a draw together, so that every shard has the same columns of the same types.
-
-    Raises:
-        DataError: a column holds values of unlike types.
-
+    Values without a common type become text, as in `topr.store.read_rows`.
     """
     names = dict.fromkeys(name for problem in problems for name in problem.columns)
-    columns = {}
-    for name in names:
-        if name in ROLLOUT_SCHEMA.names:
-            continue
-        try:
-            columns[name] = pa.array([problem.columns.get(name) for problem in problems])
-        except pa.ArrowException as error:
-            raise DataError(
-                f"column {name!r} of the problems cannot be stored ({error}): expected values of "
-                "one type. Write them alike, as text for instance, or leave the column out"
-            ) from error
-    return columns
+    return {
+        name: as_column([problem.columns.get(name) for problem in problems])
+        for name in names
+        if name not in ROLLOUT_SCHEMA.names
+    }
 
 
 def check_ids(problems: Sequence[Problem]) -> None:

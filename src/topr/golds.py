@@ -16,9 +16,10 @@ def read_gold(value: Any, several: Several = Several.REFUSE) -> str | None:
     """Return a reference answer as text; None where there is none (null, NaN, an empty
     text or list).
 
-    A list with one entry is that entry, also where it is the JSON text of a list of strings.
+    A list with one entry is that entry, also where it is the JSON text of a list. Text such as
+    `[1, 2]`, a list of several numbers, is one answer: an interval, or a vector.
 
-    >>> read_gold(18.0), read_gold(["72"]), read_gold('["34"]'), read_gold("[2, 5)")
+    >>> read_gold(18.0), read_gold(["72"]), read_gold("[34]"), read_gold("[2, 5)")
     ('18', '72', '34', '[2, 5)')
     >>> read_gold(["1/2", "0.5"], Several.ANY)
     '["1/2", "0.5"]'
@@ -44,29 +45,35 @@ def split_gold(gold: str) -> list[str]:
     >>> split_gold('["1/2", "0.5"]'), split_gold("[1, 2]")
     (['1/2', '0.5'], ['[1, 2]'])
     """
-    return _strings(gold) or [gold]
+    listed = _listed(gold) or [gold]
+    return listed if all(isinstance(one, str) for one in listed) else [gold]
 
 
 def _answers(value: Any) -> list[str]:
-    if isinstance(value, str):
-        strings = _strings(value) if value.strip() else []
-        values: list[Any] = [value] if strings is None else strings
-    else:
-        values = [] if value is None else value if isinstance(value, list) else [value]
+    listed = _listed(value) if isinstance(value, str) else None
+    if isinstance(value, list | tuple):
+        listed = list(value)
+    texts = [_text(one) for one in ([value] if listed is None else listed) if not _empty(one)]
+    return list(dict.fromkeys(texts))
+
+
+def _empty(value: Any) -> bool:
     # NaN, which alone differs from itself, is how pandas leaves a cell empty.
-    return list(dict.fromkeys(_text(one) for one in values if one is not None and one == one))
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
-def _strings(text: str) -> list[str] | None:
-    """Return the strings of a JSON list of strings; None for any other text, such as `[1, 2]`."""
+def _listed(text: str) -> list[Any] | None:
+    """Return the entries of a JSON list that is no answer itself: of strings, or of one value."""
     if not text.lstrip().startswith("["):
         return None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    strings = isinstance(found, list) and all(isinstance(one, str) for one in found)
-    return found if strings else None
+    if not isinstance(found, list):
+        return None
+    one = len(found) == 1 and not isinstance(found[0], list | dict)
+    return found if one or all(isinstance(each, str) for each in found) else None
 
 
 def _text(value: Any) -> str:

@@ -31,8 +31,10 @@ def graded(rows: list[dict[str, Any]], **options: Any) -> list[str]:
     [
         (None, None), (" ", None), ([], None), ("[]", None), ([None], None), (float("nan"), None),
         (72, "72"), (72.0, "72"), (0.5, "0.5"), ("72", "72"), (["72"], "72"), ('["72"]', "72"),
-        ([72], "72"), (["72", "72"], "72"), ("[72]", "[72]"), ("[1, 2]", "[1, 2]"), ('["', '["'),
-        (["x,y", None], "x,y"),
+        ([72], "72"), (["72", "72"], "72"), ("[72]", "72"), ("[72.0]", "72"), ("[1, 2]", "[1, 2]"),
+        ('["', '["'), (["x,y", None], "x,y"), ("[null]", None), ("[[1, 2]]", "[[1, 2]]"),
+        (["", " "], None), (["72", ""], "72"), ('["", "72"]', "72"), (("72",), "72"),
+        ("[NaN]", None), ([float("nan"), 2], "2"),
     ],
 )  # fmt: skip
 def test_a_gold_answer_is_text(value: Any, gold: str | None) -> None:
@@ -51,7 +53,7 @@ def test_several_golds_are_kept_as_a_list_that_is_no_answer() -> None:
             read_gold(value)
 
 
-@pytest.mark.parametrize("value", [True, {"a": 1}, [["1"]], [{"a": 1}]])
+@pytest.mark.parametrize("value", [True, {"a": 1}, [["1"]], [{"a": 1}], "[true]"])
 def test_what_is_no_answer_is_refused(value: Any) -> None:
     with pytest.raises(DataError, match="expected text or a number"):
         read_gold(value)
@@ -88,6 +90,19 @@ def test_a_file_is_graded_by_a_nested_column(tmp_path: Path) -> None:
         CliRunner().invoke(app, command, catch_exceptions=False)
     CliRunner().invoke(app, [*command, "--several-golds", "any"], catch_exceptions=False)
     assert [row["grade"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["correct", "wrong"]
+
+
+def test_a_file_is_graded_by_golds_as_they_stand_in_it(tmp_path: Path) -> None:
+    golds = ["x", [12], 12.0, None]
+    rows = [{"completion": "12", "gold": gold} for gold in golds]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    command = ["grade", str(tmp_path / "rows.jsonl"), "-t", "exact", "--answer-only"]
+    CliRunner().invoke(app, [*command, "-o", str(tmp_path / "o.jsonl")], catch_exceptions=False)
+    found = [row["grade"] for row in read_jsonl(tmp_path / "o.jsonl")]
+    assert found == ["wrong", "correct", "correct", "gold_unparseable"]
+    write_jsonl(tmp_path / "rows.jsonl", [*rows, {"completion": "12", "gold": [1, 2]}])
+    with pytest.raises(DataError, match="row 5: column 'gold': holds 2 different answers"):
+        CliRunner().invoke(app, [*command, "-o", str(tmp_path / "p.jsonl")], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("word", ["length", "max_tokens", "MAX_TOKENS", "max_output_tokens"])

@@ -111,6 +111,45 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
+MIXED: dict[str, tuple[Any, str | None]] = {
+    "a list of a number": ([72], "72"),
+    "the text of one": ("[72]", "72"),
+    "a list of text": (["72"], "72"),
+    "a number": (18.0, "18"),
+    "null in a list": ([None], None),
+    "NaN": (float("nan"), None),
+    "empty texts": (["", " "], None),
+    "an interval": ("[1, 2]", "[1, 2]"),
+}
+"""A gold answer, and how it is read."""
+NO_GOLDS: dict[str, Any] = {
+    r"holds True \(bool\)": True,
+    r"\(dict\), expected text or a number": {"value": 3},
+    "holds 2 different answers": [1, 2],
+}
+
+
+def task_of(folder: Path, value: Any, beside: Any, suffix: str) -> Any:
+    path = folder / f"rows{suffix}"
+    lines = [json.dumps({"prompt": f"{gold}", "answer": gold}) for gold in (value, beside)]
+    path.write_text("\n".join(lines) if suffix == ".jsonl" else f"[{','.join(lines)}]")
+    return load_task(JsonlConfig(name="jsonl", train_file=str(path)))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+@pytest.mark.parametrize(("beside", "other"), [("x", "x"), (3, "3"), (["4"], "4")])
+def test_a_gold_is_read_the_same_whatever_stands_in_other_rows(
+    tmp_path: Path, beside: Any, other: str, suffix: str
+) -> None:
+    for value, expected in MIXED.values():
+        answers = sorted([other] if expected is None else [expected, other])
+        found = task_of(tmp_path, value, beside, suffix).problems(Split.TRAIN)
+        assert sorted(problem.answer for problem in found) == answers
+    for message, value in NO_GOLDS.items():
+        with pytest.raises(DataError, match=message):
+            task_of(tmp_path, value, beside, suffix).problems(Split.TRAIN)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("name", KINDS)
 def test_the_problem_table(tmp_path: Path, name: str, suffix: str) -> None:

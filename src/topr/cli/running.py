@@ -171,7 +171,7 @@ def grade(
     from topr.grading import grade_table
     from topr.stages.common import content, fingerprint
     from topr.stages.grade import grade_rollouts
-    from topr.store import check_output, read_rows, write_rows
+    from topr.store import Rows, check_output, read_rows, value_at, write_rows
 
     config = load_section(GradeConfig, "grade", recipe, overrides or [])
     grader = GRADER_OF_TASK.get(task, task)
@@ -199,6 +199,7 @@ def grade(
             answer_only=answer_only,
             completion_column=completion,
             gold_column=gold,
+            golds=[value_at(row, gold) for _, row in Rows.open(source)],
             several_golds=several_golds,
             progress=lambda n: advance(n),
         )

@@ -1,7 +1,7 @@
 """Grades as columns of a table, and how many of each there are."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -33,6 +33,7 @@ def grade_table(
     completion_column: str = "completion",
     gold_column: str = "gold",
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    golds: Sequence[Any] | None = None,
     several_golds: Several = Several.ANY,
     progress: Callable[[int], None] | None = None,
 ) -> pa.Table:
@@ -55,6 +56,8 @@ def grade_table(
         completion_column: Name of the column of completions (string; null counts as empty).
         gold_column: Name of the column of gold answers (text, numbers or lists of them; null: no
             gold answer); a field of a nested one is named with dots.
+        golds: The values of that column as a file has them. A table has one type a column, so that
+            a list of numbers beside text is text there.
         several_golds: What a list of several gold answers means. Rollouts hold such only where
             their user said that any is right.
         tokenizer: Of the model that wrote the completions, where it is known: its special tokens
@@ -69,15 +72,16 @@ def grade_table(
     needed = [completion_column] + ([gold_column] if grader in GRADERS else [])
     _check_columns(table, needed)
     completions = [text or "" for text in _texts(table, completion_column)]
-    golds: Iterable[str | None] = [None] * len(completions)
+    known: Iterable[str | None] = [None] * len(completions)
     if grader in GRADERS:
-        golds = _golds(table, gold_column, several_golds)
+        values = column_values(table, gold_column) if golds is None else golds
+        known = _golds(values or [], gold_column, several_golds)
         completions = _without_reasoning(table, completions, tokenizer)
     cut_off = [False] * len(completions)
     if "finish_reason" in table.column_names and config.truncated != "grade":
         cut_off = truncated(table)
     grades = grade_all(
-        list(zip(completions, golds, strict=True)),
+        list(zip(completions, known, strict=True)),
         grader,
         config=config,
         answer_only=answer_only,
@@ -197,10 +201,10 @@ def _texts(table: pa.Table, name: str) -> list[str | None]:
     return texts
 
 
-def _golds(table: pa.Table, name: str, several: Several) -> list[str | None]:
+def _golds(values: Sequence[Any], name: str, several: Several) -> list[str | None]:
     """Return gold answers, as `topr.golds` reads them."""
     golds = []
-    for number, value in enumerate(column_values(table, name) or [], start=1):
+    for number, value in enumerate(values, start=1):
         try:
             golds.append(read_gold(value, several))
         except DataError as error:

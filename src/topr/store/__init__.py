@@ -4,7 +4,7 @@ from topr.store.atomic import atomic_path, write_json_atomic, write_text_atomic
 from topr.store.cells import as_messages, column_values, has_column, nested_names, plain, value_at
 from topr.store.columns import ColumnMap
 from topr.store.exporters import EXPORTS, Export, Exported, export_rollouts
-from topr.store.files import check_output, read_rows, write_rows
+from topr.store.files import as_column, check_output, read_rows, write_rows
 from topr.store.formats import FORMATS, Format
 from topr.store.importers import import_rollouts
 from topr.store.intake import Incoming, incoming, write_rollouts
@@ -43,6 +43,7 @@ __all__ = [
     "Manifest",
     "Reading",
     "Rows",
+    "as_column",
     "as_messages",
     "atomic_path",
     "begin",

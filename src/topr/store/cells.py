@@ -18,6 +18,26 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def clean_text(text: str) -> str:
+    """Return `text` with lone surrogates replaced by U+FFFD, so that UTF-8 can hold it.
+
+    >>> clean_text("half of a pair: \\ud83d")
+    'half of a pair: �'
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def clean(value: Any) -> Any:
+    """Return a value of JSON with all its text clean."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [clean(one) for one in value]
+    if isinstance(value, dict):
+        return {clean_text(name): clean(one) for name, one in value.items()}
+    return value
+
+
 def value_at(row: Mapping[str, Any], column: str) -> Any:
     """Return what a row holds in a column, or in a field of a nested one; None where it is not.
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from topr.errors import DataError, RunDirectoryError
 from topr.store.atomic import atomic_path
+from topr.store.cells import clean_text
 from topr.store.rows import Row, csv_lines, pick, stream_file
-from topr.store.schema import clean_text
 from topr.store.shards import read_parquet, read_table
 
 
@@ -102,10 +102,13 @@ def _read_parquet(path: Path) -> pa.Table:
 def _table(rows: Iterable[Row]) -> pa.Table:
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return pa.table({clean_text(name): _column([row.get(name) for row in rows]) for name in names})
+    return pa.table(
+        {clean_text(name): as_column([row.get(name) for row in rows]) for name in names}
+    )
 
 
-def _column(values: list[Any]) -> pa.Array:
+def as_column(values: list[Any]) -> pa.Array:
+    """Return values as a column; those without a common type become text, as `read_rows` says."""
     try:
         array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from topr.distribution import distribution
 from topr.errors import DataError
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.store.cells import clean_text
 
 SCHEMA_VERSION = 1
 SCHEMA_KEY = b"topr.schema"
@@ -138,15 +139,6 @@ def check_version(schema: pa.Schema, *, where: str) -> None:
             f"{where} has rollout schema version {found.decode(errors='replace')}, this topr reads "
             f"up to version {SCHEMA_VERSION}: upgrade topr, or use the version that wrote it"
         )
-
-
-def clean_text(text: str) -> str:
-    """Return `text` with lone surrogates replaced by U+FFFD, so that UTF-8 can hold it.
-
-    >>> clean_text("half of a pair: \\ud83d")
-    'half of a pair: �'
-    """
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _row(rollout: Rollout) -> dict[str, Any]:

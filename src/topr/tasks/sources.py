@@ -1,7 +1,7 @@
 """Rows of problems, from a local file or from the hub, and the checks that name a bad one.
 
-Files are read by `topr.store.read_rows`, hub datasets by `topr.hub`. What the columns
-mean is each task's own matter.
+Files are read by `topr.store.Rows`, each value as the file has it, hub datasets by `topr.hub`.
+What the columns mean is each task's own matter.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from topr import hub
 from topr.errors import ConfigError, DataError
-from topr.store import as_messages, has_column, nested_names, read_rows, value_at
+from topr.store import Rows, as_messages, has_column, nested_names, value_at
 
 logger = logging.getLogger(__name__)
 
@@ -135,10 +135,11 @@ def read_file(path: str) -> Source:
             "Give the path of a JSONL, JSON or parquet file"
         )
     try:
-        rows = read_rows(place).to_pylist()
+        rows = [row for _, row in Rows.open(place)]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    return _filled(Source(name=path, rows=rows))
+    nothing = dict.fromkeys(name for row in rows for name in row)
+    return _filled(Source(name=path, rows=[nothing | row for row in rows]))
 
 
 def read_hub(
