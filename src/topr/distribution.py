@@ -4,8 +4,8 @@ Training scores a completion under softmax(logits / temperature) over the whole 
 log-probabilities are log mu only where that is what was sampled. No tables, no models here.
 """
 
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,35 @@ ELSEWHERE = frozenset(
 that do nothing by themselves."""
 
 
+def _number(low: float, high: float) -> Callable[[Any], bool]:
+    def fits(value: Any) -> bool:
+        return isinstance(value, int | float) and type(value) is not bool and low <= value <= high
+
+    return fits
+
+
+def _whole(low: int, high: int) -> Callable[[Any], bool]:
+    number = _number(low, high)
+    return lambda value: number(value) and value == int(value)
+
+
+def _texts(value: Any) -> bool:
+    values = [value] if isinstance(value, str) else value
+    return isinstance(values, list | tuple) and all(isinstance(one, str) for one in values)
+
+
+_MAX_INT32, _MAX_INT64 = 2**31 - 1, 2**63 - 1
+_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "temperature": (_number(0, sys.float_info.max), "a number of 0 or more"),
+    "top_p": (_number(0, 1), "a number from 0 to 1 (1: off)"),
+    "top_k": (_whole(-1, _MAX_INT32), "a whole number of -1 or more (0 or -1: off)"),
+    "max_tokens": (_whole(-1, _MAX_INT32), "a whole number"),
+    "seed": (_whole(-_MAX_INT64, _MAX_INT64), "a whole number"),
+    "stop": (_texts, "text, or a list of texts"),
+}
+"""What the parameters that a rollout records may be."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distribution:
     """What was sampled.
@@ -88,14 +117,14 @@ def distribution(sampling: Mapping[str, Any] | None) -> Distribution:
     A parameter that is not known here counts as one that changes it.
 
     Raises:
-        DataError: a temperature that is no number of 0 or more.
+        DataError: a parameter that a rollout records is of the wrong kind, or out of its range.
 
     """
     given = {name: value for name, value in (sampling or {}).items() if value is not None}
+    for name, (fits, expected) in _EXPECTED.items():
+        if name in given and not fits(given[name]):
+            raise DataError(f"{name} {given[name]!r:.80}: expected {expected}")
     temperature = given.pop("temperature", 1.0)
-    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if not number or not 0.0 <= temperature < math.inf:
-        raise DataError(f"temperature {temperature!r}: expected a number of 0 or more")
     if given.get("do_sample") is False:
         return Distribution(temperature=0.0, changes=())
     changes = tuple(

@@ -238,11 +238,23 @@ def model_facts(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Mode
 
 def named_eos_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return `eos_ids` of a model as far as its configs say it; they need not be there."""
+    return _all_ids(tokenizer, *_named_configs(config))
+
+
+def named_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many token ids a model knows, as far as its configs say it: a padded embedding has
+    more than the tokenizer.
+    """
+    sizes = (getattr(owner, "vocab_size", None) for owner in _named_configs(config))
+    return max(len(tokenizer), *(size for size in sizes if isinstance(size, int)), 0)
+
+
+def _named_configs(config: ModelConfig) -> list[Any]:
     path, revision = _checked_path(config.path), config.revision or "main"
     if is_adapter(Path(path)):
         found = json.loads((Path(path) / ADAPTER).read_text(encoding="utf-8"))
         path, revision = found["base_model_name_or_path"], found.get("revision") or "main"
-    owners: list[Any] = [tokenizer]
+    owners: list[Any] = []
     with suppress(OSError, ValueError):
         owners.append(GenerationConfig.from_pretrained(path, revision=revision))
     with suppress(OSError, ValueError, ImportError):
@@ -250,7 +262,7 @@ def named_eos_ids(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> fr
             path, revision=revision, trust_remote_code=config.trust_remote_code
         )
         owners.append(named.get_text_config())
-    return _all_ids(*owners)
+    return owners
 
 
 def _all_ids(*owners: Any) -> frozenset[int]:

@@ -106,7 +106,7 @@ def import_(
     """Turn completions that other tools made into rollouts, tokenised once."""
     from topr.config import ModelConfig
     from topr.ends import Ends
-    from topr.models import load_tokenizer, named_eos_ids
+    from topr.models import load_tokenizer, named_eos_ids, named_vocabulary
     from topr.records import SamplingParams
     from topr.stages.common import fingerprint
     from topr.store import (
@@ -142,6 +142,7 @@ def import_(
         ends=ended,
         finish_words=words,
         eos_ids=named_eos_ids(named, loaded),
+        vocabulary=named_vocabulary(named, loaded),
         literal=literal,
         several_golds=several_golds,
         reasoning_marks=_lines(reasoning_marks),

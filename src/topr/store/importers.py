@@ -12,11 +12,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from topr.distribution import distribution
 from topr.ends import Ends, Finish
 from topr.errors import DataError
 from topr.prompts import RenderedPrompt, encode_prompts, render, taken_apart
@@ -76,6 +78,7 @@ def import_rollouts(
     """
     rows = Rows.of(table)
     reading = reading or Reading()
+    distribution(asdict(sampling or SamplingParams()))  # is refused here, where it cannot be
     found = columns.resolve(rows, required=TEXT_OR_IDS)
     reading.check(rows, found)
     grades = Grades(rows, found)
@@ -103,6 +106,7 @@ class _Importer:
         self._ends = Ends(tokenizer, reading.eos_ids)
         self._defaults = defaults
         self._reading = reading
+        self._vocabulary = reading.vocabulary or len(tokenizer)
         self._tally = tally
         self._tally["verdicts"] = grades.verdicts
         self._counts: Counter[str] = Counter()
@@ -148,8 +152,9 @@ class _Importer:
         """Return the fields that are read: ids are still None where text has to be tokenised, and
         the text where it has to be decoded.
         """
-        prompt, prompt_ids = self._prompt(row), row.ids("prompt_ids")
-        completion_ids = row.ids("completion_ids")
+        prompt_ids = row.ids("prompt_ids", self._vocabulary)
+        completion_ids = row.ids("completion_ids", self._vocabulary)
+        prompt = self._prompt(row, prompt_ids)
         ends = self._reading.ends
         known_by_column = finish is None and isinstance(ends, str)
         ended = row.verdict(ends) if known_by_column and isinstance(ends, str) else ends
@@ -233,8 +238,7 @@ class _Importer:
             raise DataError(f"{row.place}: {error}") from error
         return Rebuilt(text=found, dropped=False)
 
-    def _prompt(self, row: RowReader) -> str | tuple[Message, ...]:
-        ids = row.ids("prompt_ids")
+    def _prompt(self, row: RowReader, ids: tuple[int, ...] | None) -> str | tuple[Message, ...]:
         if ids is not None and not row.there("prompt"):
             return str(self._tokenizer.decode(list(ids)))
         prompt = row.turns("prompt")

@@ -27,6 +27,9 @@ class Reading:
     """What finish reasons mean that topr does not know."""
     eos_ids: Collection[int] = ()
     """Tokens that end a text for the model, beside those that the tokenizer names."""
+    vocabulary: int | None = None
+    """Token ids that the model knows. None: as many as the tokenizer; a model's embedding is often
+    padded, and a sampler may draw what is beyond."""
     literal: bool = False
     """Special tokens that a prompt's text spells out are taken apart by a space."""
     several_golds: Several = Several.REFUSE

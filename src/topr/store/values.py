@@ -3,17 +3,17 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from topr.distribution import distribution
+from topr.distribution import Distribution, distribution
 from topr.ends import Finish, read_finish
 from topr.errors import DataError
 from topr.golds import read_gold
 from topr.records import Grade, Message, Outcome, SamplingParams, Several
-from topr.store.cells import as_messages, value_at
+from topr.store.cells import as_messages, as_object, has_column, plain, value_at
 from topr.store.columns import TEXT, ColumnMap
 from topr.store.rows import Rows
 
@@ -42,16 +42,22 @@ def changes_unrecorded(sampling: Mapping[str, Any] | None) -> bool:
     return bool(distribution(further).changes)
 
 
+MAX_LOGPROB = 1e-3
+"""The largest log-probability: that of a certain token is 0, and numbers are rounded."""
+_MAX_INT32, _MAX_FLOAT32 = 2**31 - 1, 3.4028234e38
+"""The largest numbers that a rollout can hold."""
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Keys of a message under which servers and TRL keep what was thought before its content."""
 _PARTS = ("sampling", "prompt_ids", "completion_ids", "logprobs")
 """Fields of lists and objects: as text (CSV knows no other) they are JSON, and empty is null."""
+_OUTCOMES = frozenset(outcome.value for outcome in Outcome)
 
 
 class RowReader:
     """Reads the fields of a resolved `ColumnMap` from one row.
 
-    A null is the same as no column, for every field.
+    A null is the same as no column, for every field; so is NaN, as which pandas has a null, but
+    for rewards.
     """
 
     def __init__(self, row: Mapping[str, Any], columns: ColumnMap, *, place: str) -> None:
@@ -144,15 +150,7 @@ class RowReader:
 
     def sampling(self, default: SamplingParams) -> SamplingParams:
         """Return how the completion was drawn; what the row does not say is as in `default`."""
-        given = self._get("sampling")
-        if given is None:
-            return default
-        if not isinstance(given, dict):
-            raise self.error("sampling", "an object such as {temperature: 0.7, top_p: 1.0}")
-        try:
-            drawn = distribution(given)
-        except DataError as error:
-            raise self.error("sampling", str(error)) from error
+        drawn, given = self.drawn(), self._get("sampling") or {}
         known = {name: given[name] for name in SAMPLING if given.get(name) is not None}
         if "temperature" in known or drawn.greedy:
             known["temperature"] = drawn.temperature
@@ -161,7 +159,18 @@ class RowReader:
             known["stop"] = tuple(known["stop"])
         if known.get("top_k") == -1:  # vLLM's word for off
             known["top_k"] = 0
-        return dataclasses.replace(default, **known)
+        whole = {name: int(known[name]) for name in ("top_k", "max_tokens", "seed") & known.keys()}
+        return dataclasses.replace(default, **known | whole)
+
+    def drawn(self) -> Distribution:
+        """Return the distribution that was sampled; what the row does not say is as by default."""
+        given = self._get("sampling")
+        if not isinstance(given, Mapping | None):
+            raise self.error("sampling", "an object such as {temperature: 0.7, top_p: 1.0}")
+        try:
+            return distribution(given)
+        except DataError as error:
+            raise self.error("sampling", str(error)) from error
 
     def changes_unrecorded(self) -> bool:
         """Return whether something else changed what was sampled than a rollout can say."""
@@ -172,9 +181,12 @@ class RowReader:
         if not self.there(field) or self._get(field) == "":
             return None
         try:
-            return int(self.text(field))
+            number = int(self.text(field))
         except ValueError as error:
             raise self.error(field, "a whole number") from error
+        if abs(number) > _MAX_INT32:
+            raise self.error(field, f"a whole number up to {_MAX_INT32}")
+        return number
 
     def gold(self, several: Several) -> str | None:
         """Return the reference answer; None for null or no column."""
@@ -184,29 +196,74 @@ class RowReader:
             column = self._columns.gold
             raise DataError(f"{self.place}: column {column} (gold): {error}") from error
 
-    def ids(self, field: str) -> tuple[int, ...] | None:
-        """Return token ids; None for null or no column."""
-        values = self._get(field)
+    def ids(self, field: str, vocabulary: int) -> tuple[int, ...] | None:
+        """Return token ids of so large a vocabulary; None for null or no column. Those of a
+        completion may be none.
+        """
+        values = self._list(field)
         if values is None:
             return None
-        if not isinstance(values, list) or not all(type(value) is int for value in values):
+        if not isinstance(values, list) or not set(map(type, values)) <= {int}:
             raise self.error(field, "a list of token ids")
+        if not values and field == "prompt_ids":
+            raise self.error(field, "at least one token id")
+        self.check_ids(values, field, vocabulary)
         return tuple(values)
+
+    def check_ids(self, ids: Sequence[int], field: str, vocabulary: int) -> None:
+        """Refuse ids that a vocabulary of this size does not have."""
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+            strange = min(ids) if min(ids) < 0 else max(ids)
+            raise DataError(
+                f"{self.place}: {field} holds {strange}, but the model knows {vocabulary} tokens, "
+                "from 0 on: were these completions made with another model's tokenizer?"
+            )
 
     def logprobs(self, length: int) -> tuple[float, ...] | None:
         """Return one log-probability for each of `length` tokens; None for null or no column."""
-        values = self._get("logprobs")
+        values = self._list("logprobs")
         if values is None:
             return None
-        numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
-        if not numbers or len(values) != length or not all(map(math.isfinite, values)):
-            raise self.error("logprobs", f"{length} finite numbers, one for each completion id")
-        return tuple(float(value) for value in values)
+        numbers = isinstance(values, list) and set(map(type, values)) <= {int, float}
+        if not numbers or len(values) != length:
+            raise self.error("logprobs", f"{length} numbers, one for each completion id")
+        if not all(map(math.isfinite, values)) or (
+            values and not -_MAX_FLOAT32 <= min(values) <= max(values) <= MAX_LOGPROB
+        ):
+            raise self.error(
+                "logprobs", "finite natural logarithms of probabilities, which are at most 0"
+            )
+        return tuple(map(float, values))
+
+    def reward(self) -> float | None:
+        """Return the reward, 1 and 0 for what is right and wrong; None for null or no column."""
+        value = self._get("reward")
+        if isinstance(value, str):
+            value = VERDICTS.get(value.strip().lower(), value)
+        if value is None or value == "":
+            return None
+        try:
+            number = math.nan if isinstance(value, list | dict | bytes) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not abs(number) <= _MAX_FLOAT32:
+            raise self.error(
+                "reward",
+                f"a finite number, one of {', '.join(VERDICTS)}, or null where there is none "
+                "(NaN is no reward: write null, or mend what computed it)",
+            )
+        return number
+
+    def graded(self) -> bool:
+        """Return whether topr graded the row: then its reward is one, and no verdict."""
+        ours = self._columns.reward == "reward" and has_column(self._row, "answer")
+        return ours and value_at(self._row, "grade") in _OUTCOMES
 
     def finish(self, words: Mapping[str, Finish]) -> Finish | None:
         """Return how the completion ended; None where the row does not say."""
         try:
-            return read_finish(self._get("finish_reason"), words)
+            reason = self._get("finish_reason")
+            return read_finish(as_object(reason) or reason, words)
         except DataError as error:
             column = self._columns.finish_reason
             raise DataError(f"{self.place}: column {column} (finish_reason): {error}") from error
@@ -224,6 +281,8 @@ class RowReader:
     def _get(self, field: str) -> Any:
         column = getattr(self._columns, field)
         value = value_at(self._row, column) if column else None
+        if isinstance(value, float) and value != value and field != "reward":
+            return None
         if not isinstance(value, str):
             return value
         if field in TEXT:
@@ -233,13 +292,25 @@ class RowReader:
                 raise DataError(f"{self.place}: {error}") from error
         return _parsed(value) if field in _PARTS else value
 
+    def _list(self, field: str) -> Any:
+        """Return a list, its entries Python's own, or whatever else is there."""
+        values = self._get(field)
+        if not isinstance(values, list | tuple):
+            return values
+        own = set(map(type, values)) <= {int, float}
+        return list(values) if own else [plain(value) for value in values]
+
+
+def are_verdicts(rewards: Collection[float | None], *, graded: bool) -> bool:
+    """Return whether a whole column says what is right and what is wrong, and has no rewards of its
+    own: every value is 0 or 1 (or such a word), and none is a reward that topr gave. A wrong one
+    then has the reward -1. Import and training go by this.
+    """
+    return not graded and set(rewards) <= {0.0, 1.0, None}
+
 
 class Grades:
-    """Rewards as grades.
-
-    Whether 0 is a verdict or a reward can only be told from the whole column: where every value
-    is 0 or 1 (or such a word) they are verdicts, and a wrong one has reward -1.
-    """
+    """Rewards as grades: see `are_verdicts`."""
 
     def __init__(self, rows: Rows, columns: ColumnMap) -> None:
         """Look at every reward of a resolved `ColumnMap` once.
@@ -250,16 +321,18 @@ class Grades:
         """
         self._there = bool(columns.reward)
         # Every row, also after the first number that is no verdict: a bad one is an error now.
-        numbers = {
-            _number(RowReader(row, columns, place=place))
-            for place, row in (rows if self._there else ())
-        }
-        self.verdicts = self._there and numbers <= {0.0, 1.0, None}
+        readers = (
+            RowReader(row, columns, place=place) for place, row in (rows if self._there else ())
+        )
+        found = {(reader.reward(), reader.graded()) for reader in readers}
+        self.verdicts = self._there and are_verdicts(
+            {number for number, _ in found}, graded=any(graded for _, graded in found)
+        )
         """Every value is right or wrong, and no reward of its own."""
 
     def read(self, row: RowReader) -> Grade | None:
         """Return the grade of one row; None for null or no column."""
-        return _grade(_number(row), self.verdicts) if self._there else None
+        return _grade(row.reward(), self.verdicts) if self._there else None
 
 
 def read_grades(table: pa.Table, columns: ColumnMap) -> list[Grade | None]:
@@ -284,25 +357,6 @@ def _message(turn: Any) -> Message | None:
     if set(given) != {"role", "content"} or not all(isinstance(v, str) for v in given.values()):
         return None
     return Message(**given)
-
-
-def _number(row: RowReader) -> float | None:
-    value = row._get("reward")
-    if isinstance(value, str):
-        value = VERDICTS.get(value.strip().lower(), value)
-    if value is None or value == "":
-        return None
-    try:
-        number = float("nan") if isinstance(value, list | dict) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not math.isfinite(number):
-        raise row.error(
-            "reward",
-            f"a finite number, one of {', '.join(VERDICTS)}, or null where there is none "
-            "(NaN is no reward: write null, or mend what computed it)",
-        )
-    return number
 
 
 def _grade(number: float | None, verdict: bool) -> Grade | None:

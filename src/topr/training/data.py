@@ -2,25 +2,22 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from topr.distribution import Distribution, distribution
-from topr.ends import Ends, Finish, read_finish
+from topr.ends import Ends, Finish
 from topr.errors import DataError
 from topr.prompts import render
-from topr.records import FinishReason, Message
-from topr.store import ColumnMap, plain
-from topr.store.cells import as_messages
+from topr.records import FinishReason, Message, SamplingParams
+from topr.store import ColumnMap
 from topr.store.columns import USUAL_NAMES
 from topr.store.reasoning import rebuild
-from topr.store.values import RowReader
+from topr.store.values import RowReader, are_verdicts
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +82,12 @@ def prepare_rows(
 
     Args:
         dataset: rows with `prompt` (text or messages), `completion` (text) and `reward` (number;
-            None leaves the row out), and where there are: `prompt_ids`, `completion_ids`,
+            None leaves the row out; where all are verdicts, true and false or 1 and 0, a wrong
+            one is -1), and where there are: `prompt_ids`, `completion_ids`,
             `logprobs` (log mu per completion token), `sampling` (see `topr.distribution`),
             `problem_id`, `sample`, `finish_reason`, `revision` (of the writing model). Ids are
-            kept as they are; text without ids is tokenised once, with the token that ended it:
-            see `topr.ends`, which `topr import` goes by too.
+            kept as they are; text without ids is tokenised once, with the token that ended it.
+            Every cell is read as `topr import` reads it, CSV's too.
         tokenizer: for text, and for the end-of-sequence token.
         vocabulary: token ids that the model knows; none given: as many as the tokenizer. A model's
             embedding is often padded, and a sampler may draw what is beyond the tokenizer.
@@ -109,32 +107,38 @@ def prepare_rows(
     rows: list[dict[str, Any]] = []
     groups: dict[tuple[int, ...], int] = {}
     dropped: Counter[str] = Counter()
-    ends = Ends(tokenizer, eos_ids)
+    reader = _Reader(
+        tokenizer=tokenizer,
+        ends=Ends(tokenizer, eos_ids),
+        vocabulary=vocabulary or len(tokenizer),
+    )
+    rewards: set[float] = set()
+    graded = False
     for number, given in enumerate(dataset):
-        source = {name: plain(value) for name, value in given.items()}
-        reward = _reward(source, number)
+        source = _source(given, number, masked=mask_truncated)
+        reward = source.reward()
         if reward is None:
             dropped["unscored"] += 1
             continue
-        drawn = _distribution(source, number)
+        rewards.add(reward)
+        graded = graded or source.graded()
+        drawn = source.drawn()
         if drawn.greedy and not keep_greedy:
             dropped["greedy"] += 1
             continue
-        finish = _finish(source, number, needed=mask_truncated)
-        prompt_ids = source.get("prompt_ids")
-        prompt = _prompt(source, number, tokenizer)
-        if prompt_ids is None:
-            prompt_ids = render(prompt, tokenizer).ids
-        completion_ids, reason, cut = _completion_ids(
-            source, number, finish, prompt, tokenizer, ends
-        )
+        ids, reason, cut = reader.read(source)
         if mask_truncated and reason is FinishReason.LENGTH:
             dropped["truncated"] += 1
             continue
         dropped["cut"] += cut
-        row = _row(
-            source, number, reward, drawn, prompt_ids, completion_ids, vocabulary or len(tokenizer)
-        )
+        row = ids | {
+            "row": number,
+            "name": f"{source.label('problem_id') or number}#{source.integer('sample') or 0}",
+            "revision": _revision(given, source),
+            "temperature": drawn.temperature or 1.0,
+            "truncated_sampling": not drawn.scored,
+            "reward": reward,
+        }
         if not row["completion_ids"]:  # imported text can be empty: there is nothing to train on
             dropped["empty"] += 1
             continue
@@ -151,6 +155,8 @@ def prepare_rows(
             f"{dropped['greedy']} were drawn at temperature 0, where nothing is sampled and the "
             "ratio pi/mu has no meaning"
         )
+    if are_verdicts(rewards, graded=graded):
+        _as_signs(rows)
     if dropped["greedy"]:
         logger.warning(
             "%d completions were drawn at temperature 0, where nothing is sampled and the ratio "
@@ -177,170 +183,107 @@ def prepare_rows(
     return Dataset(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)), composition
 
 
-def _reward(source: Mapping[str, Any], number: int) -> float | None:
-    if "reward" not in source:
+_NOT_READ = ("gold", "model", "iteration")
+_COLUMNS = {
+    thought: ColumnMap(
+        **{name: "" if name in _NOT_READ else name for name in USUAL_NAMES} | {"reasoning": thought}
+    )
+    for thought in ("", *USUAL_NAMES["reasoning"])
+}
+"""The columns of rows that are trained on: our own names, and that of what was thought."""
+
+
+def _source(given: Mapping[str, Any], number: int, *, masked: bool) -> RowReader:
+    """Return the reader of a row: the one by which `topr import` goes."""
+    if "reward" not in given:
         raise DataError(
-            f"row {number} has no column 'reward' (columns: {', '.join(source)}); expected +1 for "
+            f"row {number} has no column 'reward' (columns: {', '.join(given)}); expected +1 for "
             "a correct completion and -1 for any other: grade the file with `topr grade` first"
         )
-    reward = source["reward"]
-    if reward is None:
-        return None
-    try:
-        value = float(reward)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not np.isfinite(value):
-        raise DataError(f"row {number}: reward {reward!r} is no finite number")
-    return value
-
-
-def _finish(source: Mapping[str, Any], number: int, *, needed: bool) -> Finish | None:
-    if needed and "finish_reason" not in source:
+    if masked and "finish_reason" not in given:
         raise DataError(
-            f"row {number} has no column 'finish_reason' (columns: {', '.join(source)}), which "
+            f"row {number} has no column 'finish_reason' (columns: {', '.join(given)}), which "
             "mask_truncated goes by: 'length' where the token limit cut the completion off. Add "
             "it, or leave mask_truncated out"
         )
-    try:
-        return read_finish(source.get("finish_reason"))
-    except DataError as error:
-        raise DataError(f"row {number}: {error}") from error
+    thought = next((name for name in USUAL_NAMES["reasoning"] if given.get(name)), "")
+    return RowReader(given, _COLUMNS[thought], place=f"row {number}")
 
 
-def _row(
-    source: Mapping[str, Any],
-    number: int,
-    reward: float,
-    drawn: Distribution,
-    prompt_ids: Sequence[int],
-    completion_ids: Sequence[int],
-    vocabulary: int,
-) -> dict[str, Any]:
-    if len(prompt_ids) == 0:
-        raise DataError(f"row {number}: prompt_ids is empty, expected at least one token id")
-    return {
-        "row": number,
-        "name": f"{source.get('problem_id', number)}#{source.get('sample', 0)}",
-        "revision": source.get("revision"),
-        "prompt_ids": _checked_ids(prompt_ids, "prompt_ids", number, vocabulary),
-        "completion_ids": _checked_ids(completion_ids, "completion_ids", number, vocabulary),
-        "logprobs": _checked_logprobs(source.get("logprobs"), len(completion_ids), number),
-        "temperature": drawn.temperature or 1.0,
-        "truncated_sampling": not drawn.scored,
-        "reward": reward,
-    }
-
-
-def _distribution(source: Mapping[str, Any], number: int) -> Distribution:
-    sampling = source.get("sampling")
-    if not isinstance(sampling, Mapping | None):
-        raise DataError(
-            f"row {number}: sampling is {type(sampling).__name__}, expected a mapping such as "
-            '{"temperature": 0.7, "top_p": 1.0}'
-        )
-    try:
-        return distribution(sampling)
-    except DataError as error:
-        raise DataError(f"row {number}: {error}") from error
-
-
-def _prompt(
-    source: Mapping[str, Any], number: int, tokenizer: PreTrainedTokenizerBase
-) -> str | tuple[Message, ...]:
-    """Return what the prompt says: its ids, and the end of an answer in text, depend on it."""
-    prompt, ids = source.get("prompt"), source.get("prompt_ids")
-    if ids is not None and source.get("completion_ids") is not None:
-        return ""  # nothing depends on it
-    try:
-        prompt = as_messages(prompt)
-    except DataError as error:
-        raise DataError(f"row {number}: {error}") from error
-    if isinstance(prompt, list):
-        prompt = tuple(_message(turn, number) for turn in prompt)
-    if isinstance(prompt, str | tuple):
-        return prompt
-    if ids is not None:
-        return str(tokenizer.decode(list(ids)))
-    raise DataError(
-        f"row {number}: prompt is {type(prompt).__name__}, expected text or a list of "
-        "{role, content} messages (or a column 'prompt_ids')"
-    )
-
-
-def _message(turn: Any, number: int) -> Message:
-    role, content = (
-        (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
-    )
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise DataError(
-            f"row {number}: the prompt has the turn {turn!r:.80}, expected a message with the "
-            "texts 'role' and 'content'"
-        )
-    return Message(role=role, content=content)
-
-
-def _completion_ids(
-    source: Mapping[str, Any],
-    number: int,
-    finish: Finish | None,
-    prompt: str | tuple[Message, ...],
-    tokenizer: PreTrainedTokenizerBase,
-    ends: Ends,
-) -> tuple[list[int], FinishReason, bool]:
-    """Return the tokens that the model wrote, its end among them, how it ended, and whether its
-    text went on after that.
-    """
-    ids = source.get("completion_ids")
-    if ids is not None:
-        return ids, ends.of_ids(ids, finish)[0], False
-    thought = next((name for name in USUAL_NAMES["reasoning"] if source.get(name)), "")
-    row = RowReader(
-        source, ColumnMap(completion="completion", reasoning=thought), place=f"row {number}"
-    )
-    completion, reasoning = row.written(), row.reasoning()
-    if reasoning is not None:
-        try:
-            completion = rebuild(reasoning, completion, tokenizer)
-        except DataError as error:
-            raise DataError(f"row {number}: {error}") from error
-    stop = (source.get("sampling") or {}).get("stop") or ()
-    found = ends.of_text(
-        completion,
-        prompt,
-        finish,
-        last_id=source.get("last_token_id"),
-        stop=(stop,) if isinstance(stop, str) else stop,
-    )
-    written = list(tokenizer(found.text, add_special_tokens=False)["input_ids"])
-    whole = written if found.end is None else [*written, found.end]
-    return whole, found.reason, found.cut
-
-
-def _checked_ids(ids: Any, column: str, number: int, vocabulary: int) -> list[int]:
-    checked = [int(i) for i in ids]
-    bad = next((i for i in checked if not 0 <= i < vocabulary), None)
-    if bad is not None:
-        raise DataError(
-            f"row {number}: {column} holds {bad}, but the model knows {vocabulary} tokens; were "
-            "these completions made with another model's tokenizer?"
-        )
-    return checked
-
-
-def _checked_logprobs(logprobs: Any, length: int, number: int) -> list[float] | None:
-    if logprobs is None:
+def _revision(given: Mapping[str, Any], source: RowReader) -> str | None:
+    revision = given.get("revision")
+    if isinstance(revision, float) and revision != revision:  # pandas' null
         return None
-    if len(logprobs) != length:
-        raise DataError(
-            f"row {number}: {len(logprobs)} logprobs for {length} completion tokens, "
-            "expected one each"
+    if not isinstance(revision, str | None):
+        raise source.error("revision", "text, the revision of the model that wrote it")
+    return revision or None
+
+
+def _as_signs(rows: list[dict[str, Any]]) -> None:
+    """Give what is wrong the reward -1, where rewards are verdicts."""
+    wrong = [row for row in rows if row["reward"] == 0]
+    for row in wrong:
+        row["reward"] = -1.0
+    if wrong:
+        logger.warning(
+            "every reward is 1 or 0 (true or false): these are taken for right and wrong, and %d "
+            "rows get the reward -1, as topr import reads them",
+            len(wrong),
         )
-    values = np.asarray(logprobs, dtype=np.float32)
-    if not np.isfinite(values).all() or (values > 1e-3).any():
-        raise DataError(
-            f"row {number}: logprobs hold {values[~(np.isfinite(values) & (values <= 1e-3))][0]}, "
-            "expected finite natural logarithms of probabilities, at most 0"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reader:
+    """Reads what was written in a model's tokens."""
+
+    tokenizer: PreTrainedTokenizerBase
+    ends: Ends
+    vocabulary: int
+
+    def read(self, source: RowReader) -> tuple[dict[str, Any], FinishReason, bool]:
+        """Return the ids and log-probabilities of a row, how its completion ended, and whether its
+        text went on after that.
+        """
+        finish = source.finish({})
+        prompt_ids = source.ids("prompt_ids", self.vocabulary)
+        completion_ids = source.ids("completion_ids", self.vocabulary)
+        # Its ids, and the end of an answer in text, depend on what a prompt says.
+        prompt = "" if prompt_ids and completion_ids is not None else self._prompt(source)
+        cut = False
+        if completion_ids is None:
+            written, reason, cut = self._written(source, finish, prompt)
+            source.check_ids(written, "completion", self.vocabulary)
+        else:
+            written, reason = list(completion_ids), self.ends.of_ids(completion_ids, finish)[0]
+        if prompt_ids is None:
+            prompt_ids = render(prompt, self.tokenizer).ids
+            source.check_ids(prompt_ids, "prompt", self.vocabulary)
+        logprobs = source.logprobs(len(written))
+        ids = {"prompt_ids": prompt_ids, "completion_ids": written, "logprobs": logprobs}
+        return ids, reason, cut
+
+    def _prompt(self, source: RowReader) -> str | tuple[Message, ...]:
+        ids = source.ids("prompt_ids", self.vocabulary)
+        if ids is not None and not source.there("prompt"):
+            return str(self.tokenizer.decode(list(ids)))
+        return source.turns("prompt")
+
+    def _written(
+        self, source: RowReader, finish: Finish | None, prompt: str | tuple[Message, ...]
+    ) -> tuple[list[int], FinishReason, bool]:
+        """Return the tokens of a text, its end among them, how it ended, and whether it went on."""
+        text, thought = source.written(), source.reasoning()
+        if thought is not None:
+            try:
+                text = rebuild(thought, text, self.tokenizer)
+            except DataError as error:
+                raise DataError(f"{source.place}: {error}") from error
+        found = self.ends.of_text(
+            text,
+            prompt,
+            finish,
+            last_id=source.integer("last_token_id"),
+            stop=source.sampling(SamplingParams()).stop,
         )
-    result: list[float] = values.tolist()
-    return result
+        ids = list(self.tokenizer(found.text, add_special_tokens=False)["input_ids"])
+        return ids if found.end is None else [*ids, found.end], found.reason, found.cut
