@@ -7,6 +7,7 @@ import pytest
 from topr.config import dump_recipe, load_recipe, recipe_schema, shipped_recipes
 from topr.config.engines import ServerConfig
 from topr.config.recipe import derived_sections
+from topr.config.training import _say_renamed
 from topr.errors import ConfigError, RunDirectoryError, ToprError
 from topr.loop import run
 from topr.run_directory import claimed
@@ -15,11 +16,45 @@ from topr.store import begin
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_a_key_that_is_added_leaves_the_hash_of_a_recipe_alone():
-    """Else runs that were begun before it do not go on: see `topr.config.base.ADDED`."""
-    assert load_recipe("quickstart").fingerprint() == "22e9f20381d5b4a1"
-    changed = load_recipe("quickstart", ["train.mask_truncated=true"])
-    assert changed.fingerprint() != "22e9f20381d5b4a1"
+HASHES = {
+    "task: {name: jsonl, train_file: a.jsonl}": "baff35ce25f588da",
+    "task: {name: gsm8k}": "4f83d3e4d3465959",
+    "task: {name: math}": "a2ddc2e41b29281a",
+    "task: {name: jsonl, train_file: a.jsonl}\n"
+    "train: {objective: apo, objective_args: {beta: 1}}": "2fdcd3160a611755",
+    "task: {name: jsonl, train_file: a.jsonl}\n"
+    "train: {objective: ppo, objective_args: {group_normalized: true}}": "bbe9c2ff2b3038ca",
+    "task: {name: jsonl, train_file: a.jsonl}\ntrain: {warmup_steps: 0.0}": "baff35ce25f588da",
+    "task: {name: jsonl, train_file: a.jsonl}\n"
+    "compare: {a: {train: {objective: apo, objective_args: {beta: 1}, batch_size: 8, "
+    "normalization: none}, curate: {steps: [positives]}}}": "66a93860407447db",
+    "task: {name: jsonl, train_file: a.jsonl}\n"
+    "verifier: {task: {mix: natural}, train: {batch_size: 8, normalization: none}, "
+    "generate: {batch_size: 3}}": "56476f458815120b",
+}
+"""Recipes and the hashes that they had when the first runs were begun."""
+
+
+@pytest.mark.parametrize("recipe", HASHES)
+def test_what_came_since_leaves_the_hash_of_a_recipe_alone(recipe, tmp_path):
+    """Else runs that were begun before it do not go on: see `topr.config.base`."""
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe)
+    assert load_recipe(path).fingerprint() == HASHES[recipe]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "task.split=validation",
+        "task.test_split=train",
+        "task.subset=socratic",
+        "train.mask_truncated=true",
+        "evaluate.split=validation",
+    ],
+)
+def test_a_key_that_is_added_counts_where_it_is_used(change):
+    assert load_recipe("gsm8k", [change]).fingerprint() != load_recipe("gsm8k").fingerprint()
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -222,13 +257,31 @@ def test_a_directory_belongs_to_a_recipe_once_something_was_made(tmp_path):
         pass
 
 
-def test_a_run_under_old_names_goes_on(tmp_path):
-    recipe = load_recipe("quickstart", ["train.loss_normalization=none"])
+@pytest.mark.parametrize("section", ["train", "verifier.train", "compare.other.train"])
+def test_a_run_under_old_names_goes_on_and_nobody_is_told(tmp_path, section, caplog):
+    other = "compare={other: {train: {learning_rate: 1e-3}}}"
+    keys = [f"{section}.loss_normalization=none", f"{section}.global_batch_size=128"]
+    recipe = load_recipe("quickstart", [other, *keys])
     with claimed(recipe, tmp_path / "run"):
         (tmp_path / "run/work").write_text("")
     there = tmp_path / "run/recipe.yaml"
     old = there.read_text().replace("loss_normalization", "normalization")
     there.write_text(old.replace("global_batch_size", "batch_size"))
+    _say_renamed.cache_clear()
     with claimed(recipe, tmp_path / "run"):
         pass
+    assert not caplog.records
+    changed = load_recipe("quickstart", [other, *keys, f"{section}.global_batch_size=64"])
+    name = rf"differs in {section}.global_batch_size \(128 there, 64 now\)\."
+    with pytest.raises(RunDirectoryError, match=name), claimed(changed, tmp_path / "run"):
+        pass
     assert load_recipe(there).fingerprint() == recipe.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["train.baseline=true", "generate.n=true", "evaluate.pass_at=[1, true]", "seed=false"],
+)
+def test_true_and_false_are_no_numbers(override):
+    with pytest.raises(ConfigError, match="expected a number"):
+        load_recipe("quickstart", [override])

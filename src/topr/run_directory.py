@@ -10,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from topr.config import dump_recipe
-from topr.config.base import Section
+from topr.config.base import Section, present_name
+from topr.config.training import STORED
 from topr.environment import environment
 from topr.errors import RunDirectoryError
 from topr.prompts import TODAY
@@ -61,12 +62,11 @@ def _has_work(directory: Path) -> bool:
 
 
 def _refuse_other_recipe(recipe: Section, path: Path) -> None:
-    there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    there, here = yaml.safe_load(path.read_text(encoding="utf-8")), recipe.fixed()
     with suppress(ValidationError):  # a key that has come since has its default there
-        there = yaml.safe_load(dump_recipe(type(recipe).model_validate(there)))
-    here = yaml.safe_load(dump_recipe(recipe))
+        there = type(recipe).model_validate(there, context=STORED).fixed()
     differing = [
-        f"{key} ({old!r} there, {new!r} now)"
+        f"{present_name(key)} ({old!r} there, {new!r} now)"
         for key, (old, new) in _differences(there, here).items()
         if not any(fnmatch(key, shown) for shown in recipe.SHOWN)
     ]

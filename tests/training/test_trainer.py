@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+from pathlib import Path
 from shutil import which
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from peft import LoraConfig
 from torch._dynamo.utils import counters
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from rollouts_for_training import made_rows, plain_logprobs
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
@@ -257,6 +259,26 @@ def test_a_resumed_training_ends_with_the_weights_of_a_straight_one(tmp_path, st
         for trainer in (straight, resumed)
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_with_other_batches_is_not_gone_on_from(tmp_path):
+    """Those of a topr that dealt whole prompts in another way say nothing of their batches."""
+    arguments = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2}
+    arguments |= {"per_device_train_batch_size": 4, "shuffle_by": "prompt"}
+    make_trainer(tmp_path, made_rows(), name="run", **arguments).train()
+    last = Path(get_last_checkpoint(str(tmp_path / "run")))
+    other = make_trainer(
+        tmp_path, made_rows(), name="run", **arguments | {"shuffle_by": "completion"}
+    )
+    with pytest.raises(TrainingError, match=f"{last}.*other order"):
+        other.train(resume_from_checkpoint=True)
+    (last / "batches.json").unlink()
+    again = make_trainer(tmp_path, made_rows(), name="run", **arguments)
+    for resume in (True, str(last)):
+        with pytest.raises(TrainingError, match=f"{last}.*begin this training anew"):
+            again.train(resume_from_checkpoint=resume)
+    assert again.rows.column_names == other.rows.column_names  # refused before log mu was looked at
+    other.train(resume_from_checkpoint=True)
 
 
 def test_a_diverged_step_stops_the_run_and_names_its_rows(tmp_path):

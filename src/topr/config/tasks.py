@@ -1,6 +1,7 @@
 """The `task` section: one shape per task, told apart by `name`."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -74,6 +75,8 @@ class ArithmeticConfig(Section):
 class _DatasetConfig(Section):
     """What tasks read from the hub or from files share."""
 
+    ADDED: ClassVar[Mapping[str, Any]] = {"split": "train", "test_split": "test"}
+
     train_file: str | None = None
     """JSONL, JSON or parquet (also .gz), or a hub name, with the training problems, instead of
     `dataset`."""
@@ -121,6 +124,11 @@ class MathConfig(_DatasetConfig):
 
 class JsonlConfig(Section):
     """A user's own problems: `prompt` (text or messages) and `answer`."""
+
+    ADDED: ClassVar[Mapping[str, Any]] = {
+        **dict.fromkeys(("subset", "split", "test_subset", "test_split")),
+        "several_golds": Several.REFUSE.value,
+    }
 
     name: Literal["jsonl"]
     train_file: str

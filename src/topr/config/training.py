@@ -4,14 +4,19 @@ called, may be and are by default: the recipe's section and `TOPRConfig` are mad
 
 import json
 import logging
+from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from topr.config.base import RENAMED, Section
 
 logger = logging.getLogger(__name__)
+
+STORED = "stored"
+"""The context in which a section is read that a run has stored: its old names are nobody's to
+change."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -19,6 +24,10 @@ Count = Annotated[int, Field(ge=1)]
 def _parsed(value: Any) -> Any:
     """Read a mapping that the command line gives as JSON."""
     return json.loads(value) if isinstance(value, str) else value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _listed(value: Any) -> Any:
@@ -33,6 +42,9 @@ def _say_renamed(name: str) -> None:
 class TrainSettings(Section):
     """What a recipe's section `train` and `TOPRConfig` have in common. Names are those of
     `transformers.TrainingArguments` where it has one. The defaults are the paper's."""
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"mask_truncated": False}
+    FLOATS: ClassVar[frozenset[str]] = frozenset({"objective_args"})
 
     objective: str = "topr"
     """A name in `topr.objectives.OBJECTIVES`, or `taper` with limits of its own."""
@@ -56,7 +68,9 @@ class TrainSettings(Section):
     """Peak rate."""
     lr_scheduler_type: str = "constant"
     """A schedule of transformers: constant, constant_with_warmup, linear, cosine, ..."""
-    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0
+    warmup_steps: Annotated[
+        Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)], BeforeValidator(_whole)
+    ] = 0
     """Updates in which the rate rises from 0, or their share of all; needs a schedule that warms
     up."""
     optim: str = "adafactor"
@@ -176,13 +190,13 @@ class TrainConfig(TrainSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _new_names(cls, values: Any) -> Any:
+    def _new_names(cls, values: Any, info: ValidationInfo) -> Any:
         """Take old names of keys. The later of both counts: an override comes after its recipe."""
         if not isinstance(values, dict):
             return values
         renamed = {}
         for name, value in values.items():
-            if name in RENAMED:
+            if name in RENAMED and info.context is not STORED:
                 _say_renamed(name)
             renamed[RENAMED.get(name, name)] = value
         return renamed

@@ -83,6 +83,9 @@ def make_objective(name: str, **arguments: object) -> Objective:
         raise ConfigError(
             f"objective {name!r} has no {', '.join(unknown)}; it has {', '.join(sorted(own))}"
         )
+    for field, value in arguments.items():
+        if isinstance(value, bool) and not isinstance(getattr(objective, field), bool):
+            raise ConfigError(f"objective {name!r}: {field}={value} is no number and no name")
     settings = {name: getattr(objective, name) for name in fields} | arguments
     try:
         made: Objective = TypeAdapter(type(objective)).validate_python(settings)

@@ -4,9 +4,11 @@ Axes: B sequences, T completion tokens (padded), N completion tokens of all sequ
 R x S the tokens that the model is given.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapreplace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
 from topr.errors import TrainingError
+from topr.store import write_json_atomic
 from topr.training.attention import Node, Tree
 
 Row = Mapping[str, Any]
@@ -285,6 +288,12 @@ def shares(rows: Sequence[Row], count: int, *, whole_groups: bool) -> list[list[
     return [sorted(positions) for positions in dealt]
 
 
+SHUFFLED, DEALT = 1, 2
+"""How rows become batches, as checkpoints know it. One that says nothing has the first: where
+prompts stay whole, it is of a topr that dealt them in another way."""
+ORDER_FILE = "batches.json"
+
+
 class ShuffledBatches(Sampler[list[int]]):
     """Batches of row numbers, in an order fixed by (seed, epoch).
 
@@ -308,6 +317,7 @@ class ShuffledBatches(Sampler[list[int]]):
         self.seed = seed
         self.epoch = 0
         self.whole_groups = whole_groups
+        self.order = DEALT if whole_groups else SHUFFLED
         if not whole_groups:
             return
         self._sizes = np.bincount(self.groups)
@@ -345,6 +355,30 @@ class ShuffledBatches(Sampler[list[int]]):
         for number in generator.permutation(len(self)):
             rows = np.flatnonzero(batch == number)
             yield rows[np.argsort(place[self.groups[rows]], kind="stable")].tolist()
+
+
+def write_order(batches: ShuffledBatches, checkpoint: Path) -> None:
+    """Write into a checkpoint how rows became batches."""
+    write_json_atomic(checkpoint / ORDER_FILE, {"order": batches.order})
+
+
+def refuse_other_order(batches: ShuffledBatches, checkpoint: Path) -> None:
+    """Refuse to go on from a checkpoint whose epoch has other batches.
+
+    Raises:
+        TrainingError: it has.
+
+    """
+    found = checkpoint / ORDER_FILE
+    there = json.loads(found.read_text(encoding="utf-8"))["order"] if found.is_file() else SHUFFLED
+    if there != batches.order:
+        raise TrainingError(
+            f"{checkpoint} was written with another order of batches (number {there}, expected "
+            f"{batches.order}), by an earlier topr or with another shuffle_by or objective: to go "
+            "on from it would train on some rows twice and on others never. Remove "
+            f"{checkpoint.parent} to begin this training anew, or end it with the topr that began "
+            "it"
+        )
 
 
 def _dealt(sizes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:

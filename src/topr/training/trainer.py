@@ -24,6 +24,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from topr.adapters import put_adapter
 from topr.config import ModelConfig
@@ -32,7 +33,13 @@ from topr.models import eos_ids, load_model, load_tokenizer
 from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig, load_models_whole
-from topr.training.batches import Row, ShuffledBatches, shares
+from topr.training.batches import (
+    Row,
+    ShuffledBatches,
+    refuse_other_order,
+    shares,
+    write_order,
+)
 from topr.training.behavior import Behavior, Gap, Writers, recorded
 from topr.training.checks import (
     baseline_of,
@@ -179,18 +186,26 @@ class TOPRTrainer(Trainer):
         self._logged_at = time.perf_counter()
         self.add_callback(self._idleness)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Train; see `transformers.Trainer.train`. Measures the behaviour gap before it starts.
 
         Raises:
+            TrainingError: the checkpoint's batches are not this training's.
             DivergedError: a loss or gradient is NaN or infinite. The rows of the batch are in
                 `diverged.json` in the output directory; the last checkpoint stays.
 
         """
+        last = resume_from_checkpoint
+        if last is True:
+            last = get_last_checkpoint(str(self.directory))  # type: ignore[no-untyped-call]
+        if last:
+            refuse_other_order(self._batches, Path(last))
         if not self.sharded:
             self._behavior_known()
         self._logged_at = time.perf_counter()
-        return super().train(*args, **kwargs)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
         """See `transformers.Trainer`. Shards on CPUs too."""
@@ -217,6 +232,12 @@ class TOPRTrainer(Trainer):
     def _behavior_known(self) -> None:
         if "behavior_logprobs" not in self.rows.column_names:
             self.prepare_behavior()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = self.directory / f"checkpoint-{self.state.global_step}"
+        if self.processes.first and folder.is_dir():
+            write_order(self._batches, folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the whole model as safetensors, however it is sharded. All processes call this."""
