@@ -19,6 +19,8 @@ from topr.records import Message
 if TYPE_CHECKING:  # transformers takes seconds to import, and nothing here runs it
     from transformers import PreTrainedTokenizerBase
 
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Names under which servers, chat templates and data sets have what a model thought, as text."""
 TODAY = datetime(2024, 7, 26)
 """The date that chat templates are told. A fixed one: the same messages are the same prompt for the
 base and the trained model, for a run and its continuation, on every machine. It is the date that
@@ -224,7 +226,7 @@ def apply_template(
         )
     turns = [{"role": message.role, "content": message.content} for message in messages]
     if reasoning is not None:  # templates have no common name for it
-        turns[-1] |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), reasoning)
+        turns[-1] |= dict.fromkeys(REASONING_KEYS, reasoning)
     dated = "strftime_now" in str(tokenizer.chat_template)
     try:
         text = tokenizer.apply_chat_template(

@@ -155,7 +155,7 @@ def test_ids_and_logprobs_that_are_there_are_kept() -> None:
     assert (made.completion_ids, made.logprobs) == ((*plain("a"), EOS), None)
     with pytest.raises(DataError, match="prompt ids, which a template cannot change"):
         imported(rows, template="Q: {prompt}")
-    with pytest.raises(DataError, match=r"row 1: column logprobs .* expected 3 finite numbers"):
+    with pytest.raises(DataError, match=r"row 1: column logprobs .* expected 3 numbers"):
         imported([rows[0] | {"logprobs": [-0.5]}])
 
 

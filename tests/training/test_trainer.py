@@ -343,7 +343,7 @@ def test_a_baseline_that_leaves_no_gradient_is_refused_and_data_that_leave_none_
     rows = made_rows()
     with pytest.raises(ConfigError, match=r"none of the 16 .* under DPO with baseline -1 .*Set"):
         make_trainer(tmp_path, rows, objective="dpo", baseline=-1.0)
-    halves = [row | {"reward": (row["reward"] + 1) / 2} for row in rows]
+    halves = from_function(rows)
     with pytest.raises(ConfigError, match=r"DPO with baseline 0 .*Set baseline=0\.5"):
         make_trainer(tmp_path, halves, objective="dpo")
     make_trainer(tmp_path, halves, objective="dpo", baseline=0.5)
@@ -375,7 +375,7 @@ def test_what_a_baseline_is_to_an_objective_is_said_and_no_share_is_logged_that_
         assert ("effective_positive_share" in logged) == share, objective
     # Rewards of 1 and 0 need no baseline where each prompt's mean is one.
     caplog.clear()
-    halves = [row | {"reward": (row["reward"] + 1) / 2} for row in rows]
+    halves = from_function(rows)
     make_trainer(tmp_path, halves, objective="grpo")
     assert caplog.text == ""
 
@@ -398,9 +398,36 @@ def test_negatives_are_not_all_dropped_by_a_number_above_their_taper(tmp_path):
     make_trainer(tmp_path, made_rows(), skip_negatives=0.3, **limits)
 
 
+def from_function(rows):
+    """Rewards of 1 and 0 that a user's function gave, as topr records them."""
+    return [
+        row | {"reward": max(row["reward"], 0.0), "grade": "correct", "answer": None}
+        for row in rows
+    ]
+
+
+VERDICTS = [(1, 0), (True, False), ("correct", "wrong"), ("True", "False"), ("1", "0.0")]
+
+
+@pytest.mark.parametrize(("right", "wrong"), VERDICTS)
+def test_a_column_of_verdicts_is_1_and_minus_1_as_in_an_import(tmp_path, caplog, right, wrong):
+    signed = made_rows()
+    rows = [row | {"reward": right if row["reward"] > 0 else wrong} for row in signed]
+    caplog.set_level(logging.WARNING, logger="topr.training")
+    trainer = make_trainer(tmp_path, rows)
+    assert trainer.rows["reward"] == [row["reward"] for row in signed]
+    assert "8 rows get the reward -1" in caplog.text
+    with pytest.raises(ConfigError, match=r"baseline=0\.5 lies between .* leave baseline out"):
+        make_trainer(tmp_path, rows, baseline=0.5)
+    make_trainer(tmp_path, rows, baseline=-0.3)
+    # Another number in the column: then they are rewards.
+    mixed = [*rows, signed[0] | {"reward": 0.5}]
+    assert make_trainer(tmp_path, mixed).rows["reward"][:2] == [1.0, 0.0]
+
+
 def test_rewards_of_1_and_0_are_said_to_have_no_negatives(tmp_path, caplog):
     caplog.set_level(logging.WARNING, logger="topr.training")
-    rows = [row | {"reward": (row["reward"] + 1) / 2} for row in made_rows()]
+    rows = from_function(made_rows())
     trainer = make_trainer(tmp_path, rows)
     assert "rewards of 1 and 0 need baseline 0.5" in caplog.text
     assert trainer.effective_positive_share is None  # defined for +1 and -1 alone
@@ -495,15 +522,21 @@ def test_rows_are_checked_before_any_step(tmp_path):
     rows = made_rows()
     cases = [
         ([{k: v for k, v in rows[0].items() if k != "reward"}], "row 0 has no column 'reward'"),
-        ([rows[0] | {"reward": float("nan")}], "is no finite number"),
-        ([rows[0] | {"logprobs": [0.0]}], "1 logprobs for"),
+        (
+            [rows[0] | {"reward": float("nan")}],
+            "row 0: column reward .* holds nan, expected a finite number",
+        ),
+        ([rows[0] | {"logprobs": [0.0]}], r"logprobs .*holds \[0\.0\], expected \d+ numbers"),
         ([rows[0] | {"logprobs": [0.5] * len(rows[0]["logprobs"])}], "at most 0"),
         ([rows[0] | {"completion_ids": [9999], "logprobs": None}], "another model's tokenizer"),
         ([rows[0] | {"reward": None}], "no rows to train on: 1 have no reward"),
-        ([{"prompt": 3, "completion": "a", "reward": 1}], "prompt is int"),
+        ([{"prompt": [3], "completion": "a", "reward": 1}], r"holds \[3\], expected text"),
         ([{"prompt": "a", "completion": None, "reward": 1}], "row 0: column completion .* None"),
-        ([{"prompt": [{"content": "a"}], "completion": "b", "reward": 1}], "'role' and 'content'"),
-        ([{"prompt": ["a"], "completion": "b", "reward": 1}], "'role' and 'content'"),
+        (
+            [{"prompt": [{"content": "a"}], "completion": "b", "reward": 1}],
+            "the keys role and content",
+        ),
+        ([{"prompt": ["a"], "completion": "b", "reward": 1}], "the keys role and content"),
     ]
     for bad, message in cases:
         with pytest.raises(DataError, match=message):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 import pyarrow as pa
 
 from topr.errors import DataError
+from topr.prompts import REASONING_KEYS
 from topr.store.cells import has_column, value_at
 from topr.store.rows import Rows
 
@@ -26,7 +27,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "reward": ("reward", "is_correct", "correct", "label", "score"),
     "iteration": ("iteration",),
     "sampling": ("sampling",),
-    "reasoning": ("reasoning_content", "reasoning", "thinking"),
+    "reasoning": REASONING_KEYS,
     "last_token_id": ("last_token_id",),
 }  # fmt: skip
 """Names looked for where none is given, the first one that is there wins."""

@@ -53,8 +53,10 @@ def recognise(row: Row, columns: ColumnMap | None = None) -> str:
             f"--format {most[0]}"
         )
     columns = columns or ColumnMap()
-    if most[0] in ("columns", "trl") and list_of_completions(row, columns):
-        return "grouped"
+    if most[0] in ("columns", "trl", "grouped"):
+        completions = list_of_completions(row, columns)
+        if completions:
+            return "trl-stepwise" if _are_steps(row, completions) else "grouped"
     written = USUAL_NAMES["completion"] if columns.completion is None else (columns.completion,)
     if most == ["columns"] and "messages" in row and not any(map(row.get, written)):
         return "messages"
@@ -83,6 +85,15 @@ def list_of_completions(row: Row, columns: ColumnMap) -> str | None:
             "--completion COLUMN"
         )
     return there[0] if there else None
+
+
+def _are_steps(row: Row, completions: str) -> bool:
+    """Return whether a list may hold the steps of one solution: beside it, `labels`, or a list that
+    says by its name that it is of steps.
+    """
+    return "labels" in row or any(
+        "step" in name.lower() for name in row if isinstance(row[name], list) or name == completions
+    )
 
 
 def _is_chat(value: list[Any]) -> bool:
@@ -117,7 +128,7 @@ def reshape(
     if bool(shape.joined_by) != (beside is not None):
         wanted = "needs the" if shape.joined_by else "takes no"
         raise ConfigError(f"the format {name} {wanted} file of requests: --requests FILE")
-    requests = {} if beside is None else {row[shape.joined_by]: row for _, row in beside}
+    requests = {} if beside is None else _by(shape.joined_by, beside)
     counted: Counter[str] = Counter() if tally is None else tally
     if name == "grouped":
         shape = _of_groups(shape, rows.first(), columns or ColumnMap(), lists)
@@ -129,10 +140,27 @@ def reshape(
                 made = list(_shaped(row, name, shape, requests))
             except DataError as error:
                 raise DataError(f"{place}: {error}") from error
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{place}: a value is not what the format {name} has there "
+                    f"({type(error).__name__}: {error}). Mend the row, or say another --format"
+                ) from error
             counted["left_out"] += made.count(None) or not made
             yield from ((place, one) for one in made if one is not None)
 
     return Rows(read)
+
+
+def _by(column: str, rows: Rows) -> dict[str, Row]:
+    """Return the rows of a second file by the column that joins them."""
+    found = {}
+    for place, row in rows:
+        if not isinstance(row.get(column), str):
+            raise DataError(
+                f"requests, {place}: {column} holds {row.get(column)!r:.80}, expected text"
+            )
+        found[row[column]] = row
+    return found
 
 
 def named(name: str) -> Format:
@@ -211,9 +239,10 @@ FORMATS: dict[str, Format] = {
         notes=("preferences are read as chosen: right, rejected: wrong",),
     ),
     "trl-stepwise": Format(
-        about="TRL's stepwise supervision: recognised, and refused",
-        needs=frozenset({"prompt", "completions", "labels"}),
+        about="a list of one solution's steps, as in TRL's stepwise supervision: refused",
+        needs=frozenset(),
         rows=shapes.stepwise,
+        chosen_last=True,
     ),
     "grouped": Format(
         about="a problem with lists: completions, rewards, logprobs, completion_ids, ...",

@@ -69,6 +69,11 @@ def incoming(
     tally: Counter[str] = Counter()
     lists = (ends,) if isinstance(ends, str) else ()
     shaped = reshape(rows, name, beside, columns=columns, lists=lists, tally=tally)
+    if not shaped.column_names and tally["left_out"]:
+        raise DataError(
+            f"nothing is left to import: of {tally['left_out']} answers none is a completion "
+            "(failed requests, tool calls, filtered ones, empty lists). Look at the first row"
+        )
     if name == "grouped":
         columns = replace(columns, completion=None)  # no longer a list
     if name != OURS:

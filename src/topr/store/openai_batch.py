@@ -9,11 +9,10 @@ from typing import Any
 from topr.distribution import distribution
 from topr.errors import DataError
 from topr.store.cells import value_at
+from topr.store.reasoning import thought_of
 from topr.store.rows import Row
 from topr.store.shapes import as_list, expect_object
 
-_THOUGHTS = ("reasoning_content", "reasoning")
-"""Where servers put what a model thought, beside the `content` that it said."""
 _NO_ANSWER = ("content_filter", "tool_calls", "function_call")
 """Reasons to finish of what is no whole completion."""
 
@@ -43,8 +42,7 @@ def choices(row: Row) -> Iterator[Row | None]:
             "expected one of /v1/chat/completions or /v1/completions"
         )
     for choice in as_list(body, "choices", None):
-        message = choice.get("message")
-        chat = message if isinstance(message, dict) else {}
+        chat = _message_of(choice)
         token_ids = choice.get("token_ids")
         text = chat.get("content") if chat else choice.get("text")
         thought = _thought(chat, body)
@@ -69,11 +67,24 @@ def choices(row: Row) -> Iterator[Row | None]:
         }
 
 
+def _message_of(choice: Any) -> Row:
+    """Return the message of a choice; that of /v1/completions has none."""
+    message = choice.get("message") if isinstance(choice, dict) else choice
+    if message is None:
+        return {}
+    if not isinstance(message, dict):
+        raise DataError(
+            f"the choice {choice!r:.80} holds no message, expected an object with message (or "
+            "text) and finish_reason"
+        )
+    return dict(_spoken(message))
+
+
 def _thought(message: Row, body: Row) -> str | bool | None:
     """Return what was thought before a message; True where that was kept back, as counts show."""
-    said = next((message[name] for name in _THOUGHTS if message.get(name)), None)
-    if said:
-        return str(said)
+    said = thought_of(message)
+    if said is not None:
+        return said
     return bool(value_at(body, "usage.completion_tokens_details.reasoning_tokens")) or None
 
 
@@ -109,6 +120,8 @@ def _spoken(message: Any) -> Any:
 
 def _openai_logprobs(choice: Row) -> list[float] | None:
     found = choice.get("logprobs") or {}
+    if not isinstance(found, dict):
+        raise DataError(f"logprobs holds {found!r:.80}, expected an object")
     if found.get("content") is not None:
         return [token["logprob"] for token in found["content"]]
     return found.get("token_logprobs")

@@ -4,11 +4,12 @@ Servers give the two apart and leave out the marks between them. Where there are
 has to be put back; here is what can be done with text alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from topr.errors import DataError
-from topr.prompts import apply_template, chat_marks
+from topr.prompts import REASONING_KEYS, apply_template, chat_marks
 from topr.records import Message
 
 if TYPE_CHECKING:
@@ -21,6 +22,47 @@ _ADVICE = (
     "than the model wrote (--drop-reasoning); where the column is no part of the completion, "
     "--reasoning ''"
 )
+
+
+DETAIL_KEYS = ("reasoning_details", "thinking_blocks")
+"""Names under which a message has it in parts (OpenRouter, LiteLLM), some of them hidden."""
+
+
+def thought_of(message: Mapping[str, Any]) -> str | bool | None:
+    """Return what was thought before a message's text; None for nothing, True where a part of it
+    was kept back: summarised or encrypted.
+
+    >>> thought_of({"content": "2", "thinking": "1 + 1"})
+    '1 + 1'
+    >>> thought_of({"content": "2", "reasoning_details": [{"type": "reasoning.encrypted"}]})
+    True
+
+    Raises:
+        DataError: it is in a form that is not known here.
+
+    """
+    details = next((message[name] for name in DETAIL_KEYS if message.get(name)), [])
+    parts = [_part(part) for part in details] if isinstance(details, list) else [None]
+    if None in parts:
+        return True
+    for name in (*REASONING_KEYS, *(n for n in message if str(n).startswith("reasoning"))):
+        said = message.get(name)
+        if not said or name in DETAIL_KEYS:
+            continue
+        if not isinstance(said, str):
+            raise DataError(f"{name} holds {said!r:.80}, expected text: what the model thought")
+        if said.strip():
+            return said
+    return "".join(part for part in parts if part) or None
+
+
+def _part(part: Any) -> str | None:
+    """Return the text of a part of a thought; None where it does not hold what was thought."""
+    given = part if isinstance(part, Mapping) else {}
+    if given.get("type") not in ("reasoning.text", "thinking"):
+        return None
+    text = given.get("text", given.get("thinking"))
+    return text if isinstance(text, str) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,15 +43,14 @@ def chats(row: Row) -> Iterator[Row]:
 
 
 def stepwise(row: Row) -> Iterator[Row]:
-    """TRL's stepwise supervision: `completions` are the steps of one solution, and no completions
-    of their own.
+    """TRL's stepwise supervision: the list holds the steps of one solution, and no completions of
+    their own.
     """
     raise DataError(
-        f"the columns prompt, completions and labels are TRL's stepwise supervision, where the "
-        f"{len(row['completions'])} completions are steps of one solution and labels say which "
-        "steps are right: nothing to train on as it is. If each entry is a whole completion, say "
-        "--format grouped; else join the steps into a column completion, with a reward for the "
-        "whole"
+        f"the columns {', '.join(row)} are as in TRL's stepwise supervision, where a list holds "
+        "the steps of one solution and labels say which steps are right: nothing to train on as it "
+        "is. If each entry is a whole completion, say --format grouped; else join the steps into a "
+        "column completion, with a reward for the whole"
     )
     yield row
 

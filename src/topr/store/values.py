@@ -12,9 +12,11 @@ from topr.distribution import Distribution, distribution
 from topr.ends import Finish, read_finish
 from topr.errors import DataError
 from topr.golds import read_gold
+from topr.prompts import REASONING_KEYS
 from topr.records import Grade, Message, Outcome, SamplingParams, Several
 from topr.store.cells import as_messages, as_object, has_column, plain, value_at
 from topr.store.columns import TEXT, ColumnMap
+from topr.store.reasoning import DETAIL_KEYS, thought_of
 from topr.store.rows import Rows
 
 VERDICTS = {
@@ -46,8 +48,6 @@ MAX_LOGPROB = 1e-3
 """The largest log-probability: that of a certain token is 0, and numbers are rounded."""
 _MAX_INT32, _MAX_FLOAT32 = 2**31 - 1, 3.4028234e38
 """The largest numbers that a rollout can hold."""
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Keys of a message under which servers and TRL keep what was thought before its content."""
 _PARTS = ("sampling", "prompt_ids", "completion_ids", "logprobs")
 """Fields of lists and objects: as text (CSV knows no other) they are JSON, and empty is null."""
 _OUTCOMES = frozenset(outcome.value for outcome in Outcome)
@@ -114,11 +114,11 @@ class RowReader:
 
         True: something was, and the row does not say what.
         """
-        message = self._answer() or {}
         found = self._get("reasoning")
-        for value in (found, *(message.get(name) for name in _REASONING)):
-            if isinstance(value, str) and value.strip():
-                return value
+        if isinstance(found, str) and found.strip():
+            return found
+        if (thought := thought_of(self._answer() or {})) is not None:
+            return thought
         if found is True:
             return True
         if found not in (None, "", False) and not isinstance(found, str):
@@ -132,12 +132,14 @@ class RowReader:
             value = [value]
         if not isinstance(value, list):
             return None
-        known = {"role", "content", *_REASONING}
+        known = {"role", "content", *REASONING_KEYS, *DETAIL_KEYS}
         given = [
             {k: v for k, v in turn.items() if v is not None} if isinstance(turn, Mapping) else {}
             for turn in value
         ]
-        texts = all(isinstance(v, str) for turn in given for v in turn.values())
+        texts = all(
+            isinstance(v, str) or k in DETAIL_KEYS for turn in given for k, v in turn.items()
+        )
         if len(given) != 1 or not texts or not {"role"} < set(given[0]) <= known:
             given = [{}]
         if given[0].get("role") != "assistant":

@@ -204,6 +204,12 @@ def baseline_of(
     share = args.effective_positive_share
     if objective.uses.baseline is BaselineRole.CANCELS:
         return 0.0, None
+    if composition.from_verdicts and 0 < (args.baseline or 0) < 1:
+        raise ConfigError(
+            f"baseline={args.baseline:g} lies between the rewards 1 and 0, but where every reward "
+            "is one of them they are verdicts, taken as +1 and -1: leave baseline out, or write "
+            "+1 and -1 as rewards if it is meant for those"
+        )
     if composition.signed:
         c, found = resolve_baseline(composition.positive_share, args.baseline, share)
         holds = objective.uses.baseline is BaselineRole.SUBTRACTED and objective.uses.negatives

@@ -61,6 +61,8 @@ class Composition:
     """Largest reward."""
     signed: bool
     """Whether all rewards are +1 or -1."""
+    from_verdicts: bool
+    """Whether they were given as 1 and 0, true and false."""
 
     @property
     def positive_share(self) -> float:
@@ -155,7 +157,8 @@ def prepare_rows(
             f"{dropped['greedy']} were drawn at temperature 0, where nothing is sampled and the "
             "ratio pi/mu has no meaning"
         )
-    if are_verdicts(rewards, graded=graded):
+    from_verdicts = 0.0 in rewards and are_verdicts(rewards, graded=graded)
+    if from_verdicts:
         _as_signs(rows)
     if dropped["greedy"]:
         logger.warning(
@@ -179,6 +182,7 @@ def prepare_rows(
         lowest=min(row["reward"] for row in rows),
         highest=max(row["reward"] for row in rows),
         signed=all(row["reward"] in (1.0, -1.0) for row in rows),
+        from_verdicts=from_verdicts,
     )
     return Dataset(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)), composition
 
@@ -224,12 +228,11 @@ def _as_signs(rows: list[dict[str, Any]]) -> None:
     wrong = [row for row in rows if row["reward"] == 0]
     for row in wrong:
         row["reward"] = -1.0
-    if wrong:
-        logger.warning(
-            "every reward is 1 or 0 (true or false): these are taken for right and wrong, and %d "
-            "rows get the reward -1, as topr import reads them",
-            len(wrong),
-        )
+    logger.warning(
+        "every reward is 1 or 0 (true or false): these are taken for right and wrong, and %d "
+        "rows get the reward -1, as topr import reads them",
+        len(wrong),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
