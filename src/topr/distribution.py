@@ -34,6 +34,9 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "xtc_probability": (0,),
     "dry_multiplier": (0,),
     "dynatemp_range": (0,),
+    "diversity_penalty": (0,),
+    "num_beam_groups": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
     "do_sample": (True,),
 }
 """Parameters that change what is sampled, and the values at which they change nothing. Null, false
@@ -50,7 +53,7 @@ ELSEWHERE = frozenset(
         "mirostat_eta", "xtc_threshold", "dry_base", "dry_allowed_length", "early_stopping",
         "length_penalty", "priority", "renormalize_logits", "messages", "prompt", "metadata",
         "store", "service_tier", "tools", "tool_choice", "parallel_tool_calls", "modalities",
-        "reasoning_effort", "verbosity",
+        "reasoning_effort", "verbosity", "transformers_version", "_from_model_config",
     }
 )  # fmt: skip
 """Parameters that say what the prompt is, when a completion ends and what is reported of it, or

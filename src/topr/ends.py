@@ -216,10 +216,12 @@ class Ends:
             end = last_id if last_id in self.ids else None
             reason, _ = self.of_ids([last_id], finish, ended=ended)
             return Written(text=text, end=end, reason=reason)
+        stopped = any(string and string in text for string in stop)
+        if finish is Finish.END and any(stop) and not stopped:
+            finish = None  # the word may mean a stop string, which servers leave out of the text
         assumed = finish is None
         if finish is None:
             finish = Finish.LENGTH if ended is False else Finish.END
-        stopped = any(string and string in text for string in stop)
         own = finish is Finish.END and not stopped
         return Written(
             text=text,

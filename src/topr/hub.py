@@ -166,7 +166,7 @@ def table(
     try:
         loaded: Dataset = datasets.load_dataset(dataset, subset, split=split, **at)
         return loaded
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         name = f"{dataset} ({subset}, {split})" if subset else f"{dataset} ({split})"
         missing = _not_there(dataset, subset, split, at)
         if missing is not None:
@@ -188,7 +188,7 @@ def _not_there(dataset: str, subset: str | None, split: str, at: dict[str, str])
                 "(task.subset)"
             )
         splits = sorted(datasets.get_dataset_split_names(dataset, subset, **at))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError):
         return None
     if split in splits:
         return None
@@ -209,7 +209,7 @@ def subsets(dataset: str, *, instead: str = _LOCAL_FILE) -> Sequence[str]:
 
     try:
         return sorted(datasets.get_dataset_config_names(dataset))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise _unreachable(dataset, error, instead) from error
 
 

@@ -11,6 +11,7 @@ import pytest
 from tokenizers import processors
 
 from tiny import BOS, CHAT_TEMPLATE, EOS, TURN_END, TURN_START, tiny_tokenizer
+from topr.errors import DataError
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams, Several
 from topr.store import (
     ColumnMap,
@@ -19,6 +20,7 @@ from topr.store import (
     export_rollouts,
     import_rollouts,
     incoming,
+    read_rows,
     read_table,
     rollouts_to_table,
     table_to_rollouts,
@@ -171,6 +173,13 @@ TEXTS: list[dict[str, Any]] = [
     {"completion": "2", "last_token_id": TURN_START},
     {"completion": "2", "last_token_id": 99, "finish_reason": "stop"},
     {"completion": "2", "last_token_id": 99},
+    {"completion": "2", "last_token_id": f"{TURN_START}"},  # as CSV has it
+    {"completion": "2", "last_token_id": float(TURN_START)},  # as pandas does
+    {"completion": "2", "last_token_id": ""},
+    {"completion": "2", "last_token_id": float("nan"), "finish_reason": float("nan")},
+    {"completion": "2", "sampling": '{"stop": ["2"]}', "finish_reason": "stop"},
+    {"completion": "2", "finish_reason": '{"type": "stop", "matched": "\\n"}'},
+    {"completion_ids": f"[9, {EOS}]", "logprobs": "[-0.5, -0.25]"},
     {"completion_ids": [9, EOS]},
     {"completion_ids": [9], "finish_reason": "stop"},
     {"completion_ids": [9, TURN_START]},
@@ -196,6 +205,7 @@ def test_training_reads_a_row_as_import_does(tokenizer_name: str, prompt: Any) -
     trained, composition = prepare_rows(rows, tokenizer, eos_ids=EOS_IDS)
     assert trained["prompt_ids"] == [list(r.prompt_ids) for r in imported]
     assert trained["completion_ids"] == [list(r.completion_ids) for r in imported]
+    assert trained["logprobs"] == [r.logprobs and list(r.logprobs) for r in imported]
     _, masked = prepare_rows(
         [{"finish_reason": None} | row for row in rows],
         tokenizer, eos_ids=EOS_IDS, mask_truncated=True,
@@ -223,5 +233,78 @@ def test_the_end_is_there_once_and_only_where_the_model_wrote_it(prompt: Any, ow
     assert [list(r.completion_ids) for r in found] == [
         [*two, own], [*spaced, EOS], [*two, EOS], [*two, TURN_END], [*two, TURN_START],
         two, [*two, EOS], two, two, [*two, own], two, two, line, [*two, TURN_START], two, two,
+        [*two, TURN_START], [*two, TURN_START], [*two, own], [*two, own], two, two, [9, EOS],
         [9, EOS], [9], [9, TURN_START], [*two, own],
     ]  # fmt: skip
+
+
+CELLS: list[dict[str, Any]] = [
+    {"reward": True}, {"reward": "wrong"}, {"sampling": '{"temperature": 0.5}'},
+    {"prompt_ids": "[5, 6]"}, {"completion_ids": [22.7, 2]}, {"completion_ids": 5},
+    {"completion_ids": [[5]]}, {"completion_ids": [None]}, {"completion_ids": [5, -1]},
+    {"completion_ids": [5], "logprobs": "x"}, {"completion_ids": [5], "logprobs": 3},
+    {"completion_ids": [5], "logprobs": [0.5]}, {"completion_ids": [99999]}, {"prompt_ids": []},
+    {"sampling": {"stop": 5}}, {"sampling": {"top_p": 2}}, {"sampling": "x"}, {"sample": "x"},
+    {"last_token_id": "x"}, {"last_token_id": True}, {"reward": 10**400}, {"reward": [1]},
+    {"prompt": 3}, {"prompt": [3]}, {"completion": None}, {"finish_reason": "worn"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_training_and_import_take_and_refuse_the_same_cells(cell: dict[str, Any]) -> None:
+    tokenizer, found = TOKENIZERS["plain"], []
+    row = {"prompt": "1+1=", "completion": "2", "reward": 1} | cell
+    for read in (
+        lambda rows: [
+            (list(r.prompt_ids), list(r.completion_ids), r.grade.reward, r.sampling.temperature)
+            for r in import_rollouts(
+                Rows.of(rows), columns=ColumnMap(), tokenizer=tokenizer, model="m"
+            )
+            if r.grade
+        ],
+        lambda rows: [
+            (r["prompt_ids"], r["completion_ids"], r["reward"], r["temperature"])
+            for r in prepare_rows(rows, tokenizer)[0]
+        ],
+    ):
+        try:
+            found.append(read([row]))
+        except DataError as error:
+            found.append(str(error).partition(": ")[2].partition("holds")[0])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["trl", "topr"])
+def test_an_export_as_csv_is_trained_on_with_its_ends(tmp_path: Path, name: str) -> None:
+    tokenizer = TOKENIZERS["plain"]
+    rollouts = made(tokenizer)
+    write_rows(tmp_path / "o.csv", export_rollouts(rollouts_to_table(rollouts), name).table)
+    rows = read_rows(tmp_path / "o.csv").to_pylist()
+    trained, _ = prepare_rows(rows, tokenizer, eos_ids=EOS_IDS)
+    assert trained["completion_ids"] == [list(r.completion_ids) for r in rollouts]
+    assert trained["prompt_ids"] == [list(r.prompt_ids) for r in rollouts]
+    assert trained["reward"] == [r.grade and r.grade.reward for r in rollouts]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("completion_ids", [5, -1], "holds -1"), ("completion_ids", [99999], "goes up to 99999"),
+        ("prompt_ids", [], "at least one"), ("logprobs", [0.5], "at most 0"),
+        ("logprobs", [float("nan")], "at most 0"), ("sample", 2**40, "does not fit"),
+        ("sampling", {"top_p": 2.0}, "row 3: sampling: top_p"), ("prompt_ids", [2**40], "fit"),
+    ],
+)  # fmt: skip
+def test_rollouts_are_checked_before_any_is_written(
+    tmp_path: Path, name: str, value: Any, message: str
+) -> None:
+    rows = export_rollouts(rollouts_to_table(made(TOKENIZERS["plain"])), "topr").table.to_pylist()
+    if name == "logprobs":
+        rows[2]["completion_ids"] = [5]
+    rows[2][name] = rows[2][name] | value if isinstance(value, dict) else value
+    given = incoming(Rows.of(rows), ColumnMap())
+    with pytest.raises(DataError, match=message):
+        write_rollouts(
+            given, tmp_path / "in", tokenizer=TOKENIZERS["plain"], model="?", mark="m", details={}
+        )
+    assert not list((tmp_path / "in").glob("*.parquet"))

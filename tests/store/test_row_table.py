@@ -169,6 +169,22 @@ KINDS: dict[str, Kind] = {
     "steps that are completions": Kind(
         rows=[STEPS], arguments=("--format", "grouped"), rewards=[1.0, -1.0], ended="yy",
     ),
+    "steps of a problem": Kind(
+        rows=[{"problem": "1+1?", "completions": ["1 and 1.", "Is 2."], "labels": [True, False]}],
+        refused="TRL's stepwise supervision.*--format grouped",
+    ),
+    "steps in a column for one": Kind(
+        rows=[{"prompt": "1+1?", "completion": ["1 and 1.", "Is 2."], "labels": [True, False]}],
+        refused="TRL's stepwise supervision.*--format grouped",
+    ),
+    "steps with their scores": Kind(
+        rows=[{"question": "1+1?", "responses": ["1 and 1.", "2."], "step_scores": [1.0, 0.0]}],
+        refused="TRL's stepwise supervision.*--format grouped",
+    ),
+    "steps that the user names": Kind(
+        rows=[{"problem": "1+1?", "steps": ["1 and 1.", "Is 2."]}],
+        arguments=("--completion", "steps"), refused="stepwise supervision.*--format grouped",
+    ),
     "OpenR1": Kind(rows=[OPENR1], rewards=[None] * 3, ended="yny"),
     "OpenR1 with its verdicts": Kind(
         rows=[OPENR1], arguments=("--reward", "correctness_math_verify"),
@@ -294,6 +310,59 @@ KINDS: dict[str, Kind] = {
         rows=[PAIR | {"reward": {"score": 0.25, "acc": True}}],
         arguments=("--reward", "reward.score"), rewards=[0.25], ended="y",
     ),
+    # Numbers
+    "a completion's negative id": Kind(
+        rows=[{"prompt": "p", "completion_ids": [9, -1]}],
+        refused=r"row 1: completion_ids holds -1, but the model knows \d+ tokens",
+    ),
+    "an id of another model": Kind(
+        rows=[{"prompt_ids": [99999], "completion": "2"}],
+        refused=r"row 1: prompt_ids holds 99999.*another model's tokenizer",
+    ),
+    "a prompt without ids": Kind(
+        rows=[{"prompt_ids": [], "completion": "2"}], refused="row 1: .*at least one token id",
+    ),
+    "probabilities for logarithms": Kind(
+        rows=[{"prompt": "p", "completion_ids": [9], "logprobs": [0.5]}],
+        refused="row 1: .*natural logarithms of probabilities, which are at most 0",
+    ),
+    "a reward that no float holds": Kind(
+        rows=[PAIR | {"reward": 10**400}], refused="row 1: column reward .* finite number",
+    ),
+    "a sample that no integer holds": Kind(
+        rows=[PAIR | {"sample": 2**40}], refused="row 1: column sample .* a whole number up to",
+    ),
+    "a stop that is a number": Kind(
+        rows=[PAIR | {"sampling": {"stop": 5}}], refused=r"row 1: .*stop 5: expected text",
+    ),
+    "a top_p that is text": Kind(
+        rows=[PAIR | {"sampling": {"top_p": "0.9"}}], refused="top_p '0.9': expected a number from",
+    ),
+    "a top_p of two": Kind(
+        rows=[PAIR | {"sampling": {"top_p": 2}}], refused="top_p 2: expected a number from 0 to 1",
+    ),
+    "a limit that is text": Kind(
+        rows=[PAIR | {"sampling": {"max_tokens": "x"}}], refused="max_tokens 'x': expected a whole",
+    ),
+    "a top_p of three for all": Kind(
+        rows=[PAIR], arguments=("--top-p", "3"), refused="top_p 3.0: expected a number from 0 to",
+    ),
+    "a top_k of minus two for all": Kind(
+        rows=[PAIR], arguments=("--top-k", "-2"), refused="top_k -2: expected a whole number of -1",
+    ),
+    "whole numbers as floats": Kind(
+        rows=[PAIR | {"sampling": {"top_k": 0.0, "max_tokens": 9.0}, "sample": 0.0}],
+        rewards=[None], ended="y",
+    ),
+    "half a character": Kind(
+        rows=[PAIR | {"completion": "2 \ud83d", "gold": "\ud83d"}], rewards=[None], ended="y",
+    ),
+    "cells of CSV": Kind(
+        rows=[PAIR | {"sampling": '{"top_p": 1.0}', "logprobs": "", "completion_ids": "",
+                      "last_token_id": f"{EOS}", "reward": "True", "sample": "",
+                      "finish_reason": '{"type": "length"}'}],
+        rewards=[1.0], ended="n",
+    ),
     # Gold answers
     "golds in lists": Kind(
         rows=[VERL, VERL | {"reward_model": {"ground_truth": '["2"]'}}],
@@ -349,6 +418,55 @@ KINDS: dict[str, Kind] = {
     "a thought in a message": Kind(
         rows=[{"prompt": [ASKED], "completion": [THOUGHT]}], model="thinks", rewards=[None],
         ended="y", said="put back before the text",
+    ),
+    "a thought under any name": Kind(
+        rows=batch({"content": "\n\n2", "thinking": "one"}), requests=REQUEST, model="thinks",
+        rewards=[None], ended="y", said="put back before the text",
+    ),
+    "a thought in parts": Kind(
+        rows=batch({"content": "\n\n2", "reasoning_details": [
+            {"type": "reasoning.text", "text": "o"}, {"type": "reasoning.text", "text": "ne"}]}),
+        requests=REQUEST, model="thinks", rewards=[None], ended="y", said="put back before",
+    ),
+    "a thought with a hidden part": Kind(
+        rows=batch({"content": "2", "reasoning": "in short", "reasoning_details": [
+            {"type": "reasoning.summary", "summary": "in short"}]}),
+        requests=REQUEST, model="thinks", refused="row 1: .*the server kept that back",
+    ),
+    "a thought in a message's parts": Kind(
+        rows=[{"prompt": [ASKED], "completion": [{"role": "assistant", "content": "2",
+               "thinking_blocks": [{"type": "redacted_thinking", "data": "x"}]}]}],
+        model="thinks", refused="row 1: .*the server kept that back",
+    ),
+    "a thought that is no text": Kind(
+        rows=batch({"content": "2", "reasoning_trace": {"a": 1}}), requests=REQUEST,
+        refused=r"row 1: reasoning_trace holds \{'a': 1\}, expected text",
+    ),
+    "answers in parts of text": Kind(
+        rows=batch({"content": [{"type": "text", "text": "2"}]}), requests=REQUEST,
+        rewards=[None], ended="y",
+    ),
+    "no answer at all": Kind(
+        rows=[row | {"error": {"code": 500}} for row in batch({"content": "2"}) * 3],
+        requests=REQUEST, refused="of 3 answers none is a completion",
+    ),
+    "a choice that is text": Kind(
+        rows=batch(body={"choices": ["2"]}), requests=REQUEST,
+        refused="row 1: the choice '2' holds no message",
+    ),
+    "a message that is text": Kind(
+        rows=batch(body={"choices": [{"message": "2"}]}), requests=REQUEST,
+        refused="row 1: the choice .* holds no message",
+    ),
+    "requests without names": Kind(
+        rows=batch({"content": "2"}), requests=[{"body": {}}],
+        refused="requests, row 1: custom_id holds None",
+    ),
+    "log-probabilities of another shape": Kind(
+        rows=batch({"content": "2"}, token_ids=[9], logprobs={"content": [1.0]},
+                   finish_reason="length"),
+        requests=[REQUEST[0] | {"body": REQUEST[0]["body"] | {"temperature": 1, "top_p": 1}}],
+        refused="row 1: a value is not what the format openai-batch has there",
     ),
     "answers of another endpoint": Kind(
         rows=[{"custom_id": "a", "error": None, "response": {
@@ -420,6 +538,8 @@ def test_thoughts_come_back_as_the_model_writes_them(folder: Path) -> None:
         "was cut off": "<think>\none",
         "a column that is no thought": "2</s>",
         "in a message": "<think>\none\n</think>\n\n2<|im_end|>",
+        "under any name": "<think>\none\n</think>\n\n2<|im_end|>",
+        "in parts": "<think>\none\n</think>\n\n2<|im_end|>",
     }
 
 

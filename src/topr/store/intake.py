@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from topr.distribution import distribution
 from topr.errors import DataError, RunDirectoryError
 from topr.records import SamplingParams
 from topr.store.columns import TEXT_OR_IDS, ColumnMap
@@ -128,7 +130,10 @@ def write_rollouts(
         tally: Counter[str] = Counter()
         reading = reading or Reading()
         if given.format == OURS:
-            tables = _own(given.rows)
+            known = reading.vocabulary or len(tokenizer)
+            for _ in _own(given.rows, known):
+                pass  # what is refused is refused before anything is written
+            tables = _own(given.rows, known)
         else:
             rollouts = import_rollouts(
                 given.rows, columns=given.columns, tokenizer=tokenizer, model=model,
@@ -258,24 +263,35 @@ def _details(given: Incoming, tally: Counter[str], found: Counter[str]) -> dict[
     }
 
 
-def _own(rows: Rows) -> Iterator[pa.Table]:
+def _own(rows: Rows, vocabulary: int) -> Iterator[pa.Table]:
     """Yield tables of rows that are rollouts already; a column that is not ours is left out."""
     stream = iter(rows)
     while chunk := list(islice(stream, SHARD_ROWS)):
         where = f"{chunk[0][0]} to {chunk[-1][0]}"
         try:
-            table = pa.Table.from_pylist([_known(row) for _, row in chunk], ROLLOUT_SCHEMA)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+            table = pa.Table.from_pylist([_known(*each) for each in chunk], ROLLOUT_SCHEMA)
+        except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError) as error:
             raise DataError(
                 f"{where}: a value does not fit topr's schema ({error}). Mend it, or import text "
                 "with --format trl"
             ) from error
-        yield conform(table, where=where)
+        table = conform(table, where=where)
+        for name in ("prompt_ids", "completion_ids"):
+            if (pc.max(pc.list_flatten(table[name])).as_py() or 0) >= vocabulary:
+                raise DataError(
+                    f"{where}: {name} goes up to {pc.max(pc.list_flatten(table[name]))}, but the "
+                    f"model knows {vocabulary} tokens, from 0 on: give the tokenizer of the model "
+                    "that wrote them"
+                )
+        yield table
 
 
-def _known(row: Row) -> Row:
+def _known(place: str, row: Row) -> Row:
     known = {name: row.get(name) for name in ROLLOUT_SCHEMA.names}
     sampling = row.get("sampling")
-    if isinstance(sampling, dict) and changes_unrecorded(sampling):
-        known["logprobs"] = None
+    try:
+        if isinstance(sampling, dict) and distribution(sampling) and changes_unrecorded(sampling):
+            known["logprobs"] = None
+    except DataError as error:
+        raise DataError(f"{place}: sampling: {error}") from error
     return known

@@ -41,7 +41,7 @@ def thought_of(message: Mapping[str, Any]) -> str | bool | None:
         DataError: it is in a form that is not known here.
 
     """
-    details = next((message[name] for name in DETAIL_KEYS if message.get(name)), [])
+    details: Any = next((message[name] for name in DETAIL_KEYS if message.get(name)), [])
     parts = [_part(part) for part in details] if isinstance(details, list) else [None]
     if None in parts:
         return True

@@ -17,6 +17,8 @@ from topr.store.cells import clean_text
 
 SCHEMA_VERSION = 1
 SCHEMA_KEY = b"topr.schema"
+MAX_LOGPROB = 1e-3
+"""The largest log-probability: that of a certain token is 0, and numbers are rounded."""
 
 SAMPLING_TYPE = pa.struct(
     [
@@ -234,12 +236,30 @@ def _check_column(column: pa.ChunkedArray, name: str, *, where: str) -> None:
     if pa.types.is_floating(column.type):
         strange = pc.fill_null(pc.invert(pc.is_finite(column)), False)
         _refuse(strange, f"{where}: column {name} holds NaN or infinity; null is for none")
-    if pa.types.is_list(column.type) and pc.list_flatten(column).null_count:
-        raise DataError(f"{where}: column {name} holds a list with a null in it. Mend the file")
+    if pa.types.is_list(column.type):
+        _check_lists(column, name, where=where)
     if pa.types.is_struct(column.type):
         for part in column.type:
             value = pc.struct_field(column, part.name)
             _refuse(pc.is_null(value), f"{where}: {name}.{part.name} is missing or null")
+
+
+def _check_lists(column: pa.ChunkedArray, name: str, *, where: str) -> None:
+    entries = pc.list_flatten(column)
+    if entries.null_count:
+        raise DataError(f"{where}: column {name} holds a list with a null in it. Mend the file")
+    if name == "prompt_ids":
+        empty = pc.equal(pc.list_value_length(column), 0)
+        _refuse(empty, f"{where}: column {name} is empty, expected at least one token id")
+    if pa.types.is_integer(entries.type) and (pc.min(entries).as_py() or 0) < 0:
+        raise DataError(f"{where}: column {name} holds {pc.min(entries)}, which is no token id")
+    if pa.types.is_floating(entries.type) and len(entries):
+        fits = pc.and_(pc.is_finite(entries), pc.less_equal(entries, MAX_LOGPROB))
+        if not pc.all(fits).as_py():
+            raise DataError(
+                f"{where}: column {name} holds {entries.filter(pc.invert(fits))[0]}, expected "
+                "finite natural logarithms of probabilities, which are at most 0"
+            )
 
 
 def _refuse(bad: pa.ChunkedArray, message: str) -> None:

@@ -18,6 +18,7 @@ from topr.store.cells import as_messages, as_object, has_column, plain, value_at
 from topr.store.columns import TEXT, ColumnMap
 from topr.store.reasoning import DETAIL_KEYS, thought_of
 from topr.store.rows import Rows
+from topr.store.schema import MAX_LOGPROB
 
 VERDICTS = {
     "true": True,
@@ -44,8 +45,6 @@ def changes_unrecorded(sampling: Mapping[str, Any] | None) -> bool:
     return bool(distribution(further).changes)
 
 
-MAX_LOGPROB = 1e-3
-"""The largest log-probability: that of a certain token is 0, and numbers are rounded."""
 _MAX_INT32, _MAX_FLOAT32 = 2**31 - 1, 3.4028234e38
 """The largest numbers that a rollout can hold."""
 _PARTS = ("sampling", "prompt_ids", "completion_ids", "logprobs")
@@ -152,7 +151,7 @@ class RowReader:
 
     def sampling(self, default: SamplingParams) -> SamplingParams:
         """Return how the completion was drawn; what the row does not say is as in `default`."""
-        drawn, given = self.drawn(), self._get("sampling") or {}
+        drawn, given = self.drawn(), self._sampling() or {}
         known = {name: given[name] for name in SAMPLING if given.get(name) is not None}
         if "temperature" in known or drawn.greedy:
             known["temperature"] = drawn.temperature
@@ -166,17 +165,20 @@ class RowReader:
 
     def drawn(self) -> Distribution:
         """Return the distribution that was sampled; what the row does not say is as by default."""
-        given = self._get("sampling")
-        if not isinstance(given, Mapping | None):
-            raise self.error("sampling", "an object such as {temperature: 0.7, top_p: 1.0}")
         try:
-            return distribution(given)
+            return distribution(self._sampling())
         except DataError as error:
             raise self.error("sampling", str(error)) from error
 
+    def _sampling(self) -> Mapping[str, Any] | None:
+        given = self._get("sampling")
+        if not isinstance(given, Mapping | None):
+            raise self.error("sampling", "an object such as {temperature: 0.7, top_p: 1.0}")
+        return given and {name: plain(value) for name, value in given.items()}
+
     def changes_unrecorded(self) -> bool:
         """Return whether something else changed what was sampled than a rollout can say."""
-        return changes_unrecorded(self._get("sampling"))
+        return changes_unrecorded(self._sampling())
 
     def integer(self, field: str) -> int | None:
         """Return a whole number, also from text; None for null or no column."""

@@ -199,6 +199,11 @@ _COLUMNS = {
 
 def _source(given: Mapping[str, Any], number: int, *, masked: bool) -> RowReader:
     """Return the reader of a row: the one by which `topr import` goes."""
+    if not isinstance(given, Mapping):
+        raise DataError(
+            f"row {number} is {type(given).__name__}, expected an object with prompt, completion "
+            "and reward (of a DatasetDict give one split)"
+        )
     if "reward" not in given:
         raise DataError(
             f"row {number} has no column 'reward' (columns: {', '.join(given)}); expected +1 for "
