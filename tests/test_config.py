@@ -177,6 +177,18 @@ def test_a_comparison_may_set_the_other_of_baseline_and_share():
             ],
             "effective_positive_share=0.2 does not hold with objective 'grpo'",
         ),
+        # Completions that all earn the same, whatever they are: no group has a gradient.
+        (["curate.steps=[positives]", "compare={g: {train: {objective: grpo}}}"], "so no gradient"),
+        (
+            ["generate.n=1", "compare={d: {train: {objective: dpo}}}"],
+            "objective dpo with one completion of a problem",
+        ),
+        (
+            ["curate.steps=[{rule: cap, per_problem: 1}]", "train.objective=gspo", "compare={}"],
+            "objective gspo with one completion of a problem",
+        ),
+        (["train.training_arguments={gradient_accumulation_steps: 0}"], "gradient_accumulation"),
+        (["train.training_arguments={optim_args: lr=3}"], "optim_args=lr=3 does nothing"),
         (["train.optim=adamw_troch"], "no optim 'adamw_troch'; did you mean 'adamw_torch'"),
         (["train.objective_args={lookahead: -1}"], "lookahead=-1"),
         (["train.report_to=[comet_ml]"], "report_to"),
@@ -276,6 +288,21 @@ def test_a_run_under_old_names_goes_on_and_nobody_is_told(tmp_path, section, cap
     with pytest.raises(RunDirectoryError, match=name), claimed(changed, tmp_path / "run"):
         pass
     assert load_recipe(there).fingerprint() == recipe.fingerprint()
+
+
+def test_a_recipe_has_a_key_once(tmp_path):
+    path = tmp_path / "r.yaml"
+    train = "train: {batch_size: 8, global_batch_size: 16}"
+    for text in (train, f"verifier: {{{train}}}", f"compare: {{a: {{{train}}}}}"):
+        path.write_text("task: {name: jsonl, train_file: a.jsonl}\n" + text)
+        with pytest.raises(ConfigError, match="both batch_size and global_batch_size"):
+            load_recipe(path)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, "x"])
+def test_a_seed_is_one_that_every_stage_can_have(seed):
+    with pytest.raises(ConfigError, match="seed: "):
+        load_recipe("quickstart", [f"seed={seed}"])
 
 
 @pytest.mark.parametrize(

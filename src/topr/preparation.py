@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+
 from topr.adapters import check_adapter
 from topr.config import (
     ArithmeticConfig,
@@ -28,7 +30,12 @@ from topr.objectives import BaselineRole, Objective
 from topr.progress import Advance, Progress
 from topr.stages.train_arguments import peft_config_of, training_arguments
 from topr.tasks import Split, Task
-from topr.training.checks import objective_of, warn_idle_baseline
+from topr.training.checks import (
+    any_weight,
+    objective_of,
+    refuse_baseline,
+    warn_idle_baseline,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +225,8 @@ def _check_training(
     objective = objective_of(args)
     _check_sampling(recipe, train, objective)
     _check_baseline(recipe, curate, train, objective)
-    warn_idle_baseline(args, objective)
+    known = _grader(recipe) in GRADERS  # A function of the user's own gives what it likes.
+    warn_idle_baseline(args, objective, np.array([-1, 1], dtype=np.float32) if known else None)
     most = max_candidates(recipe.curate) or recipe.generate.n
     group = iterations * min(most, most_per_problem(curate, most))
     whole_groups = objective.coupled or train.shuffle_by == "prompt"
@@ -230,7 +238,30 @@ def _check_training(
             f"so they must share a batch; set train.global_batch_size to at least {group}, or keep "
             "fewer (curate.steps)"
         )
+    if known:
+        _check_gradient(curate, train, objective, group)
     _check_adapter(recipe, train)
+
+
+def _check_gradient(
+    curate: CurateConfig, train: TrainConfig, objective: Objective, group: int
+) -> None:
+    """Refuse rows of which none can have a weight, whatever the completions are.
+
+    `group`: completions of a problem at most.
+    """
+    positives = any(isinstance(step, PositivesRule) for step in curate.steps)
+    size = 2 if group > 1 else 1
+    rewards = np.array([1, 1, 1, 1] if positives else [1, -1, -1, 1], dtype=np.float32)
+    if any_weight(objective, rewards - (train.baseline or 0.0), np.arange(4) // size):
+        return
+    why = "the rule `positives` in curate.steps" if positives else "one completion of a problem"
+    raise ConfigError(
+        f"objective {train.objective} with {why}: it compares right completions of a problem with "
+        "wrong ones, so no gradient would flow. "
+        + ("Leave the rule out" if positives else "Set generate.n, or what is kept, to 2 or more")
+        + ", or take another objective"
+    )
 
 
 def _check_sampling(recipe: Recipe, train: TrainConfig, objective: Objective) -> None:
@@ -258,11 +289,7 @@ def _check_baseline(
     if _grader(recipe) not in GRADERS:
         return  # A function of the user's own gives whatever rewards it likes.
     c, role = train.baseline, objective.uses.baseline
-    if c is not None and not -1.0 <= c < 1.0 and role is not BaselineRole.CANCELS:
-        raise ConfigError(
-            f"train.baseline={c:g} with rewards of +1 and -1: expected -1 or more, and less than "
-            "1, or no completion is better than it"
-        )
+    refuse_baseline(c, objective, "train.baseline")
     none_wrong = c == -1.0 or train.effective_positive_share == 1.0
     if none_wrong and role is BaselineRole.THRESHOLD:
         raise ConfigError(

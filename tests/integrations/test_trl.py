@@ -372,6 +372,9 @@ def test_an_unscored_completion_does_not_train(tmp_path):
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5.0: noise"),
         ({"label_smoothing_factor": 0.1}, "no labels to smooth"),
         ({"objective": "dpo", "gradient_accumulation_steps": 2}, "in one micro-batch"),
+        ({"baseline": True}, "baseline=True: expected a number"),
+        ({"baseline": "half"}, "baseline.*half"),
+        ({"objective": "dpo", "objective_args": "{bad"}, "objective_args.*{bad"),
         ({"objective": "tiss"}, "Did you mean 'tis'"),
         ({"objective": "topr", "objective_args": {"beta": 1}}, "has no beta"),
     ],
@@ -379,6 +382,21 @@ def test_an_unscored_completion_does_not_train(tmp_path):
 def test_what_would_do_nothing_or_harm_is_refused(tmp_path, arguments, message):
     with pytest.raises(ConfigError, match=message):
         make_online(tmp_path, **arguments)
+
+
+def test_numbers_as_text_are_numbers_in_the_loss(tmp_path, caplog):
+    given = {"loss_normalization": "constant", "normalization_constant": "2"}
+    args = make_online(tmp_path, baseline="0.5", **given).args
+    assert (args.baseline, args.normalization_constant) == (0.5, 2.0)
+    assert make_online(tmp_path, baseline=None).args.baseline == 0.0
+
+
+def test_what_a_baseline_is_to_an_objective_is_said(tmp_path, caplog):
+    whole = {"steps_per_generation": 1, "baseline": -1.0}
+    make_online(tmp_path, objective="dpo", **whole)
+    assert "at least this reward count as right" in caplog.text
+    make_online(tmp_path, objective="grpo", **whole)
+    assert "it does nothing" in caplog.text
 
 
 def test_arguments_of_the_objective_come_as_text_from_a_command_line(tmp_path):

@@ -128,6 +128,7 @@ def test_every_value_of_a_recipe_arrives():
         {"optim": "schedule_free_adamw"},
         {"optim": "adamw_bnb_8bit"},  # needs a package that is not here
         {"adam_beta1": 0.5},  # of adafactor
+        {"objective": "taper"},  # whose limits are the point
         {"lr_scheduler_type": "linaer"},
         {"lr_scheduler_type": "reduce_lr_on_plateau"},
         {"lr_scheduler_type": "cosine_with_min_lr"},  # which needs its minimum
@@ -215,6 +216,76 @@ def test_a_script_can_read_them_from_its_command_line():
     assert args.objective_args == {"lookahead": 1}
     with pytest.raises(ConfigError, match="skip_negatives"):
         parser.parse_args_into_dataclasses([*given, "--skip_negatives", "1.5"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"gradient_accumulation_steps": 0},
+        {"gradient_accumulation_steps": 1.5},
+        {"gradient_accumulation_steps": "two"},
+        {"adam_epsilon": "small", "optim": "adamw_torch"},
+        {"adam_epsilon": 0.0, "optim": "adamw_torch"},
+        {"log_level": "loud"},
+        {"lr_scheduler_kwargs": 3},
+        {"lr_scheduler_kwargs": {"num_cycles": 3}},  # of a constant schedule
+        {"lr_scheduler_kwargs": {"num_cycles": 3}, "lr_scheduler_type": "constant_with_warmup"},
+        {"lr_scheduler_kwargs": {"cycles": 3}, "lr_scheduler_type": "cosine"},
+        {"optim_args": 5},
+        {"optim_args": "beta1"},
+        {"optim_args": "lr=3"},  # adafactor reads none
+        {"optim_args": "eps=1,lr=3", "optim": "adamw_torch"},
+        {"optim_args": "weight_decay=0.1", "optim": "sgd"},  # that is another setting's
+        {"optim_args": "momentum=0.9,inertia=1", "optim": "sgd"},
+        {"optim_args": "nesterov=true", "optim": "sgd"},  # which needs momentum
+        {"dataloader_num_workers": -1},
+        {"dataloader_pin_memory": "perhaps"},
+        {"fp16": "perhaps"},
+    ],
+)
+def test_an_argument_of_transformers_has_a_type_and_a_range(values):
+    name = next(iter(values))
+    own = {k: v for k, v in values.items() if k in TrainSettings.model_fields}
+    further = {k: v for k, v in values.items() if k not in own}
+    with pytest.raises(ConfigError, match=name):
+        from_recipe(**own, training_arguments=further)
+    with pytest.raises(ConfigError, match=name):
+        check_arguments(config(**values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"per_device_train_batch_size": 0},
+        {"per_device_train_batch_size": -3},
+        {"per_device_train_batch_size": True},
+        {"seed": "x"},
+        {"seed": -1},
+        {"seed": 2**32},
+    ],
+)
+def test_what_a_recipe_has_under_another_name_has_a_range_too(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        config(**values)
+
+
+def test_numbers_as_text_become_numbers():
+    args = config(gradient_accumulation_steps="2", seed="7", global_batch_size="8")
+    assert (args.gradient_accumulation_steps, args.seed, args.global_batch_size) == (2, 7, 8)
+
+
+def test_an_optimizers_own_arguments_are_taken():
+    check_arguments(config(optim="sgd", optim_args="momentum=0.9, nesterov=true"))
+
+
+def test_messages_have_the_names_that_are_written():
+    with pytest.raises(ConfigError, match="optim=adafactor with optim_args=x: "):
+        check_arguments(config(optim_args="x"))
+    with pytest.raises(ConfigError, match="lr_scheduler_type=cosine_with_min_lr with"):
+        check_arguments(config(lr_scheduler_type="cosine_with_min_lr"))
+    with pytest.raises(ConfigError, match="no optim 'adam'; ") as caught:
+        config(optim="adam")
+    assert "lomo" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(NOT_IN_RECIPES))

@@ -341,12 +341,16 @@ def test_a_baseline_that_leaves_no_gradient_is_refused_and_data_that_leave_none_
     tmp_path, caplog
 ):
     rows = made_rows()
-    with pytest.raises(ConfigError, match=r"none of the 16 .* under DPO with baseline -1 .*Set"):
+    with pytest.raises(ConfigError, match=r"none of the 16 .* under dpo with baseline -1 .*Set"):
         make_trainer(tmp_path, rows, objective="dpo", baseline=-1.0)
     halves = from_function(rows)
-    with pytest.raises(ConfigError, match=r"DPO with baseline 0 .*Set baseline=0\.5"):
+    with pytest.raises(ConfigError, match=r"dpo with baseline 0 .*Set baseline=0\.5"):
         make_trainer(tmp_path, halves, objective="dpo")
     make_trainer(tmp_path, halves, objective="dpo", baseline=0.5)
+    assert "does nothing" not in caplog.text  # nor before the refusals
+    for c in (1.0, -1.5):
+        with pytest.raises(ConfigError, match=rf"baseline={c:g} with rewards of \+1 and -1"):
+            make_trainer(tmp_path, rows, baseline=c)
     caplog.clear()
     caplog.set_level(logging.WARNING, logger="topr.training")
     right = [row for row in rows if row["reward"] > 0]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from topr.config.base import Section
+from topr.config.base import RENAMED, Section
 from topr.config.curation import CurateConfig
 from topr.config.engines import RAY_SHOWN, SERVER_SHOWN
 from topr.config.sections import (
@@ -62,7 +62,7 @@ class Recipe(Section):
     """One line for `topr recipes`."""
     needs: str = ""
     """What it takes: hardware, time, downloads."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of sampling and training."""
     iterations: Annotated[int, Field(ge=1)] = 1
     """Times that the loop generates, grades, curates, trains and evaluates."""
@@ -251,9 +251,25 @@ def read_values(
             f"{source} holds {type(values).__name__}, expected a mapping of sections such as "
             "`task:` and `train:`"
         )
+    _refuse_both_names(values, str(source))
     for override in overrides:
         _apply_override(values, override)
     return values
+
+
+def _refuse_both_names(values: Any, where: str) -> None:
+    """Refuse a section `train` that says the same under an old name and a new one."""
+    if not isinstance(values, dict):
+        return
+    train = values.get("train")
+    for old, new in RENAMED.items():
+        if isinstance(train, dict) and {old, new} <= train.keys():
+            raise ConfigError(
+                f"{where}: train has both {old} and {new}, which are one key: leave out {old}, "
+                "its old name"
+            )
+    for section in values.values():
+        _refuse_both_names(section, where)
 
 
 class _Loader(yaml.SafeLoader):

@@ -70,8 +70,6 @@ class TOPRGRPOConfig(GRPOConfig):  # type: ignore[misc]
     the objective.
     """
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "objective_args"]
-
     objective: str = field(
         default="topr",
         metadata={"help": "Name in topr.objectives.OBJECTIVES, or `taper` for limits of one's own"},
@@ -79,7 +77,7 @@ class TOPRGRPOConfig(GRPOConfig):  # type: ignore[misc]
     objective_args: Any = field(
         default=None, metadata={"help": "Numbers of the objective, such as {'beta': 0.1} for apo"}
     )
-    baseline: float = field(default=0.0, metadata={"help": "c in A = R - c"})
+    baseline: float | None = field(default=0.0, metadata={"help": "c in A = R - c"})
     loss_normalization: Literal["length", "none", "constant"] | None = field(
         default=None,
         metadata={
@@ -125,7 +123,10 @@ class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None},
             where="TOPRGRPOConfig",
         )
-        self.objective: Objective = make_objective(args.objective, **settings.objective_args)
+        for name in SETTINGS:
+            setattr(args, name, getattr(settings, name))
+        args.baseline = args.baseline or 0.0
+        self.objective: Objective = make_objective(args.objective, **args.objective_args)
         refuse_unfit(args, self.objective, recorded=args.use_vllm or bool(kw.get("rollout_func")))
         self.normalization: Normalization = args.loss_normalization or self.objective.normalization
         super().__init__(model, reward_funcs, args, **kw)
@@ -225,7 +226,15 @@ def refuse_unfit(args: TOPRGRPOConfig, objective: Objective, *, recorded: bool) 
         if getattr(args, name):
             raise ConfigError(f"{name}={getattr(args, name)}: {REFUSED[name]}")
     if args.baseline and objective.uses.baseline is not BaselineRole.SUBTRACTED:
-        logger.warning("baseline=%s does nothing with objective %r", args.baseline, args.objective)
+        logger.warning(
+            "baseline=%s with objective %r: %s",
+            args.baseline,
+            args.objective,
+            "it does nothing, for the mean reward of each prompt is subtracted"
+            if objective.uses.baseline is BaselineRole.CANCELS
+            else "completions with at least this reward count as right, the others as wrong; a "
+            "prompt with one kind alone trains nothing",
+        )
     for name, off in WITHOUT_EFFECT.items():
         if getattr(args, name) != off:
             raise ConfigError(

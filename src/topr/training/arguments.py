@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames
 from topr.config import TrainSettings
 from topr.config.recipe import validate
 from topr.errors import ConfigError
-from topr.training.inherited import refuse_inherited
+from topr.training.inherited import REFUSED_VALUES, Inherited, refuse_inherited
 
 SETTINGS = TrainSettings.model_fields
 NOT_GIVEN: dict[str, Any] = {
@@ -130,10 +130,15 @@ class TOPRConfig(TrainingArguments):
         }
         for name, names in CHOICES.items():
             if values[name] not in list(names):
-                known = [each.value for each in names]
+                known = [
+                    v for v in (each.value for each in names) if (name, v) not in REFUSED_VALUES
+                ]
                 near = difflib.get_close_matches(str(values[name]), known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
                 raise ConfigError(f"no {name} {values[name]!r}; {hint}")
+        inherited = {name: values[name] for name in Inherited.model_fields}
+        for name, value in validate(Inherited, inherited, where="TOPRConfig"):
+            setattr(self, name, value)
         settings = validate(TrainSettings, given, where="TOPRConfig")
         for name in given.keys() - {"report_to", "optim", "lr_scheduler_type"}:
             setattr(self, name, getattr(settings, name))

@@ -5,6 +5,7 @@ before any compute is spent.
 comes before training.
 """
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,8 @@ from torch import nn
 from transformers import Trainer, get_scheduler
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from topr.errors import ConfigError, TrainingError
 from topr.objectives import BaselineRole, Objective, make_objective, resolve_baseline
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 ROWS_TOGETHER = 1024
 """Rows whose weights are probed at a time: an objective may compare all pairs of them."""
 MANY_STEPS = 10**6
+WITHOUT_ARGUMENTS = ("constant", "constant_with_warmup")
+"""Schedules to which transformers hands no arguments."""
 PROBES = (0.0, 0.1, -0.1)
 """log rho at which weights are probed: PPO and its kin clip beyond."""
 
@@ -58,6 +63,7 @@ def check_arguments(args: TOPRConfig) -> Objective:
             if getattr(args, name):
                 raise TrainingError(f"{name}: {why}, and this is a CPU")
     _check_optimizer(args)
+    _check_schedule(args)
     try:
         trackers = get_reporting_integration_callbacks(list(args.report_to or ()))  # type: ignore[no-untyped-call]
         for tracker in trackers:
@@ -76,6 +82,11 @@ _NEEDS_GPU: Mapping[str, str] = {
 def objective_of(args: TOPRConfig) -> Objective:
     """Return the objective that the arguments name."""
     assert not isinstance(args.objective_args, str)  # noqa: S101 - `validate` has parsed it
+    if args.objective == "taper" and not args.objective_args:
+        raise ConfigError(
+            "objective=taper without objective_args: give its limits, positive and negative, or "
+            "train with topr"
+        )
     return make_objective(args.objective, **(args.objective_args or {}))
 
 
@@ -119,53 +130,98 @@ def _check_baseline(args: TOPRConfig, objective: Objective) -> None:
     )
 
 
-def warn_idle_baseline(args: TOPRConfig, objective: Objective) -> None:
-    """Say so where a baseline is set that does nothing."""
-    why = {
-        BaselineRole.THRESHOLD: "it only tells right completions from wrong ones, which 0 does",
-        BaselineRole.CANCELS: "the mean reward of each prompt is subtracted",
-    }.get(objective.uses.baseline)
-    if args.baseline and why:
-        logger.warning(
-            "baseline=%s does nothing with objective %r: %s", args.baseline, args.objective, why
-        )
+def warn_idle_baseline(
+    args: TOPRConfig, objective: Objective, rewards: NDArray[np.float32] | None = None
+) -> None:
+    """Say so where a baseline is set that does nothing, as far as rewards are known."""
+    c, role = args.baseline, objective.uses.baseline
+    why = None
+    if role is BaselineRole.CANCELS:
+        why = "the mean reward of each prompt is subtracted"
+    elif role is BaselineRole.THRESHOLD and c and rewards is not None:
+        idle = bool(((rewards >= c) == (rewards >= 0)).all())
+        why = "it only tells right completions from wrong ones, which 0 does" if idle else None
+    if c and why:
+        logger.warning("baseline=%s does nothing with objective %r: %s", c, args.objective, why)
+
+
+def refuse_baseline(c: float | None, objective: Objective, key: str = "baseline") -> None:
+    """Refuse a baseline that rewards of +1 and -1 leave no room for."""
+    if c is None or objective.uses.baseline is BaselineRole.CANCELS or -1.0 <= c < 1.0:
+        return
+    raise ConfigError(
+        f"{key}={c:g} with rewards of +1 and -1: expected -1 or more, and less than 1, or no "
+        "completion is better than it"
+    )
 
 
 def _check_optimizer(args: TOPRConfig) -> None:
-    """Make the optimizer's arguments and a schedule now, and refuse what neither reads."""
-    low_rank = args.optim.startswith(("galore", "apollo"))
-    kwargs = args.lr_scheduler_kwargs or {}
+    """Make the optimizer's arguments now, and refuse what it does not read."""
+    name = OptimizerNames(args.optim).value
+    low_rank = name.startswith(("galore", "apollo"))
     keyed: dict[str, Any] = {}
     if not low_rank:  # Those need the model.
         try:
-            keyed = Trainer.get_optimizer_cls_and_kwargs(args)[1]
-        except (ValueError, ImportError, RuntimeError, KeyError) as error:
-            raise ConfigError(f"optim={args.optim}: {error}") from error
+            kind, keyed = _optimizer(args)
+            if getattr(kind, "__module__", "").startswith("torch.optim"):
+                kind([torch.zeros(1, requires_grad=True)], **keyed)  # which looks at its numbers
+            idle_args = [part for part in _parts(args) if _is_idle(args, part)]
+        except (ValueError, ImportError, RuntimeError, KeyError, TypeError) as error:
+            given = f" with optim_args={args.optim_args}" if args.optim_args else ""
+            raise ConfigError(f"optim={name}{given}: {error}") from error
+        if idle_args:
+            raise ConfigError(
+                f"optim_args={idle_args[0]} does nothing with optim={name}, which reads no such "
+                "argument: leave it out (learning_rate, weight_decay and the Adams' numbers are "
+                "settings of their own)"
+            )
     idle = {
         "adam_beta1": (0.9, low_rank or "betas" in keyed),
         "adam_beta2": (0.999, low_rank or "betas" in keyed),
         "adam_epsilon": (1e-8, low_rank or "eps" in keyed),
         "optim_target_modules": (None, low_rank),
     }
-    for name, (default, used) in idle.items():
-        if getattr(args, name) != default and not used:
+    for key, (default, used) in idle.items():
+        if getattr(args, key) != default and not used:
             raise ConfigError(
-                f"{name}={getattr(args, name)} does nothing with optim={args.optim}: leave it out, "
+                f"{key}={getattr(args, key)} does nothing with optim={name}: leave it out, "
                 "or take an optimizer that has it"
             )
+
+
+def _optimizer(args: TOPRConfig) -> tuple[Any, dict[str, Any]]:
+    """Return its class and arguments, without those that the trainer's groups of weights set."""
+    kind, arguments = Trainer.get_optimizer_cls_and_kwargs(args)
+    return kind, {key: value for key, value in arguments.items() if key != "weight_decay"}
+
+
+def _parts(args: TOPRConfig) -> list[str]:
+    return (args.optim_args or "").replace(" ", "").split(",") if args.optim_args else []
+
+
+def _is_idle(args: TOPRConfig, part: str) -> bool:
+    """Whether the optimizer is the same without that one of its arguments."""
+    without = copy.copy(args)
+    without.optim_args = ",".join(other for other in _parts(args) if other != part) or None
+    return _optimizer(without) == _optimizer(args)
+
+
+def _check_schedule(args: TOPRConfig) -> None:
+    """Make a schedule now, and refuse arguments that it does not read."""
+    name, kwargs = SchedulerType(args.lr_scheduler_type).value, args.lr_scheduler_kwargs or {}
+    where = f"lr_scheduler_type={name} with lr_scheduler_kwargs={args.lr_scheduler_kwargs}"
+    if not isinstance(kwargs, dict) or (kwargs and name in WITHOUT_ARGUMENTS):
+        raise ConfigError(f"{where}: the schedule reads none of that; leave it out")
     try:
         get_scheduler(
             args.lr_scheduler_type,
             torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate),
             num_warmup_steps=args.get_warmup_steps(MANY_STEPS),
             num_training_steps=MANY_STEPS,
-            scheduler_specific_kwargs=kwargs if isinstance(kwargs, dict) else {},
+            scheduler_specific_kwargs=kwargs,
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"lr_scheduler_type={args.lr_scheduler_type!s} with lr_scheduler_kwargs="
-            f"{args.lr_scheduler_kwargs}: {error}"
-        ) from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
@@ -211,6 +267,7 @@ def baseline_of(
             "+1 and -1 as rewards if it is meant for those"
         )
     if composition.signed:
+        refuse_baseline(args.baseline, objective)
         c, found = resolve_baseline(composition.positive_share, args.baseline, share)
         holds = objective.uses.baseline is BaselineRole.SUBTRACTED and objective.uses.negatives
         return c, found if holds else None
@@ -223,6 +280,7 @@ def baseline_of(
 
 
 def check_gradient(
+    name: str,
     objective: Objective,
     rewards: NDArray[np.float32],
     groups: NDArray[np.int64],
@@ -233,6 +291,7 @@ def check_gradient(
     Where rewards and prompts leave none with any baseline, that is data, and a warning.
 
     Args:
+        name: of the objective.
         objective: gives the weights.
         rewards: R of each row, [N].
         groups: number of each row's prompt, [N].
@@ -242,16 +301,16 @@ def check_gradient(
         ConfigError: every weight is 0, and would not be with another baseline.
 
     """
-    if _any_weight(objective, rewards - baseline, groups):
+    if any_weight(objective, rewards - baseline, groups):
         return
     between = float(rewards.min() + rewards.max()) / 2
     threshold = objective.uses.baseline is BaselineRole.THRESHOLD
     better = between if threshold else 0.0
     found = (
-        f"none of the {len(rewards)} completions has a weight under {type(objective).__name__} "
+        f"none of the {len(rewards)} completions has a weight under {name} "
         f"with baseline {baseline:g} (rewards from {rewards.min():g} to {rewards.max():g})"
     )
-    if better != baseline and _any_weight(objective, rewards - better, groups):
+    if better != baseline and any_weight(objective, rewards - better, groups):
         raise ConfigError(f"{found}: no gradient would flow. Set baseline={better:g}")
     logger.warning(
         "%s: no gradient will flow, and the model stays as it is. Train on prompts that have right "
@@ -260,10 +319,10 @@ def check_gradient(
     )
 
 
-def _any_weight(
+def any_weight(
     objective: Objective, advantages: NDArray[np.float32], groups: NDArray[np.int64]
 ) -> bool:
-    """Whether any row has a weight at any of `PROBES`; a group is looked at as a whole."""
+    """Return whether any row has a weight at any of `PROBES`; a group is looked at as a whole."""
     order = np.argsort(groups, kind="stable")
     start = 0
     while start < len(order):

@@ -4,9 +4,15 @@ A field that nobody has sorted fails a test, so that a new release of transforme
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from topr.config import Section
 from topr.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "passive"]
 
 WORKS = frozenset(
     {
@@ -29,6 +35,32 @@ WORKS = frozenset(
     }
 )  # fmt: skip
 """They do what transformers says of them."""
+
+
+class Inherited(Section):
+    """Values of those that work and can be checked: transformers would take any."""
+
+    per_device_train_batch_size: Count
+    gradient_accumulation_steps: Count
+    adam_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    lr_scheduler_kwargs: dict[str, Any] | str | None
+    optim_args: str | None
+    optim_target_modules: str | list[str] | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    full_determinism: bool
+    fp16: bool
+    torch_compile: bool
+    use_cpu: bool
+    save_total_limit: Count | None
+    save_only_model: bool
+    ignore_data_skip: bool
+    logging_first_step: bool
+    log_level: LogLevel
+    log_level_replica: LogLevel
+    dataloader_num_workers: Annotated[int, Field(ge=0)]
+    dataloader_pin_memory: bool
+    ddp_timeout: Count
+
 
 FOR_SCRIPTS = frozenset(
     {"do_train", "do_eval", "do_predict", "resume_from_checkpoint", "local_rank"}

@@ -112,7 +112,6 @@ class TOPRTrainer(Trainer):
         if train_dataset is None:
             raise ConfigError("TOPRTrainer needs a train_dataset of prompt, completion and reward")
         self.objective: Objective = check_arguments(args)
-        warn_idle_baseline(args, self.objective)
         path = model if isinstance(model, str) else model.config.name_or_path
         if processing_class is None:
             processing_class = load_tokenizer(ModelConfig(path=path))
@@ -140,7 +139,9 @@ class TOPRTrainer(Trainer):
         )
         rewards = np.asarray(self.rows["reward"], dtype=np.float32)
         warn_one_sided(self.objective, rewards - self.baseline)
-        check_gradient(self.objective, rewards, np.asarray(self.rows["group"]), self.baseline)
+        groups = np.asarray(self.rows["group"])
+        check_gradient(args.objective, self.objective, rewards, groups, self.baseline)
+        warn_idle_baseline(args, self.objective, rewards)
         # Wrong groups must be refused now, not after the behaviour was recomputed.
         self.processes = processes_of(args)
         self._batches = ShuffledBatches(
