@@ -76,7 +76,7 @@ HARMLESS_BEFORE = (
 )  # fmt: skip
 HARMLESS_BEHIND = (
     " pens", " dollars", "%", " cm", " apples in total", " km/h", " pens by 6 pm", " US dollars",
-    ", not 61", " pens, not 61 pens", " (not 61)", " rather than 61", 
+    ", not 61", " pens, not 61 pens", " (not 61)", " rather than 61",
     ", since 61 would be too many",
     " because 61 pens would be over the budget", "&nbsp;pens", " <i>pens</i>", " of them", "\u200b",
     " pens.", ", as required", ", which is what we wanted", " for each of the children",

@@ -301,3 +301,72 @@ def test_a_label_that_begins_a_solution_states_nothing(grader):
         assert reward(grader, solution.replace(". ", ".\n"), "5") == -1.0
         assert reward(grader, f"{solution}\nThe answer is 12.", "12") == 1.0
         assert reward(grader, f"{label} Ann has 12 pens.", "12") == 1.0
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<b>Answer:</b> 59", "The answer is <strong>59</strong>.", "<p>The answer is 59.</p>",
+        "[b]Answer:[/b] 59", "'''Answer:''' 59", "==Answer==\n59", r"We get \underline{59}",
+        "The answer is ~~61~~ 59.", "<del>Answer: 61</del> Answer: 59", "Answer: \uff15\uff19",
+        "**Answer:**\n```text\n59\n```", '{"steps": 3, "final_answer": "59"}', r"\framebox{59}",
+        "<REASONING>61</REASONING>\n<CONCLUSION>59</CONCLUSION>", "The answer is\u00a059.",
+        "My first guess was that the answer is 61. #### 59", r"\boxed\frac{118}{2}",
+        "The correct option is (B) 59.", "The answer is fifty-nine (59).", "Answer: 118/2, or 59",
+        "The answer is 118/2, which simplifies to 59.", r"\boxed{\large 59}", "<output>59</output>",
+    ],
+)  # fmt: skip
+def test_markup_and_repetition_hide_no_answer(grader, completion):
+    assert reward(grader, completion, "59") == 1.0
+    assert reward(grader, completion, "61") == -1.0
+
+
+@BOTH
+@pytest.mark.parametrize("minus", "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d")
+def test_every_hyphen_is_a_minus(grader, minus):
+    for announced in ANNOUNCED:
+        assert reward(grader, announced.format(f"{minus}5"), "-5") == 1.0
+        assert reward(grader, announced.format(f"{minus}5"), "5") == -1.0
+
+
+@BOTH
+def test_placeholders_reward_nobody_and_answers_in_words_are_no_placeholders(grader):
+    for gold in ("proof omitted", "see above", "answer missing", "None given", "[invalid]",
+                 "answers may vary", "no answer", "TBD", r"\text{see the solution}"):  # fmt: skip
+        assert reward(grader, r"\boxed{5}", gold) is None
+        assert reward(grader, f"The answer is {gold}.", gold) is None
+    if grader == "math":
+        for gold in (r"\text{no solution}", "undefined", "infinitely many", "no", "none of these"):
+            assert reward(grader, rf"\boxed{{{gold}}}", gold) == 1.0
+            assert reward(grader, r"\boxed{5}", gold) == -1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        (r"√20, which simplifies to 2√5", r"2\sqrt{5}", True),
+        (r"√21, which simplifies to 2√5", r"2\sqrt{5}", False),
+        (r"\sqrt{20} = 2\sqrt5", r"\sqrt{20}", True),
+        (r"\textbf{(A)}\ \text{Tuesday}", r"\text{Tuesday}", True),
+        (r"\{x \mid x>2\}", r"(2,\infty)", True),
+        (r"\{x \mid x \ge 2\}", r"(2,\infty)", False),
+        (r"\begin{array}{c} x=4 \end{array}", "4", True),
+    ],
+)  # fmt: skip
+def test_chains_choices_and_sets(answer, gold, right):
+    assert (reward("math", f"The answer is ${answer}$.", gold) == 1.0) == right
+    assert (reward("math", f"Answer: {answer}", gold) == 1.0) == right
+
+
+def test_unbraced_boxes_hold_one_token():
+    assert reward("math", r"$\boxed \pi$", r"\pi") == 1.0
+    for more in (
+        r"\boxed \pi r",
+        r"\boxed 2\pi",
+        r"\boxed 2 \cdot 3",
+        r"\boxed\frac2x",
+        r"\boxed 2^3",
+    ):
+        for gold in (r"\pi", "2"):
+            assert reward("math", rf"\boxed{more}", gold) == -1.0

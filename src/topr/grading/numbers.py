@@ -194,7 +194,7 @@ def read_number(text: str) -> tuple[Fraction, str] | Unread:
     text = without_asides(text[:MAX_ANSWER].strip(" *_\t\n"))
     parts = numbers_again(text)
     if len(parts) > 1 and any(character.isdigit() for character in text):
-        said = [read_number(part) for part in parts]
+        said = [_read_once(part) for part in parts]
         values = {one if isinstance(one, Unread) else one[0] for one in said}
         if len(values) == 1:
             return said[0]

@@ -80,8 +80,11 @@ def next_question(text: str, position: int) -> int | None:
     announced = _NEXT_QUESTION.search(text, position)
     end = len(text) if announced is None else announced.start()
     for match in _ASKED.finditer(text, position, end):
-        begin = max(text.rfind("\n\n", position, match.start()), match.start() - 1500)
-        asks = _ASKS.search(text[max(begin, 0, match.start() - 320) : match.start()])
-        if begin >= position and asks is not None and _OF_ITSELF.search(asks.group()) is None:
-            return begin
+        nearest = max(position, match.start() - 320)
+        line = max(nearest, text.rfind("\n", nearest, match.start()) + 1)
+        asks = _ASKS.search(text, line, match.start())
+        if asks is not None and _OF_ITSELF.search(asks.group()) is None:
+            begin = text.rfind("\n\n", max(position, match.start() - 1500), match.start())
+            if begin >= 0:
+                return begin
     return None if announced is None else announced.start()
