@@ -247,6 +247,7 @@ CELLS: list[dict[str, Any]] = [
     {"sampling": {"stop": 5}}, {"sampling": {"top_p": 2}}, {"sampling": "x"}, {"sample": "x"},
     {"last_token_id": "x"}, {"last_token_id": True}, {"reward": 10**400}, {"reward": [1]},
     {"prompt": 3}, {"prompt": [3]}, {"completion": None}, {"finish_reason": "worn"},
+    {"reward": 0, "grade": {"a": 1}, "answer": "2"}, {"reward": 0, "grade": "wrong", "answer": "2"},
 ]  # fmt: skip
 
 

@@ -261,7 +261,7 @@ class RowReader:
     def graded(self) -> bool:
         """Return whether topr graded the row: then its reward is one, and no verdict."""
         ours = self._columns.reward == "reward" and has_column(self._row, "answer")
-        return ours and value_at(self._row, "grade") in _OUTCOMES
+        return ours and str(value_at(self._row, "grade")) in _OUTCOMES
 
     def finish(self, words: Mapping[str, Finish]) -> Finish | None:
         """Return how the completion ended; None where the row does not say."""
