@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from topr.distribution import distribution
 from topr.errors import DataError, RunDirectoryError
@@ -23,7 +22,7 @@ from topr.store.importers import import_rollouts
 from topr.store.manifest import Manifest, begin, is_begun, read_manifest, write_manifest
 from topr.store.reading import Reading
 from topr.store.rows import Row, Rows
-from topr.store.schema import ROLLOUT_SCHEMA, conform, rollouts_to_table
+from topr.store.schema import ROLLOUT_SCHEMA, check_numbers, conform, rollouts_to_table
 from topr.store.shards import shard_paths, write_shard
 from topr.store.values import changes_unrecorded
 
@@ -276,13 +275,7 @@ def _own(rows: Rows, vocabulary: int) -> Iterator[pa.Table]:
                 "with --format trl"
             ) from error
         table = conform(table, where=where)
-        for name in ("prompt_ids", "completion_ids"):
-            if (pc.max(pc.list_flatten(table[name])).as_py() or 0) >= vocabulary:
-                raise DataError(
-                    f"{where}: {name} goes up to {pc.max(pc.list_flatten(table[name]))}, but the "
-                    f"model knows {vocabulary} tokens, from 0 on: give the tokenizer of the model "
-                    "that wrote them"
-                )
+        check_numbers(table, vocabulary, where=where)
         yield table
 
 
