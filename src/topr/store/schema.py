@@ -153,8 +153,8 @@ def check_numbers(table: pa.Table, vocabulary: int, *, where: str) -> None:
     fits = pc.and_(pc.is_finite(logprobs), pc.less_equal(logprobs, MAX_LOGPROB))
     if len(fits) and not pc.all(fits).as_py():
         raise DataError(
-            f"{where}: logprobs hold {logprobs.filter(pc.invert(fits))[0]}, expected finite natural "
-            "logarithms of probabilities, which are at most 0"
+            f"{where}: logprobs hold {logprobs.filter(pc.invert(fits))[0]}, expected finite "
+            "natural logarithms of probabilities, which are at most 0"
         )
 
 
