@@ -726,7 +726,10 @@ def moved(tmp_path, **arguments):
         tmp_path, rows, model, behavior_logprobs="recompute", num_train_epochs=3,
         per_device_train_batch_size=8, **arguments,
     )  # fmt: skip
+    shapes = set[torch.Size]()
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: shapes.add(ids[0].shape))
     trainer.train()
+    assert len(shapes) > 4
     assert model.is_gradient_checkpointing == ("activation_checkpointing" in arguments)
     return torch.cat([p.detach().flatten() for p in model.parameters()]) - before
 
@@ -754,7 +757,8 @@ def test_compiled_layers_train_the_same(tmp_path):
     found = moved(tmp_path, torch_compile=True, **arguments)
     assert expected.norm() > 0.01
     assert (found - expected).norm() < 1e-4 * expected.norm()
-    assert 0 < counters["stats"]["unique_graphs"] <= 2  # whatever the shape
+    # With and without a gradient, with and without padding: whatever the shape.
+    assert 0 < counters["stats"]["unique_graphs"] <= 4
     assert "ACCELERATE_DYNAMO_BACKEND" not in os.environ
 
 
