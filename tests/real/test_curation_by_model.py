@@ -16,6 +16,7 @@ from topr.stages.curate import curate_rollouts
 from topr.stages.grade import grade_rollouts
 from topr.store import (
     ColumnMap,
+    Reading,
     import_rollouts,
     read_rows,
     read_table,
@@ -44,7 +45,7 @@ def graded(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         columns=ColumnMap(reward="").resolve(rows),
         tokenizer=tiny_tokenizer(),
         model="unnamed",
-        template="Question: {prompt}\nAnswer:\n",
+        reading=Reading(template="Question: {prompt}\nAnswer:\n"),
     )
     write_shard(folder / "rollouts", 0, rollouts_to_table(rollouts))
     grade_rollouts(
