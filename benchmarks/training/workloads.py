@@ -1,6 +1,6 @@
 """The workloads of the training benchmark: model shapes and random stored completions.
 
-Five are named; options change the numbers of one, for the scaling benchmark.
+Six are named; options change the numbers of one, for the scaling benchmark.
 
 Pure Python and numpy, so that every peer's virtual environment can import it. It knows neither a
 trainer nor torch: `model` holds the keyword arguments of `transformers.LlamaConfig`.
@@ -63,6 +63,19 @@ WIDE_VOCABULARY = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": EOS_ID,
+}
+
+SMOLLM2_135M = {
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
     "bos_token_id": None,
     "eos_token_id": EOS_ID,
 }
@@ -133,6 +146,17 @@ WORKLOADS: dict[str, Workload] = {
             common_start=800,
             completion_median=150,
             completion_lengths=(80, 300),
+        ),
+        # A real model's shape: GSM8K with four examples, 16 completions a question.
+        Workload(
+            name="F",
+            model=SMOLLM2_135M,
+            prompts=2,
+            completions=16,
+            prompt_lengths=(600, 680),
+            common_start=530,
+            completion_median=110,
+            completion_lengths=(40, 256),
         ),
     )
 }
