@@ -40,6 +40,8 @@ class ModelFacts:
     """Name or path of the model that everything started from."""
     base_is_local: bool = False
     """It was a directory: a name on the hub that reads alike is another model."""
+    base_file: str | None = None
+    """The GGUF file that its weights are from, for people."""
     lineage: Sequence[Sequence[str]] = field(default=())
     """What was made, in order: each a heading and lines, as `Lineage.steps` gives them."""
     results: Sequence[Mapping[str, Any]] = field(default=())
@@ -83,7 +85,8 @@ def model_card(facts: ModelFacts) -> str:
     parts = [
         "# Model card",
         f"Trained with topr {inline(__version__)}: offline reinforcement learning on stored, "
-        f"graded completions. Base model: {inline(base) if base else 'not recorded'}.",
+        f"graded completions. Base model: {inline(base) if base else 'not recorded'}."
+        + (f" Its weights are from {inline(facts.base_file)}." if facts.base_file else ""),
         "## Results",
         *_results(facts),
         "## Lineage",

@@ -23,6 +23,8 @@ class Rollouts:
     revision: str | None
     completions: int
     tokens: int
+    gguf: Mapping[str, Any] | None = None
+    """The GGUF file that the model's weights are from, as its manifest has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,11 +83,12 @@ class Lineage:
         return [each[p] for p in order for each in (drawn, trained) if p in each]
 
     def _drawing(self, step: Rollouts) -> list[str]:
-        return [
+        lines = [
             step.place,
             f"{step.completions} completions, {step.tokens} tokens, written by "
             f"{self.name(step.revision)} ({step.model}, {step.revision})",
         ]
+        return lines if step.gguf is None else [*lines, f"weights from {describe_gguf(step.gguf)}"]
 
     def _training(self, step: Training) -> list[str]:
         written = ", ".join(f"{n} by {self.name(rev)}" for rev, n in step.written_by.items())
@@ -97,6 +100,16 @@ class Lineage:
             f"on {', '.join(step.datasets)}: completions {written}; "
             f"{step.positive_share:.1%} positive, baseline {step.baseline:+.2f}",
         ]
+
+
+def describe_gguf(source: Mapping[str, Any]) -> str:
+    """Say which GGUF file weights are from, as a manifest has it."""
+    at = f" at {source['revision']}" if source["revision"] else ""
+    types = ", ".join(f"{count} {name}" for name, count in source["tensors"].items())
+    return (
+        f"{source['file']} of {source['path']}{at} (GGUF, sha256 {source['sha256']}; tensors: "
+        f"{types}), dequantized to {source['dtype']}"
+    )
 
 
 def read_lineage(directory: Path) -> Lineage:
@@ -130,6 +143,7 @@ def _rollouts(directory: Path) -> Iterator[Rollouts]:
             place=str(folder.relative_to(directory)),
             completions=manifest.rows,
             tokens=manifest.details["tokens"],
+            gguf=manifest.details.get("gguf"),
             **writer,
         )
 

@@ -219,7 +219,7 @@ class _Run:
         summary = run(recipe, home, self.progress)
         paths = {"base": summary["models"][0]["path"], "": summary["kept"]["path"]}
         for name, path in paths.items():
-            verifier = recipe.model.model_copy(update={"path": path})
+            verifier = recipe.model.at(path)
             self.progress.say(f"the {name or 'trained'} verifier scores the test candidates")
             votes = vote_with(
                 recipe,
@@ -324,7 +324,7 @@ class _Run:
             f"trained {found['objective']}: {found['steps']} steps on {found['rows']} completions",
         )
         write_metrics(self.directory, self.results)
-        return model.model_copy(update={"path": str(folder / "model"), "revision": None})
+        return model.at(str(folder / "model"))
 
     def _evaluate_snapshots(
         self, model: ModelConfig, train: TrainConfig, name: str, iteration: int, folder: Path
@@ -334,7 +334,7 @@ class _Run:
             if not path.is_dir():
                 logger.warning("training ended before step %d: no snapshot of it", step)
                 continue
-            there = model.model_copy(update={"path": str(path)})
+            there = model.at(str(path))
             self._evaluate(there, f"{name}@{step}", iteration, path, step=step)
 
     def _evaluate(

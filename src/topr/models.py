@@ -96,7 +96,7 @@ def load_model(
         ModelError: as `load`.
 
     """
-    path, device = _checked_path(config.path), resolve_device(config.device)
+    path, device = _checked_path(config), resolve_device(config.device)
     if is_adapter(Path(path)):
         return _load_adapted(config, Path(path), quantize)
     further: dict[str, Any] = {}
@@ -115,7 +115,7 @@ def load_model(
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_cannot_load("model", config, error)) from error
     weights, report = loaded
-    _refuse_incomplete(config.path, report)
+    refuse_incomplete(config.path, report)
     model: PreTrainedModel = (weights if quantize else weights.to(device)).eval()
     return model
 
@@ -190,7 +190,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         ModelError: there is none.
 
     """
-    path = _checked_path(config.path)
+    path = _checked_path(config)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path,
@@ -218,7 +218,7 @@ def model_facts(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Mode
         ModelError: there is no such model.
 
     """
-    path, revision = _checked_path(config.path), config.revision or "main"
+    path, revision = _checked_path(config), config.revision or "main"
     try:
         found = AutoConfig.from_pretrained(
             path, revision=revision, trust_remote_code=config.trust_remote_code
@@ -250,7 +250,7 @@ def named_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _named_configs(config: ModelConfig) -> list[Any]:
-    path, revision = _checked_path(config.path), config.revision or "main"
+    path, revision = _checked_path(config), config.revision or "main"
     if is_adapter(Path(path)):
         found = json.loads((Path(path) / ADAPTER).read_text(encoding="utf-8"))
         path, revision = found["base_model_name_or_path"], found.get("revision") or "main"
@@ -333,11 +333,12 @@ def identity(config: ModelConfig) -> str | None:
         ModelError: there is no such model.
 
     """
-    if Path(config.path).expanduser().is_dir():
-        return fingerprint(config.path)
+    path = _checked_path(config)
+    if Path(path).is_dir():
+        return fingerprint(path)
     try:
         found = AutoConfig.from_pretrained(
-            _checked_path(config.path),
+            path,
             revision=config.revision or "main",
             trust_remote_code=config.trust_remote_code,
         )
@@ -364,9 +365,15 @@ def _mps_devices() -> int:
     return int(torch.backends.mps.is_available())
 
 
-def _checked_path(path: str) -> str:
+def _checked_path(config: ModelConfig) -> str:
     """Return what transformers is given: a model directory, or a name that may be the hub's."""
+    path = config.path
     directory = Path(path).expanduser()
+    if config.gguf_file is not None:
+        raise ModelError(
+            f"model.gguf_file={config.gguf_file} of {path} is not converted yet: from Python, give "
+            "what topr.gguf_files.plain_model returns"
+        )
     if path == "builtin":
         raise ModelError(
             "the path is `builtin`, which only the arithmetic task makes; "
@@ -374,10 +381,7 @@ def _checked_path(path: str) -> str:
         )
     if directory.is_dir():
         if not any((directory / name).is_file() for name in _CONFIG_FILES):
-            raise ModelError(
-                f"{directory} is a directory without config.json, so it holds no Hugging Face "
-                "model; give the directory that `save_pretrained` wrote"
-            )
+            raise ModelError(f"{directory} {_what_is_missing(directory)}")
         return str(directory)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise ModelError(
@@ -387,6 +391,19 @@ def _checked_path(path: str) -> str:
     return path
 
 
+def _what_is_missing(directory: Path) -> str:
+    files = sorted(file.name for file in directory.glob("*.gguf"))
+    if files:
+        return (
+            f"has no config.json, but GGUF files ({', '.join(files)}): set "
+            f"model.gguf_file={files[0]}, or give the path of the file, {directory / files[0]}"
+        )
+    return (
+        "is a directory without config.json, so it holds no Hugging Face model; give the "
+        "directory that `save_pretrained` wrote"
+    )
+
+
 def _cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
     at = f" at revision {config.revision}" if config.revision else ""
     local = Path(config.path).expanduser().is_dir()
@@ -394,12 +411,12 @@ def _cannot_load(what: str, config: ModelConfig, error: Exception) -> str:
     return (
         f"cannot load the {what} {config.path!r}{at}{where}: {error}\n"
         "Expected a directory with config, tokenizer and safetensors, or the name of a causal "
-        "language model on the hub. Check the name and your access to it, or download it and "
-        "give its path"
+        "language model on the hub (a GGUF file in it is named by model.gguf_file). Check the name "
+        "and your access to it, or download it and give its path"
     )
 
 
-def _refuse_incomplete(path: str, report: dict[str, Any]) -> None:
+def refuse_incomplete(path: str, report: dict[str, Any]) -> None:
     """Refuse weights that transformers would fill up with random numbers."""
     missing = [str(key) for key in report.get("missing_keys", ())]
     missing += [str(key) for key in report.get("mismatched_keys", ())]

@@ -23,6 +23,7 @@ from topr.curation import max_candidates, most_per_problem, whole_draw_rule
 from topr.distribution import distribution
 from topr.engines import Engine, check_engine
 from topr.errors import ConfigError
+from topr.gguf_files import plain_model
 from topr.grading import GRADERS
 from topr.grading.user import load_function
 from topr.models import check_quantization, identity, is_adapter
@@ -46,9 +47,12 @@ BUILTIN = "builtin"
 
 
 def starting_model(recipe: Recipe, progress: Progress) -> ModelConfig:
-    """Return the model that a recipe starts from; the task's own is made, or found in its cache."""
+    """Return the model that a recipe starts from, as a directory or a hub name.
+
+    The task's own is made, and a GGUF file is converted, or found in its cache.
+    """
     if recipe.model.path != BUILTIN:
-        return recipe.model
+        return plain_model(recipe.model, progress)
     task = recipe.task
     if isinstance(task, VerifierConfig):
         from topr.tasks.arithmetic.checker import checker_base
@@ -58,7 +62,7 @@ def starting_model(recipe: Recipe, progress: Progress) -> ModelConfig:
         from topr.tasks.arithmetic.base import base_model
 
         path = _made(lambda told: base_model(_own_base(recipe), progress=told), "base", progress)
-    return recipe.model.model_copy(update={"path": str(path)})
+    return recipe.model.at(str(path))
 
 
 def _made(
@@ -116,7 +120,7 @@ def _check_verifier(recipe: Recipe) -> None:
             "none: set verifier.task.validation_problems, or verifier.loop.keep=last"
         )
     if inner.model.path != BUILTIN:
-        identity(inner.model)
+        identity(plain_model(inner.model))
     elif not isinstance(recipe.task, ArithmeticConfig):
         raise ConfigError(
             f"verifier.model.path is {BUILTIN!r}, which checks solutions of the arithmetic task, "

@@ -15,7 +15,7 @@ import yaml
 from topr.cards import ModelFacts, RolloutFacts, model_card, rollouts_card
 from topr.errors import DataError
 from topr.hub import CARD
-from topr.lineage import read_lineage
+from topr.lineage import describe_gguf, read_lineage
 from topr.store import read_manifest, shard_paths, stream_tables
 
 PUBLISHED: Mapping[str, tuple[str, ...]] = {
@@ -114,10 +114,10 @@ def _of(folder: Path) -> ModelFacts:
     made = _json(folder / "topr.json")
     run = _run(folder)
     if run is None:
-        return ModelFacts(
-            base=made.get("model"), base_is_local=_local(made.get("revision")), lineage=_steps(made)
-        )
+        base = _base(made.get("model"), made.get("revision"), made.get("gguf"))
+        return ModelFacts(**base, lineage=_steps(made))
     lineage = read_lineage(run)
+    first = lineage.rollouts[0]
     summary, recipe = _json(run / "summary.json"), (run / "recipe.yaml").read_text("utf-8")
     place = folder.resolve().parent.relative_to(run)
     iteration = int(place.name.removeprefix("iteration-")) if len(place.parts) == 1 else 1
@@ -125,8 +125,7 @@ def _of(folder: Path) -> ModelFacts:
     name = settings.get("train", {}).get("objective") if len(place.parts) == 1 else place.name
     measured = _json(folder.parent / "evaluation.json")
     return ModelFacts(
-        base=lineage.rollouts[0].model,
-        base_is_local=_local(lineage.rollouts[0].revision),
+        **_base(first.model, first.revision, first.gguf),
         lineage=lineage.steps(),
         results=summary.get("models", ()),
         comparisons=summary.get("comparisons", ()),
@@ -136,9 +135,15 @@ def _of(folder: Path) -> ModelFacts:
     )
 
 
-def _local(revision: str | None) -> bool:
-    """Whether a model's revision is the fingerprint of a directory, and no commit of the hub."""
-    return revision is not None and revision.startswith("sha256:")
+def _base(name: Any, revision: Any, gguf: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a card says of the model that everything started from."""
+    if gguf is not None:  # Its directory here is a cache.
+        local = gguf["revision"] is None
+        return {
+            "base": gguf["path"], "base_is_local": local, "base_file": describe_gguf(gguf)
+        }  # fmt: skip
+    # The revision of a directory is its fingerprint, that of a hub model a commit.
+    return {"base": name, "base_is_local": str(revision).startswith("sha256:")}
 
 
 def _of_rollouts(folder: Path) -> RolloutFacts:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from topr.cli.console import out
+from topr.cli.console import ConsoleProgress, out
 from topr.cli.sources import hub_or_path
 from topr.records import Several
 
@@ -32,7 +32,7 @@ def import_(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of rollouts to write.")],
     tokenizer: Annotated[
-        str, typer.Option(help="Model directory or hub name whose tokenizer is used.")
+        str, typer.Option(help="Model (directory, hub name, GGUF file) whose tokenizer is used.")
     ],
     format_: Annotated[
         str | None,
@@ -106,6 +106,7 @@ def import_(
     """Turn completions that other tools made into rollouts, tokenised once."""
     from topr.config import ModelConfig
     from topr.ends import Ends
+    from topr.gguf_files import plain_model
     from topr.models import load_tokenizer, named_eos_ids, named_vocabulary
     from topr.records import SamplingParams
     from topr.stages.common import fingerprint
@@ -135,7 +136,7 @@ def import_(
     out.print(f"format: {found.format}")
     out.print(escape(found.columns.describe()))
     stamps += [_stamp(file) for file in (data_files(requests) if requests else ())]
-    named = ModelConfig(path=tokenizer)
+    named = plain_model(ModelConfig(path=tokenizer), ConsoleProgress())
     loaded = load_tokenizer(named)
     reading = Reading(
         template=_lines(template),

@@ -19,7 +19,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes of settings, such as train.learning_rate=1e-6."),
 ]
-ModelPath = Annotated[str | None, typer.Option("--model", "-m", help="Directory or hub name.")]
+ModelPath = Annotated[
+    str | None, typer.Option("--model", "-m", help="Directory, hub name, GGUF file.")
+]
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", help="Take the section from this recipe.")
 ]
@@ -265,8 +267,7 @@ def with_model(recipe: Any, path: str | None) -> Any:
     """Return a recipe that starts from another model, where one is given."""
     if path is None:
         return recipe
-    changed = recipe.model.model_copy(update={"path": path, "revision": None})
-    return recipe.model_copy(update={"model": changed})
+    return recipe.model_copy(update={"model": recipe.model.at(path)})
 
 
 def _verdict(summary: dict[str, Any]) -> list[str]:

@@ -33,7 +33,7 @@ def train(
         ),
     ],
     output: Output,
-    model: Annotated[str, typer.Option("--model", "-m", help="Directory or hub name.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Directory, hub name, GGUF file.")],
     overrides: Overrides = None,
     recipe: RecipeOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -41,8 +41,8 @@ def train(
     behavior_model: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Model directory that wrote rows of the dataset, where that is not --model: log "
-            "mu is recomputed with it. May be given several times."
+            help="Model (directory, GGUF file) that wrote rows of the dataset, where that is not "
+            "--model: log mu is recomputed with it. May be given several times."
         ),
     ] = None,
 ) -> None:
@@ -54,15 +54,18 @@ def train(
     config = load_section(TrainConfig, "train", recipe, overrides or [])
     if not dataset.exists():
         raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
-    start = validate(ModelConfig, {"path": model, "device": device}, where="options")
+    named = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
     from torch import distributed
 
+    from topr.gguf_files import plain_model
     from topr.models import identity
     from topr.stages.common import content, fingerprint
     from topr.stages.train import train_model
 
-    writers = [validate(ModelConfig, {"path": str(p)}, where="") for p in behavior_model or ()]
+    progress = ConsoleProgress()
+    start = plain_model(named, progress)
+    writers = [plain_model(named.at(str(path)), progress) for path in behavior_model or ()]
     manifest = train_model(
         start,
         [dataset],
@@ -77,8 +80,8 @@ def train(
             seed,
             sorted(str(identity(writer)) for writer in writers),
         ),
-        progress=ConsoleProgress(),
-        writers=[w.model_copy(update={"device": device}) for w in writers],
+        progress=progress,
+        writers=writers,
     )
     if distributed.is_initialized():
         distributed.barrier()

@@ -30,7 +30,7 @@ def verify(
         ),
     ],
     output: Output,
-    model: Annotated[str, typer.Option("--model", "-m", help="The verifier: directory or hub.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Verifier: directory, hub, GGUF.")],
     overrides: Overrides = None,
     recipe: RecipeOption = None,
     question: Annotated[str | None, typer.Option(help="Column of the question.")] = None,
@@ -51,13 +51,14 @@ def verify(
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
     from topr.engines import open_engine
+    from topr.gguf_files import plain_model
     from topr.stages.common import content, fingerprint
     from topr.stages.verify import verify_rollouts
     from topr.store import ColumnMap
     from topr.tasks.verifier import VerifierTask
 
-    columns = (question, solution, label)
-    with closing(open_engine(start, config)) as engine:
+    columns, progress = (question, solution, label), ConsoleProgress()
+    with closing(open_engine(plain_model(start, progress), config)) as engine:
         manifest = verify_rollouts(
             rollouts,
             VerifierTask(asked),
@@ -70,7 +71,7 @@ def verify(
             mark=fingerprint(
                 content(rollouts), asked, config, model, engine.revision, columns, by, seed
             ),
-            progress=ConsoleProgress(),
+            progress=progress,
         )
     found = manifest.details
     out.print(

@@ -1,6 +1,7 @@
 """The sections of a recipe, one per stage. A stage is given its own section and no other."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,17 +12,25 @@ from topr.config.engines import RAY_SHOWN, SERVER_SHOWN, RayConfig, ServerConfig
 class ModelConfig(Section):
     """The model that the first iteration starts from."""
 
+    ADDED: ClassVar[Mapping[str, Any]] = {"gguf_file": None}
+
     path: str = "builtin"
     """A hub name, a local directory, or `builtin`: the base model that the task makes itself
     (arithmetic, and a verifier of its solutions)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in `path`: the model is its weights, dequantized."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights in memory while drawing; training has `train.dtype`."""
     device: str = "auto"
     """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`."""
     trust_remote_code: bool = False
     """Run code that comes with a hub model. Off unless you have read that code."""
+
+    def at(self, path: str) -> "ModelConfig":
+        """Return the section for the model at another path."""
+        return self.model_copy(update={"path": path, "revision": None, "gguf_file": None})
 
 
 class GenerateConfig(Section):

@@ -6,6 +6,7 @@ from pathlib import Path
 from topr.config import GenerateConfig
 from topr.engines import Engine
 from topr.generation import draw
+from topr.gguf_files import gguf_details
 from topr.progress import Progress
 from topr.records import Problem, SamplingParams
 from topr.store import Manifest, begin, read_table, shard_paths, write_manifest
@@ -80,7 +81,11 @@ def generate_rollouts(
             fingerprint=mark,
             rows=len(ids),
             files=tuple(path.name for path in shard_paths(directory)),
-            details={"problems": len(problems), "tokens": sum(map(len, ids))},
+            details={
+                "problems": len(problems),
+                "tokens": sum(map(len, ids)),
+                **gguf_details(engine.model_name),
+            },
         )
         write_manifest(directory, manifest)
         return manifest

@@ -21,6 +21,7 @@ from topr.generation import (
     further_columns,
     shard_count,
 )
+from topr.gguf_files import gguf_details
 from topr.progress import Progress
 from topr.records import Problem
 from topr.stages.curate import read_columns
@@ -117,7 +118,12 @@ def draw_in_rounds(
             fingerprint=mark,
             rows=sum(each["completions"] for each in rounds),
             files=tuple(path.name for path in shard_paths(rollouts)),
-            details={"problems": len(problems), "rounds": rounds, **savings(columns, most)},
+            details={
+                "problems": len(problems),
+                "rounds": rounds,
+                **savings(columns, most),
+                **gguf_details(engine.model_name),
+            },
         )
         write_manifest(rollouts, manifest)
         return manifest

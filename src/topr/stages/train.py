@@ -16,6 +16,7 @@ from transformers import PrinterCallback, set_seed
 
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
+from topr.gguf_files import gguf_details
 from topr.models import LoadedModel, fingerprint, identity, load
 from topr.objectives import BaselineRole, share_advice
 from topr.progress import Advance, Progress, Silent
@@ -129,6 +130,7 @@ def train_model(
             "optimizer_state": "fresh",
             "learning_rate": config.learning_rate,
             "lr_scheduler_type": config.lr_scheduler_type,
+            **gguf_details(model.path),
         }
         if config.lora is not None:
             lineage["lora"] = config.lora.model_dump(mode="json")
