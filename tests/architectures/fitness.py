@@ -38,6 +38,7 @@ ENDS = [PAD, *range(EOS, EOS + 20)]
 
 
 WAYS = {
+    Batching.SHARED: "side by side",
     Batching.REFILLED: "side by side",
     Batching.PADDED: "batch by batch",
     Batching.LEVEL: "prompts as long together",

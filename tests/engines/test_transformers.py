@@ -151,7 +151,7 @@ def test_every_way_of_decoding_draws_the_same_samples(
     """What models get that do not fit the fastest one."""
     asked = [*(request(prompt, n=5) for prompt in PROMPTS), single_token()]
     expected = draw(llama, asked, batch_size=6)
-    monkeypatch.setattr(transformers, "find_batching", lambda *_: batching)
+    monkeypatch.setattr(transformers, "find_batching", lambda *_, **__: batching)
     opened = engine(llama, batch_size=6)
     with shapes_of(llama) as shapes:
         found = draw(llama, asked, opened=opened)

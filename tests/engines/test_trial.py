@@ -9,7 +9,7 @@ from topr.engines import decoding, trial
 from topr.engines.base import Request
 from topr.engines.columns import Batching
 from topr.engines.transformers import TransformersEngine
-from topr.engines.trial import Case, cases, find_batching
+from topr.engines.trial import Case, cases, find_batching, kept_bytes
 from topr.errors import ModelError
 from topr.lengths import named_lengths, positions_of
 from topr.records import SamplingParams
@@ -40,7 +40,7 @@ def test_a_config_names_its_lengths() -> None:
 
 
 def test_what_is_tried_goes_past_every_length_that_is_reached() -> None:
-    short, *long = cases((8, 40, 200), reach=60)
+    short, *long = cases((8, 40, 200), 60, Batching.REFILLED)
     assert short.ends
     assert len(set(short.prompts)) > 2
     assert [case.prompts[1:] for case in long] == [(5, 11), (37, 54)]
@@ -49,10 +49,11 @@ def test_what_is_tried_goes_past_every_length_that_is_reached() -> None:
         assert case.prompts[2] > length  # and in the prompt
 
 
+@pytest.mark.parametrize("batching", [Batching.SHARED, Batching.REFILLED])
 @pytest.mark.parametrize("reach", [2, 3, 9, 14, 44])
-def test_nothing_longer_than_what_is_reached_is_tried(reach: int) -> None:
-    for case in cases((8, 40), reach):
-        assert all(prompt + case.steps <= reach for prompt in case.prompts)
+def test_nothing_longer_than_what_is_reached_is_tried(reach: int, batching: Batching) -> None:
+    for case in cases((8, 40), reach, batching):
+        assert all(case.beginning + prompt + case.steps <= reach for prompt in case.prompts)
 
 
 def test_frequencies_that_change_at_a_length_are_refused_where_it_is_reached() -> None:
@@ -86,7 +87,7 @@ def test_a_way_that_is_wrong_gives_place_to_the_next(
         return right(self, ids, lengths, width, counted, cache, **further)
 
     model = tiny_model()
-    assert find_batching(model, TOKENIZER, 50) is Batching.REFILLED
+    assert find_batching(model, TOKENIZER, 50) is Batching.SHARED
     assert not caplog.text
     monkeypatch.setattr(decoding.Decoding, "_call", shifted)
     assert find_batching(model, TOKENIZER, 50) is Batching.LEVEL
@@ -117,3 +118,10 @@ def test_a_model_without_a_cache_is_refused() -> None:
     model.__class__ = Forgetful
     with pytest.raises(ModelError, match="returns no past_key_values"):
         engine(model).generate([request(3)], SamplingParams(max_tokens=3))
+
+
+def test_what_a_layer_keeps_of_a_token_is_measured() -> None:
+    model = tiny_model("qwen3")
+    keys = model.config.num_key_value_heads * model.config.head_dim
+    assert kept_bytes(model) == [2 * 4 * keys] * model.config.num_hidden_layers
+    assert kept_bytes(model.bfloat16()) == [2 * 2 * keys] * model.config.num_hidden_layers

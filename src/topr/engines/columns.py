@@ -8,7 +8,8 @@ is, and the newest token of every row goes into the same column. So a row that e
 place of one that left, and nothing else is moved.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from typing import Any
 
@@ -30,6 +31,8 @@ SLACK = 64
 class Batching(StrEnum):
     """Which rows lie side by side. Each member asks less of a model than those before it."""
 
+    SHARED = "shared"
+    """As refilled; what rows begin with is held once, by `topr.engines.prompt_cache`. On a CPU."""
     REFILLED = "refilled"
     """Rows of any length, padded on the left; as some end, others take their places."""
     PADDED = "padded"
@@ -41,26 +44,8 @@ class Batching(StrEnum):
 
     @property
     def pads(self) -> bool:
-        """Whether rows may differ in length."""
+        """Whether rows are padded to one length."""
         return self in (Batching.REFILLED, Batching.PADDED)
-
-
-def cache_for(config: PreTrainedConfig, batching: Batching) -> "Columns | WholeBatch":
-    """Return an empty cache.
-
-    Raises:
-        ModelError: the model's layers keep more than keys and values, and rows are to be refilled.
-
-    """
-    if batching is not Batching.REFILLED:
-        return WholeBatch()
-    layers = DynamicCache(config=config).layers
-    kinds = {type(layer) for layer in layers}
-    further = kinds - {DynamicLayer, DynamicSlidingWindowLayer}
-    if further or not layers:
-        names = ", ".join(sorted(kind.__name__ for kind in further))
-        raise ModelError(f"its cache holds more than keys and values ({names or 'no layers'})")
-    return Columns(config)
 
 
 class Columns:
@@ -73,8 +58,18 @@ class Columns:
     """Rows can enter in place of others."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        """Begin without a row."""
+        """Begin without a row.
+
+        Raises:
+            ModelError: the model's layers keep more than keys and values.
+
+        """
         self._config = config
+        layers = DynamicCache(config=config).layers
+        further = {type(layer) for layer in layers} - {DynamicLayer, DynamicSlidingWindowLayer}
+        if further or not layers:
+            names = ", ".join(sorted(kind.__name__ for kind in further))
+            raise ModelError(f"its cache holds more than keys and values ({names or 'no layers'})")
         self.start = self.end = 0
         """Columns in use: the longest row fills all of them."""
         self.capacity = 0
@@ -119,8 +114,14 @@ class Columns:
             last = known[prefixes[-1]]
             self._last = {prefixes[-1]: [(keys.clone(), values.clone()) for keys, values in last]}
 
-    def fit(self, width: int) -> None:
-        """Use `width` columns, as many as the longest row has, and see to room for another."""
+    def fit(self, length_B: Tensor) -> None:
+        """Use as many columns as the longest row has, and see to room for another.
+
+        Args:
+            length_B: tokens of the rows, the one that is still to be run included, int64.
+
+        """
+        width = int(length_B.max()) - 1
         self.start = self.end - width
         if self.end == self.capacity:
             self._move(width)
@@ -128,6 +129,10 @@ class Columns:
     def keep(self, rows: Tensor) -> None:
         """Take all other rows out."""
         self._move(self.end - self.start, rows)
+
+    def running(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """Run the model as it is, with no further arguments."""
+        return nullcontext({})
 
     def new(self) -> DynamicCache:
         """Return what the model is to fill with prefixes."""
@@ -166,7 +171,7 @@ class WholeBatch:
         if self.width and len(prefixes) > 1:
             self.keep(torch.tensor([distinct[ids] for ids in prefixes]))
 
-    def fit(self, width: int) -> None:
+    def fit(self, length_B: Tensor) -> None:
         """Do nothing: columns stay."""
 
     def keep(self, rows: Tensor) -> None:
@@ -174,6 +179,10 @@ class WholeBatch:
         if len(rows):
             # batch_select_indices is for keys and values alone; this is for states too.
             self.cache.reorder_cache(rows)
+
+    def running(self) -> AbstractContextManager[Mapping[str, Any]]:
+        """Run the model as it is, with no further arguments."""
+        return nullcontext({})
 
     def new(self) -> None:
         """Return what the model is to fill with prefixes: it makes its own."""

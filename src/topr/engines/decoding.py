@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from topr.engines.columns import Batching, cache_for
+from topr.engines.columns import Batching, Columns, Ids, WholeBatch
+from topr.engines.prompt_cache import PromptCache
 from topr.engines.sampling import draw, widest_float
 from topr.engines.stops import StopStrings
 from topr.errors import ModelError
@@ -70,6 +71,20 @@ class _Rows:
             getattr(self, f.name)[places] = getattr(others, f.name)
 
 
+def _cache_for(
+    model: PreTrainedModel, batching: Batching, prefixes: Sequence[Ids]
+) -> PromptCache | Columns | WholeBatch:
+    """Return an empty cache.
+
+    Raises:
+        ModelError: the model cannot have it.
+
+    """
+    if batching is Batching.SHARED:
+        return PromptCache(model, prefixes)
+    return Columns(model.config) if batching is Batching.REFILLED else WholeBatch()
+
+
 class Decoding:
     """Completions that are being drawn, from the first to the last."""
 
@@ -117,7 +132,7 @@ class Decoding:
         # Spares the head all positions of a prompt; models that take no such argument compute them.
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._entered = 0  # completions that have been begun: the others wait
-        self._columns = cache_for(model.config, batching)
+        self._columns = _cache_for(model, batching, [prompt[:-1] for prompt in prompts])
         self._rows = self._new_rows(range(0))
 
     @torch.inference_mode()
@@ -205,7 +220,7 @@ class Decoding:
     def _forward(self) -> Tensor:
         """Run the newest token of each row; return the logits after it, [B, V]."""
         length_B = self._rows.length
-        self._columns.fit(int(length_B.max()) - 1)
+        self._columns.fit(length_B)
         logits, cache = self._call(
             self._rows.newest[:, None],
             length_B,
@@ -227,11 +242,16 @@ class Decoding:
         # Where all rows are as long, the model is left to count and to mask by itself.
         if self._batching.pads:
             further["attention_mask"] = self._mask(lengths_B, width)
-            if self._takes_positions:
-                further["position_ids"] = positions_BT
-        output = self._model(
-            input_ids=ids_BT, use_cache=True, **{self._cache_name: cache}, **further
-        )
+        if self._takes_positions and (self._batching.pads or self._batching is Batching.SHARED):
+            further["position_ids"] = positions_BT
+        with self._columns.running() as arguments:
+            output = self._model(
+                input_ids=ids_BT,
+                use_cache=True,
+                **{self._cache_name: cache},
+                **arguments,
+                **further,
+            )
         found = output.get(self._cache_name, cache)
         if found is None:
             raise ModelError(f"it returns no {self._cache_name}")

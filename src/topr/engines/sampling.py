@@ -6,8 +6,14 @@ Not here: models, caches, when a completion ends, and where the random numbers c
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from topr.records import SamplingParams
+
+BLOCK = 512
+"""Tokens whose probabilities are added up before one of them is looked for."""
+CACHED = 2**19
+"""Probabilities that are worked on at a time, about: they stay in a processor's cache."""
 
 
 def sampled_log_probs(logits_BV: Tensor, sampling: SamplingParams) -> Tensor:
@@ -70,14 +76,57 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: SamplingParams) -> tup
     if sampling.temperature == 0.0:
         best_B, tokens_B = logits_BV.float().max(-1)
         return tokens_B, best_B - best_B  # 0, and NaN where the logits are broken
-    log_probs_BV = sampled_log_probs(logits_BV, sampling)
-    wide = widest_float(log_probs_BV.device)
-    cumulative_BV = log_probs_BV.exp().cumsum(-1, dtype=wide)
-    total_B1 = cumulative_BV[:, -1:]
-    # Below the total even when rounding lifts u * total up to it, so that a token with positive
-    # probability is found: the first whose cumulative mass exceeds the target.
-    below_B1 = total_B1.nextafter(torch.zeros_like(total_B1))
-    target_B1 = (uniforms_B.to(wide)[:, None] * total_B1).minimum(below_B1)
-    tokens_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
-    tokens_B1 = tokens_B1.clamp(max=logits_BV.shape[-1] - 1)  # NaN rows search past the end
-    return tokens_B1[:, 0], log_probs_BV.gather(-1, tokens_B1)[:, 0]
+    rows = (
+        max(1, CACHED // logits_BV.shape[-1]) if logits_BV.device.type == "cpu" else len(logits_BV)
+    )
+    parts = [
+        _draw(logits_BV[i : i + rows], uniforms_B[i : i + rows], sampling)
+        for i in range(0, len(logits_BV), rows)
+    ]
+    tokens, logprobs = zip(*parts, strict=True)
+    return torch.cat(tokens), torch.cat(logprobs)
+
+
+def _draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
+    """Draw as `draw` does: find the block of tokens that the target falls into, then the token.
+
+    For example, with blocks of 2 and u = 0.55: probabilities .1 .3 | .2 .4 add up to .4 and 1.0, so
+    the second block holds the target, and in it .15 is left: the third token.
+
+    The sum over a block of 512 is float32, sums of blocks are float64. A vocabulary of 152,000 then
+    needs one pass of float32, where a cumulative sum over all of it takes longer than the model.
+    """
+    if sampling.top_k or sampling.top_p < 1.0:
+        scaled_BV = sampled_log_probs(logits_BV, sampling)
+    else:
+        scaled_BV = logits_BV.float()
+        if sampling.temperature != 1.0:
+            scaled_BV = scaled_BV / sampling.temperature
+    top_B1 = scaled_BV.amax(-1, keepdim=True)
+    mass_BV = (scaled_BV - top_B1).exp_()
+    block = min(BLOCK, mass_BV.shape[-1])
+    missing = -mass_BV.shape[-1] % block
+    # [B, blocks, BLOCK]
+    blocks = functional.pad(mass_BV, (0, missing)).view(len(mass_BV), -1, block)
+    wide = widest_float(mass_BV.device)
+    upto_blocks = blocks.sum(-1).to(wide).cumsum(-1)
+    total_B1 = upto_blocks[:, -1:]
+    target_B1 = _below(uniforms_B.to(wide)[:, None] * total_B1, total_B1)
+    block_B1 = torch.searchsorted(upto_blocks, target_B1, right=True)
+    block_B1 = block_B1.clamp(max=upto_blocks.shape[-1] - 1)
+    before_B1 = functional.pad(upto_blocks, (1, 0)).gather(-1, block_B1)
+    row_B = torch.arange(len(blocks), device=blocks.device)
+    upto_BK = blocks[row_B, block_B1[:, 0]].to(wide).cumsum(-1)
+    rest_B1 = _below(target_B1 - before_B1, upto_BK[:, -1:])
+    place_B1 = torch.searchsorted(upto_BK, rest_B1, right=True)
+    # Rows of NaN search past the end.
+    tokens_B1 = (block_B1 * block + place_B1).clamp(max=logits_BV.shape[-1] - 1)
+    logprobs_B1 = scaled_BV.gather(-1, tokens_B1) - top_B1 - total_B1.log().float()
+    return tokens_B1[:, 0], logprobs_B1[:, 0]
+
+
+def _below(target_B1: Tensor, total_B1: Tensor) -> Tensor:
+    """Return the target, below the total even where rounding lifts it up to that: so a token with a
+    positive probability is found, the first whose cumulative mass exceeds the target.
+    """
+    return target_B1.minimum(total_B1.nextafter(torch.zeros_like(total_B1)))

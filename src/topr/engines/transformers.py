@@ -19,11 +19,15 @@ from topr.engines.columns import Batching
 from topr.engines.decoding import Decoded, Decoding
 from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
-from topr.engines.trial import find_batching
+from topr.engines.trial import find_batching, kept_bytes
 from topr.errors import EngineError
 from topr.lengths import named_lengths, positions_of
 from topr.models import eos_ids, load, resolve_device
 from topr.records import FinishReason, Rollout, SamplingParams
+
+SHARED_BYTES = 2**23
+"""Keys and values of the rows' prompts in one layer from which on they are held once. Reading that
+many takes some milliseconds of a step on a CPU; attention in parts costs a tenth of one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +72,11 @@ class TransformersEngine:
         self._eos_ids = sorted(eos_ids(model, tokenizer))
         self.batching = Batching.REFILLED
         """How completions are decoded: found by trying before the first is."""
-        self._tried: int | None = None
-        """How many of the lengths that the config names a trial went past; None: no trial yet."""
+        self._tried: dict[bool, tuple[int, Batching]] = {}
+        """By whether prompts were to be shared: how many of the lengths that the config names the
+        last trial went past, and what it found."""
+        self._kept: int | None = None
+        """Bytes that a layer's cache keeps of a token, at most; None: not measured yet."""
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
@@ -111,7 +118,7 @@ class TransformersEngine:
         for request in requests:
             self._refuse_unfit(request, sampling)
         longest = max((len(request.prompt_ids) for request in requests), default=0)
-        self._try(longest + sampling.max_tokens)
+        self._try(longest + sampling.max_tokens, sharing=self._pays_to_share(requests))
         rows = [
             _Row(request=request, sample=request.first_sample + offset)
             for request in sorted(requests, key=lambda request: -len(request.prompt_ids))
@@ -138,21 +145,33 @@ class TransformersEngine:
             for decoded in ended:
                 yield self._rollout(rows[decoded.number], decoded, sampling, iteration)
 
-    def _try(self, reach: int) -> None:
+    def _try(self, reach: int, *, sharing: bool) -> None:
         """See to a way of decoding that is right for sequences of up to `reach` tokens."""
         passed = sum(length < reach for length in named_lengths(self.model.config))
-        if self._tried is not None and passed <= self._tried:
+        tried, self.batching = self._tried.get(sharing, (-1, self.batching))
+        if passed <= tried:
             return
         try:
             with _evaluating(self.model):
-                self.batching = find_batching(self.model, self.tokenizer, reach)
+                self.batching = find_batching(self.model, self.tokenizer, reach, sharing=sharing)
         except torch.OutOfMemoryError as error:
             raise EngineError(
                 f"the device ran out of memory when {self.model_name} was tried on sequences of up "
                 f"to {reach} tokens, the longest prompt with max_tokens: lower max_tokens, leave "
                 "long prompts out, or use a smaller model or dtype"
             ) from error
-        self._tried = passed
+        self._tried[sharing] = passed, self.batching
+
+    def _pays_to_share(self, requests: Sequence[Request]) -> bool:
+        """Whether prompts of a batch hold so much that a copy of them for each row is dear."""
+        rows = sum(request.n for request in requests)
+        if self.model.device.type != "cpu" or not rows:
+            return False
+        if self._kept is None:
+            with _evaluating(self.model):
+                self._kept = max(kept_bytes(self.model), default=0)
+        tokens = sum(request.n * len(request.prompt_ids) for request in requests)
+        return self._kept * tokens * min(rows, self.batch_size) >= SHARED_BYTES * rows
 
     def _advance(
         self, decoding: Decoding, rows: Sequence[_Row], sampling: SamplingParams

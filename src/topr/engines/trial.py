@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from topr.engines.columns import Batching
 from topr.engines.decoding import Decoded, Decoding
+from topr.engines.prompt_cache import SHORTEST_BEGINNING
 from topr.engines.stops import StopStrings
 from topr.errors import ModelError
 from topr.lengths import named_lengths, positions_of
@@ -44,6 +45,10 @@ tokens."""
 ROUNDINGS, ROUNDED = 5, 64
 AVERAGE = 0.1
 """Nats that tokens may be off on average in shorter types, whose rounding is of that order."""
+
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+            ValueError)  # fmt: skip
+"""A model that a way does not fit may fail in any manner: the next way is tried."""
 
 _NOTES = {
     Batching.PADDED: "completions are drawn batch by batch",
@@ -74,10 +79,16 @@ class Case:
     steps: int
     ends: bool
     """Whether rows end at unlike lengths."""
+    beginning: int = 0
+    """Tokens that all prompts begin with, before their own."""
 
 
 def find_batching(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, reach: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    reach: int,
+    *,
+    sharing: bool = True,
 ) -> Batching:
     """Return the fastest way of decoding that is right for a model.
 
@@ -86,13 +97,14 @@ def find_batching(
         tokenizer: any; no text is made.
         reach: tokens of the longest sequence, prompt and completion, that is to be drawn. Lengths
             below it that the config names are tried too.
+        sharing: whether it pays to hold once what rows begin with.
 
     Raises:
         ModelError: no way is right.
 
     """
     found: dict[str, None] = {}
-    for batching in Batching:
+    for batching in list(Batching)[0 if sharing else 1 :]:
         reason = _trouble(model, tokenizer, batching, reach)
         if reason is None:
             if batching in _NOTES:
@@ -109,11 +121,29 @@ def find_batching(
     )
 
 
-def cases(lengths: Sequence[int], reach: int) -> Iterator[Case]:
+@torch.inference_mode()
+def kept_bytes(model: PreTrainedModel) -> list[int]:
+    """Return how many bytes the cache of each layer keeps of a token: found by running one.
+
+    Nothing where the model keeps something else than keys and values, or cannot be run so.
+    """
+    ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    try:
+        layers = model(input_ids=ids, use_cache=True).past_key_values.layers
+        return [layer.keys.nbytes + layer.values.nbytes for layer in layers]
+    except FAILURES:
+        return []
+
+
+def cases(lengths: Sequence[int], reach: int, batching: Batching) -> Iterator[Case]:
     """Yield what is to be tried: short sequences, and some around each length that is reached."""
     steps = max(1, min(STEPS, reach - 1))
     prompts = tuple(max(1, min(length, reach - steps)) for length in PROMPTS)
     yield Case(prompts=prompts, steps=steps, ends=True)
+    room = reach - steps - SHORTEST_BEGINNING
+    if batching is Batching.SHARED and room > 1:
+        prompts = tuple(min(length, room) for length in PROMPTS)
+        yield Case(prompts=prompts, steps=steps, ends=True, beginning=SHORTEST_BEGINNING)
     reached = [length for length in lengths if length < reach]
     for length in reached:
         before = max(1, length - MARGIN)
@@ -129,20 +159,18 @@ def _trouble(
     """Say what is wrong with a way of decoding; None where nothing is."""
     limit = positions_of(model.config)
     reach = reach if limit is None else min(reach, limit)
-    for case in cases(named_lengths(model.config), reach):
+    for case in cases(named_lengths(model.config), reach, batching):
         try:
             gap, allowed = _gap(model, tokenizer, batching, case)
         except torch.OutOfMemoryError:
             raise
         except ModelError as error:
             return str(error)
-        # A model that a way does not fit may fail in any manner, and the next way is tried.
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError,
-                TypeError, ValueError) as error:  # fmt: skip
+        except FAILURES as error:
             lines = str(error).strip().splitlines() or [""]
             return f"{type(error).__name__}: {lines[0]}"
         if not gap <= allowed:
-            longest = max(case.prompts) + case.steps
+            longest = case.beginning + max(case.prompts) + case.steps
             return f"off by {gap:.2g} nats a token at a length of up to {longest}"
     return None
 
@@ -179,7 +207,8 @@ def _drawn(
     special = set(tokenizer.all_special_ids) | ({padding} if padding is not None else set())
     generator = np.random.default_rng(0)
     plain = np.array([token for token in range(size) if token not in special])
-    prompts = [tuple(generator.choice(plain, size=n).tolist()) for n in case.prompts]
+    beginning = generator.choice(plain, size=case.beginning).tolist()
+    prompts = [(*beginning, *generator.choice(plain, size=n).tolist()) for n in case.prompts]
     decoding = Decoding(
         model,
         prompts,
