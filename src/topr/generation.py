@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Told of every step forward: (completions, tokens) since the last call."""
+Look = Callable[[pa.Table], None]
+"""Given the first shard that is written, while others are still to come."""
 
 
 def draw(
@@ -45,6 +47,7 @@ def draw(
     iteration: int = 0,
     keep_columns: bool = False,
     progress: Progress | None = None,
+    look: Look | None = None,
 ) -> int:
     """Draw n completions of each problem into shards of `shard_problems` problems.
 
@@ -69,6 +72,7 @@ def draw(
             the gold answer is in `gold`.
         progress: called as completions finish. A shard that was there counts with 0 tokens, since
             nothing was drawn.
+        look: given the first shard of this call, where there are more to come.
 
     Returns:
         The number of completions that this call drew.
@@ -91,6 +95,7 @@ def draw(
         iteration=iteration,
         further=further_columns(problems) if keep_columns else {},
         progress=progress,
+        look=look,
     )
 
 
@@ -107,6 +112,7 @@ def draw_shards(
     first_shard: int = 0,
     further: Mapping[str, pa.Array],
     progress: Progress | None = None,
+    look: Look | None = None,
 ) -> int:
     """Draw as `draw` does: one call of several into the same directory.
 
@@ -122,6 +128,7 @@ def draw_shards(
         first_shard: number of the first shard.
         further: columns of the problems to write, one value a problem.
         progress: as for `draw`.
+        look: as for `draw`.
 
     """
     there = {path.name: path for path in shard_paths(directory)}
@@ -148,6 +155,9 @@ def draw_shards(
         write_shard(directory, made.number, table)
         journal_path(directory, made.number).unlink(missing_ok=True)
         drawn += new
+        if look is not None and len(missing) > 1:
+            look(table)
+            look = None
     return drawn
 
 

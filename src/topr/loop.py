@@ -24,13 +24,16 @@ from topr.curation import max_candidates
 from topr.engines import Engine, open_engine
 from topr.evaluation import RESULT_FILE, headline, read_evaluation
 from topr.grading import GRADERS
+from topr.grading.survey import first_look
 from topr.models import identity, load_tokenizer
 from topr.preparation import (
     BASE,
     check_adapters,
     check_logprobs,
+    check_prompts_of,
     check_recipe,
     check_task,
+    decide_prompt,
     starting_model,
 )
 from topr.progress import Progress, Silent
@@ -42,7 +45,7 @@ from topr.stages.common import content, fingerprint
 from topr.stages.curate import curate_rollouts, kept
 from topr.stages.evaluate import measure
 from topr.stages.generate import generate_rollouts
-from topr.stages.grade import grade_rollouts
+from topr.stages.grade import grade_rollouts, refuse_none_right, warn_of_concerns
 from topr.stages.rounds import draw_in_rounds, spent
 from topr.stages.train import SNAPSHOTS, train_model
 from topr.stages.verify import vote_with, votes_line
@@ -81,9 +84,11 @@ def run(
 
     """
     check_recipe(recipe)
+    progress = progress or Silent()
+    recipe = decide_prompt(recipe, directory, progress)
     with (
         claimed(recipe, directory),
-        closing(_Run(recipe, directory, progress or Silent(), first)) as started,
+        closing(_Run(recipe, directory, progress, first)) as started,
     ):
         return started.go()
 
@@ -96,6 +101,7 @@ def draw_first(
     Not for two processes at once on one directory.
     """
     check_recipe(recipe)
+    recipe = decide_prompt(recipe, directory, progress)
     with closing(_Run(recipe, directory, progress, directory)) as started:
         start = started.start()
         started.evaluate_base(start)
@@ -152,6 +158,7 @@ class _Run:
         """Return the starting model."""
         start = starting_model(self.recipe, self.progress)
         check_adapters(self.recipe, start)
+        check_prompts_of(self.task, self.recipe, start)
         # Other weights under the same path, or a built-in base made by other code, are another run.
         self.mark = fingerprint(self.mark, identity(start))
         self.first_mark = fingerprint(self.first_mark, identity(start))
@@ -215,6 +222,7 @@ class _Run:
             test_candidates=str(tested / f"iteration-{iteration:02d}" / "evaluation"),
             generator=model.path,
         )
+        recipe = decide_prompt(recipe, home, self.progress)
         self.close()
         summary = run(recipe, home, self.progress)
         paths = {"base": summary["models"][0]["path"], "": summary["kept"]["path"]}
@@ -240,6 +248,7 @@ class _Run:
         mark = fingerprint(self.first_mark if iteration == 1 else self.mark, iteration)
         if read_manifest(folder / "rollouts") is None:
             self._draw(model, iteration, folder, mark)
+        is_new = read_manifest(folder / "graded") is None
         graded = grade_rollouts(
             folder / "rollouts",
             self.task.grader,
@@ -251,6 +260,10 @@ class _Run:
         )
         counts = ", ".join(f"{n} {name}" for name, n in graded.details["outcomes"].items())
         self._say(iteration, f"graded {graded.rows} completions: {counts}")
+        if not self._earlier(iteration) and read_manifest(folder / "training") is None:
+            refuse_none_right(folder / "graded", self.task.grader, recipe.grade)
+        if is_new:
+            warn_of_concerns(folder / "graded")
         return folder / "graded"
 
     def _draw(self, model: ModelConfig, iteration: int, folder: Path, mark: str) -> None:
@@ -264,6 +277,7 @@ class _Run:
             "iteration": iteration,
             "mark": mark,
             "progress": self.progress,
+            "look": first_look(self.task.grader, recipe.grade, engine.tokenizer),
         }
         problems, rollouts = self.task.problems(Split.TRAIN), folder / "rollouts"
         most = max_candidates(recipe.curate)

@@ -14,6 +14,7 @@ from topr.config import (
     JsonlConfig,
     ModelConfig,
     PositivesRule,
+    PromptConfig,
     Recipe,
     TrainConfig,
     VerifierConfig,
@@ -26,11 +27,13 @@ from topr.errors import ConfigError
 from topr.gguf_files import plain_model
 from topr.grading import GRADERS
 from topr.grading.user import load_function
-from topr.models import check_quantization, identity, is_adapter
+from topr.models import check_quantization, identity, is_adapter, load_tokenizer
 from topr.objectives import BaselineRole, Objective
 from topr.progress import Advance, Progress
+from topr.run_directory import recipe_at_work
 from topr.stages.train_arguments import peft_config_of, training_arguments
 from topr.tasks import Split, Task
+from topr.tasks.prompts import check_prompts, resolve_prompt
 from topr.training.checks import (
     any_weight,
     objective_of,
@@ -44,6 +47,29 @@ BASE = "base"
 """The starting model's name in results."""
 BUILTIN = "builtin"
 """Path of the model that a task makes itself."""
+
+
+def decide_prompt(recipe: Recipe, directory: Path, progress: Progress) -> Recipe:
+    """Return a run's recipe with `task.prompt=auto` decided by the tokenizer of its starting model.
+
+    Once: what the run in `directory` was begun with, it goes on with.
+
+    Raises:
+        ConfigError: prompts become plain text, and there is a system prompt.
+        ModelError: there is no such tokenizer.
+
+    """
+    task = recipe.task
+    if not isinstance(task, PromptConfig) or not task.undecided:
+        return recipe
+    there = (recipe_at_work(directory) or {}).get("task", {})
+    if there.get("prompt") in ("chat", "plain"):
+        decided: PromptConfig = task.model_copy(update={"prompt": there["prompt"]})
+    else:
+        own = recipe.model.path == BUILTIN  # whose tokenizers have no chat template
+        tokenizer = None if own else load_tokenizer(recipe.model)
+        decided = resolve_prompt(task, tokenizer, progress.say)
+    return recipe.model_copy(update={"task": decided})
 
 
 def starting_model(recipe: Recipe, progress: Progress) -> ModelConfig:
@@ -106,6 +132,14 @@ def check_task(task: Task, recipe: Recipe) -> None:
         )
     if task.grader not in GRADERS:
         load_function(task.grader)
+
+
+def check_prompts_of(task: Task, recipe: Recipe, start: ModelConfig) -> None:
+    """Refuse prompts that the model's tokenizer has no way to render: see `check_prompts`."""
+    if not isinstance(recipe.task, PromptConfig) or recipe.model.path == BUILTIN:
+        return
+    splits = (Split.TRAIN, Split(recipe.evaluate.split))
+    check_prompts((p for split in splits for p in task.problems(split)), load_tokenizer(start))
 
 
 def _check_verifier(recipe: Recipe) -> None:

@@ -53,6 +53,15 @@ def claimed(recipe: Section, directory: Path) -> Iterator[None]:
         yield
 
 
+def recipe_at_work(directory: Path) -> dict[str, Any] | None:
+    """Return the values of the recipe by which something was made there; None: nothing was."""
+    path = directory / "recipe.yaml"
+    if not path.is_file() or not _has_work(directory):
+        return None
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
+
+
 def _has_work(directory: Path) -> bool:
     """Whether a run has left anything there that it would have to do again."""
     return any(

@@ -80,24 +80,25 @@ def generate(
     prepare_tensors()
     from topr.engines import open_engine
     from topr.grading import GRADERS
+    from topr.grading.survey import first_look
     from topr.preparation import starting_model
-    from topr.stages.common import fingerprint
+    from topr.stages.common import fingerprint, task_for
     from topr.stages.generate import generate_rollouts
-    from topr.stages.grade import grade_rollouts
+    from topr.stages.grade import grade_rollouts, warn_of_concerns
     from topr.stages.rounds import draw_in_rounds, spent
-    from topr.tasks import load_task
 
     progress = ConsoleProgress()
-    task = load_task(loaded.task)
     start = starting_model(with_model(loaded, model), progress)
+    section, task = task_for(start, loaded.task, split, progress)
     engine = open_engine(start, loaded.generate)
-    what = (loaded.task, start, engine.revision, loaded.generate, loaded.seed, split, iteration)
+    what = (section, start, engine.revision, loaded.generate, loaded.seed, split, iteration)
     common: dict[str, Any] = {
         "stop": task.stop,
         "keep_columns": task.grader not in GRADERS,
         "seed": loaded.seed,
         "iteration": iteration,
         "progress": progress,
+        "look": first_look(task.grader, loaded.grade, engine.tokenizer),
     }
     problems = task.problems(split)
     if graded is None:
@@ -134,6 +135,7 @@ def generate(
             progress=progress,
             tokenizer=lambda: engine.tokenizer,
         )
+        warn_of_concerns(graded)
         out.print(spent(manifest.details), soft_wrap=True)
     out.print(
         f"{manifest.rows} completions of {manifest.details['problems']} problems "
@@ -172,7 +174,7 @@ def grade(
     from topr.config import GradeConfig, load_section
     from topr.grading import grade_table
     from topr.stages.common import content, fingerprint
-    from topr.stages.grade import grade_rollouts
+    from topr.stages.grade import grade_rollouts, warn_of_concerns
     from topr.store import Rows, check_output, read_rows, value_at, write_rows
 
     config = load_section(GradeConfig, "grade", recipe, overrides or [])
@@ -190,6 +192,7 @@ def grade(
             answer_only=answer_only,
         )
         _print_counts(manifest.details["outcomes"], manifest.rows)
+        warn_of_concerns(output)
         return
     table = read_rows(source)
     check_output(output)

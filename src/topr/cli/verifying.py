@@ -55,10 +55,12 @@ def verify(
     from topr.stages.common import content, fingerprint
     from topr.stages.verify import verify_rollouts
     from topr.store import ColumnMap
+    from topr.tasks.prompts import resolve_prompt
     from topr.tasks.verifier import VerifierTask
 
     columns, progress = (question, solution, label), ConsoleProgress()
     with closing(open_engine(plain_model(start, progress), config)) as engine:
+        asked = resolve_prompt(asked, engine.tokenizer, progress.say)
         manifest = verify_rollouts(
             rollouts,
             VerifierTask(asked),

@@ -54,6 +54,7 @@ class Recipe(Section):
         *Section.SHOWN,
         *(f"task.{key}" for key in PLACES),
         *(f"generate.{key}" for key in (*SERVER_SHOWN, *RAY_SHOWN)),
+        "grade.none_right",
     )
 
     name: str

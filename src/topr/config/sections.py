@@ -68,6 +68,8 @@ class GenerateConfig(Section):
 class GradeConfig(Section):
     """How completions are graded: in worker processes that can be killed."""
 
+    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, "none_right")
+
     workers: Annotated[int, Field(ge=1)] | None = None
     """Worker processes; none given: one per core."""
     timeout: Annotated[float, Field(gt=0)] = 3.0
@@ -77,6 +79,9 @@ class GradeConfig(Section):
     truncated: Literal["wrong", "grade", "drop"] = "wrong"
     """A completion that the token limit cut off: `wrong` whatever it says (the paper's rule),
     `grade` it as if it had ended, or `drop` it from training (reward none)."""
+    none_right: Literal["stop", "warn"] = "stop"
+    """Before a run trains on completions of which a built-in grader found none right: `stop`, or
+    `warn` and train on wrong ones alone."""
 
 
 class LoopConfig(Section):

@@ -72,10 +72,64 @@ class ArithmeticConfig(Section):
         return self
 
 
-class _DatasetConfig(Section):
+class PromptConfig(Section):
+    """How prompts are written, for every task whose model may be a chat model."""
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"system_prompt": None}
+
+    prompt: Literal["auto", "chat", "plain"] = "auto"
+    """`chat`: messages for the tokenizer's chat template, examples as turns; `plain`: text; `auto`:
+    `chat` where the tokenizer has a chat template, else `plain`."""
+    system_prompt: str | None = None
+    """Content of a chat's system message. Defaults to no such message, where some templates write
+    one of their own; "" is an empty one."""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the model's tokenizer has to say first what prompts are."""
+        return self.prompt == "auto"
+
+    @model_validator(mode="after")
+    def _system_prompt_needs_a_chat(self) -> "PromptConfig":
+        if self.prompt == "plain" and self.system_prompt is not None:
+            raise ValueError(NO_SYSTEM_PROMPT)
+        return self
+
+
+NO_SYSTEM_PROMPT = (
+    "system_prompt is set, but the prompts are plain text, which has no system message; set "
+    "task.prompt=chat, or leave system_prompt out"
+)
+
+
+class QuestionConfig(PromptConfig):
+    """The same for tasks that put a question, and say how the answer is to end."""
+
+    ADDED: ClassVar[Mapping[str, Any]] = {**PromptConfig.ADDED, "instruction": None}
+
+    instruction: str | None = None
+    """How to answer. With `{question}` it is the text of each question; without, it comes before
+    the question. Defaults to the task's own where there are no examples, else to none; "" is none.
+    """
+
+    @model_validator(mode="after")
+    def _one_place_for_the_question(self) -> "QuestionConfig":
+        if self.instruction is not None and self.instruction.count("{question}") > 1:
+            raise ValueError(
+                f"instruction={self.instruction!r:.60} has {{question}} more than once, expected "
+                "once (or not at all, and the question comes after it)"
+            )
+        return self
+
+
+class _DatasetConfig(QuestionConfig):
     """What tasks read from the hub or from files share."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"split": "train", "test_split": "test"}
+    ADDED: ClassVar[Mapping[str, Any]] = {
+        **QuestionConfig.ADDED,
+        "split": "train",
+        "test_split": "test",
+    }
 
     train_file: str | None = None
     """JSONL, JSON or parquet (also .gz), or a hub name, with the training problems, instead of
@@ -92,8 +146,6 @@ class _DatasetConfig(Section):
     """Training problems after shuffling; none given: all."""
     test_problems: Annotated[int, Field(ge=1)] | None = None
     """Test problems after shuffling; none given: all."""
-    prompt: Literal["plain", "chat"] = "plain"
-    """`plain`: few-shot text; `chat`: the tokenizer's chat template, examples as turns."""
     seed: int = 0
     """Seed of the shuffling: datasets are stored in topic order."""
 
@@ -122,15 +174,20 @@ class MathConfig(_DatasetConfig):
     """Worked examples of the Minerva prompt."""
 
 
-class JsonlConfig(Section):
+class JsonlConfig(PromptConfig):
     """A user's own problems: `prompt` (text or messages) and `answer`."""
 
     ADDED: ClassVar[Mapping[str, Any]] = {
+        **PromptConfig.ADDED,
+        "prompt": "auto",
         **dict.fromkeys(("subset", "split", "test_subset", "test_split")),
         "several_golds": Several.REFUSE.value,
     }
 
     name: Literal["jsonl"]
+    prompt: Literal["auto", "chat", "plain"] = "auto"
+    """`auto`: text stays as it is, and messages go through the tokenizer's chat template; `chat`:
+    text becomes a user's turn; `plain`: messages become text, a blank line between them."""
     train_file: str
     """JSONL, JSON or parquet (also .gz), or a hub dataset name."""
     subset: str | None = None
@@ -167,6 +224,11 @@ class JsonlConfig(Section):
     seed: int = 0
     """Seed of the shuffling."""
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the tokenizer has to say what prompts are: no, each row does."""
+        return False
+
 
 class CheckWarmupConfig(Section):
     """The built-in verifier's starting model: a generator of the arithmetic task, warmed up on
@@ -187,7 +249,7 @@ class CheckWarmupConfig(Section):
     """Seed of the new words' embeddings and of the demonstrations."""
 
 
-class VerifierConfig(Section):
+class VerifierConfig(PromptConfig):
     """Is a solution right? Problems are made from a generator's graded rollouts."""
 
     name: Literal["verifier"]
@@ -213,8 +275,6 @@ class VerifierConfig(Section):
     mix: Literal["balanced", "natural"] = "balanced"
     """Training problems: as many right solutions as wrong ones, or as they come. Validation and
     test problems are as they come."""
-    prompt: Literal["plain", "chat"] = "plain"
-    """`plain`: text; `chat`: one turn in the tokenizer's chat template."""
     template: str | None = None
     """Text of the prompt, with `{question}` and `{solution}`; none given: the task's own."""
     seed: int = 0

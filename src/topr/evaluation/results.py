@@ -83,6 +83,8 @@ def headline(result: EvalResult) -> str:
             low, high = m[f"{key}_ci"]
             parts.append(f"{key} {m[key]:.1%} [{low:.1%}, {high:.1%}]")
     parts.append(f"invalid {m['invalid']:.1%}")
+    if m.get("truncated", 0) > 0.5:
+        parts.append(f"truncated {m['truncated']:.1%}: most reached the token limit (max_tokens)")
     return f"{result.name} on {len(result.per_problem)} {result.split} problems: " + ", ".join(
         parts
     )

@@ -17,6 +17,7 @@ from topr.evaluation.scoring import SCORED_COLUMNS, score
 from topr.evaluation.verdicts import CHECK_COLUMNS, scores, verdict_metrics
 from topr.generation import Progress, draw
 from topr.grading import GRADERS, grade_table
+from topr.grading.survey import first_look
 from topr.records import EvalResult, SamplingParams
 from topr.store import (
     Manifest,
@@ -95,6 +96,7 @@ def evaluate(
                 "`evaluate.split`, or give the task some"
             )
         draws = _draws(config, max_tokens, task.stop if stop is None else stop, seed)
+        look = first_look(task.grader, grade, engine.tokenizer)
         for folder, (sampling, n) in draws.items():
             draw(
                 problems,
@@ -106,6 +108,7 @@ def evaluate(
                 iteration=iteration,
                 keep_columns=task.grader not in GRADERS,
                 progress=on_draw,
+                look=look if sampling.temperature else None,
             )
         _grade(task, engine, shards, [drawn / folder for folder in draws], grade, on_grade)
         result = score(

@@ -8,16 +8,17 @@ from topr.engines import Engine, open_engine
 from topr.evaluation import evaluate
 from topr.progress import Progress
 from topr.records import EvalResult, Split
-from topr.stages.common import fingerprint
-from topr.tasks import Task, load_task
+from topr.stages.common import fingerprint, task_for
+from topr.tasks import Task
 
 
 def evaluate_model(
     recipe: Recipe, model: ModelConfig, directory: Path, *, name: str, progress: Progress
 ) -> EvalResult:
     """Measure one model as a recipe says; see `topr.evaluation.evaluate`."""
-    task, engine = load_task(recipe.task), open_engine(model, recipe.generate)
-    sections = (recipe.task, recipe.generate, recipe.evaluate, recipe.grade)
+    section, task = task_for(model, recipe.task, Split(recipe.evaluate.split), progress)
+    engine = open_engine(model, recipe.generate)
+    sections = (section, recipe.generate, recipe.evaluate, recipe.grade)
     mark = fingerprint(*sections, model, engine.revision, recipe.seed, name)
     with closing(engine):
         return measure(recipe, recipe.evaluate, task, engine, directory, name, 0, mark, progress)

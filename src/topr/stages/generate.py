@@ -5,11 +5,12 @@ from pathlib import Path
 
 from topr.config import GenerateConfig
 from topr.engines import Engine
-from topr.generation import draw
+from topr.generation import Look, draw
 from topr.gguf_files import gguf_details
 from topr.progress import Progress
 from topr.records import Problem, SamplingParams
 from topr.store import Manifest, begin, read_table, shard_paths, write_manifest
+from topr.tasks.prompts import prompt_kinds
 
 
 def sampling_params(config: GenerateConfig, stop: tuple[str, ...], seed: int) -> SamplingParams:
@@ -43,6 +44,7 @@ def generate_rollouts(
     iteration: int,
     mark: str,
     progress: Progress,
+    look: Look | None = None,
 ) -> Manifest:
     """Draw `config.n` completions of each problem; see `topr.generation.draw`.
 
@@ -57,6 +59,7 @@ def generate_rollouts(
         iteration: written into each row.
         mark: fingerprint of the result.
         progress: told of completions and tokens.
+        look: given the first shard, where there are more to come.
 
     """
     with begin(directory, "generate", mark) as done:
@@ -74,6 +77,7 @@ def generate_rollouts(
                 iteration=iteration,
                 keep_columns=keep_columns,
                 progress=lambda completions, tokens: advance(completions, tokens=tokens),
+                look=look,
             )
         ids = read_table(directory, ["completion_ids"]).column("completion_ids")
         manifest = Manifest(
@@ -83,6 +87,7 @@ def generate_rollouts(
             files=tuple(path.name for path in shard_paths(directory)),
             details={
                 "problems": len(problems),
+                "prompt": prompt_kinds(problems),
                 "tokens": sum(map(len, ids)),
                 **gguf_details(engine.model_name),
             },

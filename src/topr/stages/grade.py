@@ -1,5 +1,6 @@
-"""Rollouts to graded rollouts on disk, shard by shard."""
+"""Rollouts to graded rollouts on disk, shard by shard, and a look at what came out."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from topr.config import GradeConfig
 from topr.errors import DataError
-from topr.grading import grade_table
+from topr.grading import GRADERS, grade_table
+from topr.grading.survey import Concern, Survey, survey
 from topr.progress import Progress
 from topr.store import (
     Manifest,
@@ -15,12 +17,15 @@ from topr.store import (
     read_table,
     shard_number,
     shard_paths,
+    stream_tables,
     write_manifest,
     write_shard,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 def grade_rollouts(
@@ -85,3 +90,34 @@ def grade_shards(
                 progress=lambda n: advance(n),
             )  # fmt: skip
             write_shard(directory, shard_number(source), graded)
+
+
+def survey_grades(directory: Path) -> Survey:
+    """Return what the graded completions of a store look like."""
+    return survey(lambda columns: stream_tables(shard_paths(directory), columns))
+
+
+def warn_of_concerns(directory: Path) -> None:
+    """Warn where most completions are truncated or unreadable, or none is right."""
+    found = survey_grades(directory)
+    if found.concerns:
+        logger.warning("%s: %s", directory, found)
+
+
+def refuse_none_right(directory: Path, grader: str, config: GradeConfig) -> None:
+    """Stop where a built-in grader found no completion right: only wrong ones would be trained on.
+
+    A function of the user's own may mean something else by rewards of 0 and below.
+
+    Raises:
+        DataError: no completion is right, and the section does not say `none_right: warn`.
+
+    """
+    if grader not in GRADERS or config.none_right == "warn":
+        return
+    found = survey_grades(directory)
+    if Concern.NONE_RIGHT in found.concerns:
+        raise DataError(
+            f"{directory}: {found}. In a new directory, since the recipe changes; or go on all the "
+            "same with grade.none_right=warn"
+        )

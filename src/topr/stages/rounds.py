@@ -15,6 +15,7 @@ from topr.config import CurateConfig, GenerateConfig, GradeConfig
 from topr.curation import Columns, finished, max_candidates
 from topr.engines import Engine
 from topr.generation import (
+    Look,
     check_ids,
     check_none_further,
     draw_shards,
@@ -28,6 +29,7 @@ from topr.stages.curate import read_columns
 from topr.stages.generate import sampling_params
 from topr.stages.grade import grade_shards
 from topr.store import Manifest, begin, shard_paths, write_manifest
+from topr.tasks.prompts import prompt_kinds
 
 
 def draw_in_rounds(
@@ -46,6 +48,7 @@ def draw_in_rounds(
     iteration: int,
     mark: str,
     progress: Progress,
+    look: Look | None = None,
 ) -> Manifest:
     """Draw `config.n` completions a round of each problem that is not full; grade them.
 
@@ -69,6 +72,7 @@ def draw_in_rounds(
         iteration: written into each row.
         mark: fingerprint of the result.
         progress: told of completions and tokens.
+        look: given the first shard, where there are more to come.
 
     """
     with ExitStack() as held:
@@ -100,6 +104,7 @@ def draw_in_rounds(
                     first_shard=shards,
                     further={name: values.take(open_) for name, values in further.items()},
                     progress=lambda completions, tokens: advance(completions, tokens=tokens),
+                    look=None if rounds else look,
                 )
             made = shard_count(len(chosen), config.shard_problems)
             sources = shard_paths(rollouts)[shards : shards + made]
@@ -120,6 +125,7 @@ def draw_in_rounds(
             files=tuple(path.name for path in shard_paths(rollouts)),
             details={
                 "problems": len(problems),
+                "prompt": prompt_kinds(problems),
                 "rounds": rounds,
                 **savings(columns, most),
                 **gguf_details(engine.model_name),

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from topr.config import TaskConfig
+from topr.config import PromptConfig, TaskConfig
+from topr.errors import ConfigError
 from topr.tasks.base import Split, Task
 
 __all__ = ["TASKS", "Split", "Task", "load_task"]
@@ -38,7 +39,13 @@ def load_task(config: TaskConfig) -> Task:
     """Make the task that a recipe's section describes. Nothing is read or downloaded yet.
 
     Raises:
-        ConfigError: settings of the section contradict each other.
+        ConfigError: settings of the section contradict each other, or its `prompt` is `auto` and
+            has not been decided: see `topr.tasks.prompts.resolve_prompt`.
 
     """
+    if isinstance(config, PromptConfig) and config.undecided:
+        raise ConfigError(
+            "task.prompt=auto is decided by the model's tokenizer: take what "
+            "`topr.tasks.prompts.resolve_prompt(config, tokenizer)` returns, or set chat or plain"
+        )
     return TASKS[config.name](config)

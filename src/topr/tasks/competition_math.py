@@ -15,7 +15,7 @@ from topr.errors import DataError
 from topr.golds import read_gold
 from topr.records import Problem
 from topr.tasks.base import Split
-from topr.tasks.prompts import chat_prompt
+from topr.tasks.prompts import TextForm, make_prompt
 from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub, read_hub, read_hub_subsets
 from topr.tasks.splits import Splits, divide, pick, question_key
 
@@ -71,6 +71,9 @@ INSTRUCTION = (
     '"Final Answer: The final answer is $ANSWER$. I hope it is correct."'
 )
 """Stands in for the examples where there are none: nothing else says how an answer ends."""
+FORM = TextForm(question="Problem:\n{question}\n\nSolution:\n", answer="{answer}\n\n")
+"""It ends in the line break that follows "Solution:" in the examples: tokenizers that join a colon
+and a line break into one token would otherwise see another token there than in the examples."""
 
 _ADVICE = (
     "MATH has the columns 'problem' and 'solution', the latter with its answer in \\boxed{}, or "
@@ -182,30 +185,21 @@ class MathTask:
     def _problem(self, source: Source, index: int, split: str, gold: str) -> Problem:
         row = source.rows[index]
         question = source.text(index, "problem", _ADVICE).strip()
-        examples = EXAMPLES[: self._config.few_shot]
         return Problem(
             id=source.identifier(index, "id", _ADVICE)
             if "id" in row
             else f"math-{split}-{index:05d}",
-            prompt=plain_prompt(question, examples)
-            if self._config.prompt == "plain"
-            else chat_prompt(question, examples, INSTRUCTION),
+            prompt=make_prompt(
+                self._config,
+                question,
+                FORM,
+                instruction=INSTRUCTION,
+                examples=EXAMPLES[: self._config.few_shot],
+            ),
             answer=gold,
             question=question,
             columns=row,
         )
-
-
-def plain_prompt(problem: str, examples: Sequence[tuple[str, str]]) -> str:
-    r"""Return text that ends where the solution begins.
-
-    It ends in the line break that follows "Solution:" in the examples: tokenizers that join ":\n"
-    into one token would otherwise see another token there than in the examples.
-    """
-    shots = "".join(
-        f"Problem:\n{asked}\n\nSolution:\n{solution}\n\n" for asked, solution in examples
-    )
-    return (shots or f"{INSTRUCTION}\n\n") + f"Problem:\n{problem}\n\nSolution:\n"
 
 
 def boxed(solution: str) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from topr.config import Gsm8kConfig
-from topr.records import Message, Problem
+from topr.records import Problem
 from topr.tasks.base import Split
-from topr.tasks.prompts import chat_prompt
+from topr.tasks.prompts import TextForm, make_prompt
 from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub, read_hub
 from topr.tasks.splits import Splits, divide, pick
 
@@ -65,6 +65,8 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 
 INSTRUCTION = 'Solve the problem step by step. End with "The answer is N.", N being a number.'
 """Stands in for the examples where there are none: nothing else says how an answer ends."""
+FORM = TextForm(question="Question: {question}\nAnswer:", answer=" {answer}\n\n")
+"""It ends in a colon, not in a space: tokenizers join a space to the word that follows it."""
 
 _ADVICE = (
     "GSM8K has the columns 'question' and 'answer', the latter ending in '#### N'; "
@@ -124,26 +126,17 @@ class Gsm8kTask:
             id=source.identifier(index, "id", _ADVICE)
             if "id" in row
             else f"gsm8k-{kind}-{index:05d}",
-            prompt=self._prompt(question),
+            prompt=make_prompt(
+                self._config,
+                question,
+                FORM,
+                instruction=INSTRUCTION,
+                examples=EXAMPLES[: self._config.few_shot],
+            ),
             answer=_gold(source, index),
             question=question,
             columns=row,
         )
-
-    def _prompt(self, question: str) -> str | tuple[Message, ...]:
-        examples = EXAMPLES[: self._config.few_shot]
-        if self._config.prompt == "plain":
-            return plain_prompt(question, examples)
-        return chat_prompt(question, examples, INSTRUCTION)
-
-
-def plain_prompt(question: str, examples: Sequence[tuple[str, str]]) -> str:
-    """Return text that ends where the answer begins.
-
-    It ends in a colon, not in a space: tokenizers join a space to the word that follows it.
-    """
-    shots = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in examples)
-    return (shots or f"{INSTRUCTION}\n\n") + f"Question: {question}\nAnswer:"
 
 
 def _gold(source: Source, index: int) -> str:

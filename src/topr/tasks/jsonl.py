@@ -16,6 +16,7 @@ from topr.golds import read_gold
 from topr.records import Message, Problem, Several
 from topr.store import has_column, value_at
 from topr.tasks.base import Split
+from topr.tasks.prompts import Prompt, chat_prompt
 from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub
 from topr.tasks.splits import Splits, divide, pick
 
@@ -92,13 +93,14 @@ class JsonlTask:
     def _problem(self, source: Source, index: int) -> Problem:
         config = self._config
         row = source.rows[index]
-        prompt = self._prompt(source, index)
+        given = self._given(source, index)
         asked = value_at(row, config.prompt_column)
         return Problem(
-            id=_hash(prompt)
+            # Of what the row says: a problem has one name, and one split, however it is asked.
+            id=_hash(given)
             if config.id_column is None
             else source.identifier(index, config.id_column, "Or leave task.id_column out"),
-            prompt=prompt,
+            prompt=self._prompt(source, index, given),
             answer=self._answer(source, index),
             question=asked if isinstance(asked, str) else None,
             columns={
@@ -108,21 +110,49 @@ class JsonlTask:
             },
         )
 
-    def _prompt(self, source: Source, index: int) -> str | tuple[Message, ...]:
+    def _given(self, source: Source, index: int) -> Prompt:
+        """Return the prompt of a row as it is written there, with the template around text."""
         config = self._config
         advice = "Expected text, or a list of {role, content}, as task.prompt_column names it"
         value = source.messages(index, config.prompt_column, advice)
         if isinstance(value, list):
-            if config.template != _PLACE:
+            if config.template != _PLACE and config.prompt != "plain":
                 raise source.fail(
                     index,
                     "the prompt is messages, and task.template goes around text",
-                    "Leave task.template out: the tokenizer's chat template does its work",
+                    "Leave task.template out: the tokenizer's chat template does its work; or "
+                    "set task.prompt=plain, which makes text of messages",
                 )
             return _messages(source, index, value, advice)
         text = source.text(index, config.prompt_column, advice)
         # Not str.format: braces are common in prompts (LaTeX, code).
         return config.template.replace(_PLACE, text)
+
+    def _prompt(self, source: Source, index: int, given: Prompt) -> Prompt:
+        """Return what `task.prompt` and `task.system_prompt` make of it."""
+        config, system = self._config, self._config.system_prompt
+        if isinstance(given, str) and config.prompt == "chat":
+            return chat_prompt(given, system=system)
+        if isinstance(given, str):
+            if system is not None:
+                raise source.fail(
+                    index,
+                    "the prompt is text, which has no system message",
+                    "Set task.prompt=chat, or leave task.system_prompt out",
+                )
+            return given
+        if config.prompt == "plain":
+            text = "\n\n".join(message.content for message in given)
+            return config.template.replace(_PLACE, text)
+        if system is None:
+            return given
+        if given[0].role == "system":
+            raise source.fail(
+                index,
+                "the prompt begins with a system message, and task.system_prompt is set",
+                "Leave task.system_prompt out, or take the message out of the data",
+            )
+        return (Message(role="system", content=system), *given)
 
     def _answer(self, source: Source, index: int) -> str:
         column = self._config.answer_column

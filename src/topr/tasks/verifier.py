@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 from topr import hub
 from topr.config.tasks import VerifierConfig
 from topr.errors import ConfigError, DataError
-from topr.records import Message, Outcome, Problem, Split
+from topr.records import Outcome, Problem, Split
 from topr.store import ColumnMap, column_values, read_rows, read_table, write_json_atomic
 from topr.store.columns import USUAL_NAMES
 from topr.store.values import read_grades
+from topr.tasks.prompts import chat_prompt
 from topr.tasks.splits import Splits, divide, pick, question_key
 
 TEMPLATE = (
@@ -33,7 +34,7 @@ TEMPLATE = (
 """The prompt where the recipe gives none. It ends where the check begins."""
 PROMPT_FILE = "verifier.json"
 """Beside a verifier's weights: how it was asked for a check."""
-PROMPT_KEYS = ("prompt", "template")
+PROMPT_KEYS = ("prompt", "template", "system_prompt")
 COLUMNS = ("problem_id", "prompt", "question", "completion", "sampling", "grade", "reward")
 
 
@@ -76,7 +77,8 @@ def noted_prompt(model: Path) -> dict[str, str | None]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return {key: values[key] for key in PROMPT_KEYS}
+        # A verifier that was trained before there were system prompts has none.
+        return {key: values[key] for key in PROMPT_KEYS if key in values or key != "system_prompt"}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read ({type(error).__name__}: {error}); expected the keys "
@@ -151,7 +153,7 @@ class VerifierTask:
             id=candidate.id,
             prompt=prompt
             if self._config.prompt == "plain"
-            else (Message(role="user", content=prompt),),
+            else chat_prompt(prompt, system=self._config.system_prompt),
             answer=verdict,
             question=prompt,
             literal=True,
