@@ -210,7 +210,7 @@ def test_every_task_that_reads_problems_takes_them(fake: FakeHub) -> None:
         fake.put("o/math", **{f"{split}_dot_jsonl": json.dumps(row)})
     for config in (Gsm8kConfig(name="gsm8k"), MathConfig(name="math")):
         files = {f"{s}_file": f"hf://datasets/o/{config.name}/{s}.jsonl" for s in ("train", "test")}
-        task = load_task(config.model_copy(update={**files, "validation_problems": 0}))
+        task = load_task(config.model_copy(update={**files, "prompt": "plain", "validation_problems": 0}))
         assert [problem.answer for problem in task.problems(Split.TRAIN)] == ["2"]
         assert [problem.answer for problem in task.problems(Split.TEST)] == ["3"]
 
@@ -222,6 +222,7 @@ def test_a_verifiers_candidates_may_be_there(fake: FakeHub) -> None:
     fake.put("o/learn", a_dot_jsonl="".join(json.dumps(row) + "\n" for row in rows))
     fake.put("o/report", a_dot_jsonl=json.dumps(rows[0] | {"question": "c?"}) + "\n")
     values = {"name": "verifier", "rollouts": "o/learn", "test_rollouts": "o/report"}
+    values["prompt"] = "plain"
     recipe = load_recipe("verifier-arithmetic").model_copy(
         update={"task": VerifierConfig(**values)}
     )

@@ -35,7 +35,8 @@ def folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, part in (("learn", LEARN), ("held_out", HELD_OUT)):
         chosen = set(questions[part])
         write_jsonl(folder / f"{name}.jsonl", [row for row in rows if row["question_id"] in chosen])
-    task = load_task(VerifierConfig(name="verifier", rollouts=str(folder / "learn.jsonl")))
+    rollouts = str(folder / "learn.jsonl")
+    task = load_task(VerifierConfig(name="verifier", prompt="plain", rollouts=rollouts))
     checks = task.problems(Split.TRAIN)
     write_jsonl(
         folder / "demonstrations.jsonl",

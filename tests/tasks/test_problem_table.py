@@ -184,7 +184,7 @@ def test_the_other_tasks_leave_out_and_count_too(
             path.write_text("".join(json.dumps(row) + "\n" for row in some))
             files[f"{split}_file"] = str(path)
         name = config.model_fields["name"].annotation.__args__[0]  # type: ignore[union-attr]
-        task = load_task(config(name=name, validation_problems=0, **files))
+        task = load_task(config(name=name, prompt="plain", validation_problems=0, **files))
         assert sorted(p.answer for p in task.problems(Split.TRAIN)) == ["0", "1", "2"]
         assert sorted(p.answer for p in task.problems(Split.TEST)) == ["3", "4"]
         assert "1 of 4 rows left out" in caplog.text

@@ -41,7 +41,7 @@ def test_the_page_has_a_task_and_reward_that_work(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["gsm8k", "math"])
 def test_the_table_shows_the_graders_and_stop_strings_that_the_tasks_have(name):
-    task = load_task(TypeAdapter(TaskConfig).validate_python({"name": name}))
+    task = load_task(TypeAdapter(TaskConfig).validate_python({"name": name, "prompt": "plain"}))
     page = PAGE.read_text(encoding="utf-8")
     (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
     _, _, _, grader, ends, _ = row.split("|")

@@ -18,7 +18,7 @@ def config(folder, **values) -> Gsm8kConfig:
         "train_file": str(folder / "gsm8k_train.jsonl.gz"),
         "test_file": str(folder / "gsm8k_test.jsonl.gz"),
     }
-    return Gsm8kConfig(name="gsm8k", **(files | values))
+    return Gsm8kConfig(name="gsm8k", **({"prompt": "plain"} | files | values))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_the_hubs_rows_get_stable_ids(monkeypatch):
         )
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    task = load_task(Gsm8kConfig(name="gsm8k", validation_problems=2))
+    task = load_task(Gsm8kConfig(name="gsm8k", prompt="plain", validation_problems=2))
     golds = {p.id: p.answer for split in Split for p in task.problems(split)}
     assert golds == {
         f"gsm8k-{split}-0000{i}": f"1,00{i}" for split in ("train", "test") for i in range(6)
@@ -151,7 +151,10 @@ def test_a_bad_row_is_named(tmp_path, row, message):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
     task = load_task(
-        Gsm8kConfig(name="gsm8k", train_file=str(path), test_file=str(path), validation_problems=0)
+        Gsm8kConfig(
+            name="gsm8k", prompt="plain", train_file=str(path), test_file=str(path),
+            validation_problems=0,
+        )  # fmt: skip
     )
     with pytest.raises(DataError, match=rf"rows.jsonl, row 1: .*{message}"):
         task.problems(Split.TRAIN)

@@ -20,7 +20,7 @@ def config(folder, **values) -> MathConfig:
         "train_file": str(folder / "math_train.jsonl.gz"),
         "test_file": str(folder / "math500.jsonl.gz"),
     }
-    return MathConfig(name="math", **(files | values))
+    return MathConfig(name="math", **({"prompt": "plain"} | files | values))
 
 
 def read(path) -> list[dict]:
@@ -168,7 +168,7 @@ def test_the_hubs_subjects_are_read_together(monkeypatch, caplog):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda path: ["geometry", "algebra"])
-    task = load_task(MathConfig(name="math", validation_problems=0, few_shot=0))
+    task = load_task(MathConfig(name="math", prompt="plain", validation_problems=0, few_shot=0))
     with caplog.at_level(logging.WARNING):
         found = {p.id: (p.columns["type"], p.answer) for p in task.problems(Split.TRAIN)}
     # Numbered over both, those left out included: an id does not depend on what is left out.
@@ -189,7 +189,10 @@ def problems_of(tmp_path, *rows) -> list:
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))
     test.write_text('{"problem": "Test?", "answer": "0"}\n')
     task = load_task(
-        MathConfig(name="math", train_file=str(train), test_file=str(test), validation_problems=0)
+        MathConfig(
+            name="math", prompt="plain", train_file=str(train), test_file=str(test),
+            validation_problems=0,
+        )  # fmt: skip
     )
     return sorted(task.problems(Split.TRAIN), key=lambda problem: problem.id)
 

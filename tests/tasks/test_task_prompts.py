@@ -67,7 +67,7 @@ def test_an_eos_that_the_text_itself_ends_in_stays():
 @pytest.mark.parametrize("single", ["$A", "<s> $A", "<s> $A </s>"])
 def test_messages_go_through_the_template_with_one_bos_up_to_the_answer(single):
     tokenizer = make_tokenizer(single, TEMPLATE)
-    examples = chat_prompt("2 + 2?", [("1 + 1?", "2")], "unused")
+    examples = chat_prompt("2 + 2?", [("1 + 1?", "2")])
     rendered = render(examples, tokenizer)
     assert rendered.text == "<s><user>1 + 1?</s><assistant>2</s><user>2 + 2?</s><assistant>"
     assert rendered.ids.count(BOS) == 1

@@ -27,7 +27,8 @@ def rollouts(tmp_path: Path) -> Path:
 
 
 def task(rollouts: Path, **settings: object) -> VerifierTask:
-    made = load_task(VerifierConfig(name="verifier", rollouts=str(rollouts), **settings))
+    values = {"prompt": "plain", "rollouts": str(rollouts)} | settings
+    made = load_task(VerifierConfig(name="verifier", **values))
     assert isinstance(made, VerifierTask)
     return made
 

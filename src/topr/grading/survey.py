@@ -31,11 +31,11 @@ Read = Callable[[Sequence[str]], Iterable[pa.Table]]
 
 
 class Concern(Enum):
-    """Why training on completions would be of little use. The value says it."""
+    """Why training on completions would be of little use: what it is, the likeliest cause first."""
 
     TRUNCATED = "most completions are truncated"
     UNREADABLE = "most completions have no answer that the grader can read"
-    NONE_RIGHT = "no completion is right"
+    NONE_RIGHT = "no completion is right (has a reward above 0)"
 
 
 ADVICE = {
@@ -71,7 +71,7 @@ class Survey:
 
     @property
     def concerns(self) -> tuple[Concern, ...]:
-        """What is wrong; most often nothing."""
+        """What is wrong; nothing, if all is well."""
         found = {
             Concern.TRUNCATED: 2 * self.truncated > self.rows,
             Concern.UNREADABLE: 2 * self.unreadable > self.rows,
@@ -80,14 +80,14 @@ class Survey:
         return tuple(concern for concern, holds in found.items() if holds)
 
     def __str__(self) -> str:
-        """Say what is wrong, how often, show examples, and say what to change."""
-        says = ", and ".join(concern.value for concern in self.concerns)
+        """Say what is wrong first of all, how often, show examples, and say what to change."""
+        first = self.concerns[0]  # What is truncated can have no answer, and none is right then.
         counts = (
-            f"of {self.rows} completions {self.truncated} reached the token limit, "
-            f"{self.unreadable} have no readable answer, {self.right} are right"
+            f"{self.truncated} of {self.rows} reached the token limit, {self.unreadable} have no "
+            f"readable answer, {self.right} are right"
         )
-        change = "; ".join(ADVICE[concern] for concern in self.concerns)
-        return "\n".join((f"{says}: {counts}", *self.examples, f"What to change: {change}"))
+        change = f"What to change: {ADVICE[first]}"
+        return "\n".join((f"{first.value}: {counts}. Examples:", *self.examples, change))
 
 
 def survey(read: Read) -> Survey:
@@ -97,15 +97,17 @@ def survey(read: Read) -> Survey:
         read: gives the rows; only where there is a concern, their texts.
 
     """
-    counts = dict.fromkeys(("rows", "truncated", "unreadable", "rewarded", "right"), 0)
+    rows = stopped = unreadable = rewarded = right = 0
     for table in read(("finish_reason", "grade", "reward")):
         rewards = [reward for reward in table["reward"].to_pylist() if reward is not None]
-        counts["rows"] += len(table)
-        counts["truncated"] += sum(truncated(table))
-        counts["unreadable"] += table["grade"].to_pylist().count(Outcome.UNPARSEABLE)
-        counts["rewarded"] += len(rewards)
-        counts["right"] += sum(reward > 0 for reward in rewards)
-    found = Survey(**counts)
+        rows += len(table)
+        stopped += sum(truncated(table))
+        unreadable += table["grade"].to_pylist().count(Outcome.UNPARSEABLE)
+        rewarded += len(rewards)
+        right += sum(reward > 0 for reward in rewards)
+    found = Survey(
+        rows=rows, truncated=stopped, unreadable=unreadable, rewarded=rewarded, right=right
+    )
     if not found.concerns:
         return found
     return replace(found, examples=tuple(_examples(read, found.concerns[0])))

@@ -43,9 +43,10 @@ def load_task(config: TaskConfig) -> Task:
             has not been decided: see `topr.tasks.prompts.resolve_prompt`.
 
     """
+    task = TASKS[config.name](config)
     if isinstance(config, PromptConfig) and config.undecided:
         raise ConfigError(
             "task.prompt=auto is decided by the model's tokenizer: take what "
             "`topr.tasks.prompts.resolve_prompt(config, tokenizer)` returns, or set chat or plain"
         )
-    return TASKS[config.name](config)
+    return task
