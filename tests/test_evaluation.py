@@ -9,7 +9,14 @@ import pytest
 from topr.config import EvaluateConfig, GradeConfig
 from topr.engines.base import Request
 from topr.errors import DataError, RunDirectoryError
-from topr.evaluation import compare, evaluate, read_evaluation, score, write_evaluation
+from topr.evaluation import (
+    compare,
+    evaluate,
+    headline,
+    read_evaluation,
+    score,
+    write_evaluation,
+)
 from topr.metrics import pass_at_k
 from topr.records import (
     EvalResult,
@@ -48,6 +55,13 @@ def rollout(problem, sample, outcome, answer=None, *, greedy=False, length=4, cu
         gold="7",
         grade=grade,
     )
+
+
+@pytest.mark.parametrize(("cut", "said"), [(1, False), (2, False), (3, True)])
+def test_the_headline_says_so_where_most_completions_are_truncated(cut, said):
+    result = scored([rollout("a", i, W, "4", cut=i < cut) for i in range(4)])
+    assert ("truncated 75.0%" in headline(result)) == said
+    assert ("token limit" in headline(result)) == said
 
 
 def samples(problem, *graded):

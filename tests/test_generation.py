@@ -95,6 +95,19 @@ def test_shards_that_are_there_are_not_drawn_again(tmp_path, draw_into):
     assert steps == [(6, 0), (2, 0), *[(1, 3)] * 6]
 
 
+def test_the_first_shard_is_looked_at_while_others_are_to_come(tmp_path, draw_into):
+    looks = []
+
+    def look(table):
+        looks.append(table.column("problem_id").to_pylist()[::2])
+
+    draw_into(tmp_path / "three", look=look)
+    assert looks == [["p0", "p1", "p2"]]
+    draw_into(tmp_path / "three", look=look)  # all are there
+    draw_into(tmp_path / "one", problems=PROBLEMS[:3], look=look)  # it is the last one too
+    assert len(looks) == 1
+
+
 def test_nothing_of_an_interrupted_shard_is_left(tmp_path, draw_into):
     class Interrupted(Backwards):
         def generate(self, requests, sampling, *, iteration=0):

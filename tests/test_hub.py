@@ -210,7 +210,9 @@ def test_every_task_that_reads_problems_takes_them(fake: FakeHub) -> None:
         fake.put("o/math", **{f"{split}_dot_jsonl": json.dumps(row)})
     for config in (Gsm8kConfig(name="gsm8k"), MathConfig(name="math")):
         files = {f"{s}_file": f"hf://datasets/o/{config.name}/{s}.jsonl" for s in ("train", "test")}
-        task = load_task(config.model_copy(update={**files, "prompt": "plain", "validation_problems": 0}))
+        task = load_task(
+            config.model_copy(update={**files, "prompt": "plain", "validation_problems": 0})
+        )
         assert [problem.answer for problem in task.problems(Split.TRAIN)] == ["2"]
         assert [problem.answer for problem in task.problems(Split.TEST)] == ["3"]
 

@@ -26,7 +26,8 @@ OVERRIDES = [
     "task.warmup.intermediate_size=16", "task.warmup.steps=30", "generate.n=4",
     "generate.max_tokens=12", "train.max_steps=3", "train.global_batch_size=8",
     "train.learning_rate=1e-2", "evaluate.n=2", "evaluate.pass_at=[1,2]",
-    "evaluate.bootstrap=100", "grade.workers=1", "grade.truncated=grade", "compare={}",
+    "evaluate.bootstrap=100", "grade.workers=1", "grade.none_right=warn",
+    "grade.truncated=grade", "compare={}",
     "iterations=3",
     "loop={start: base, window: 2, keep: best}", "train.behavior_logprobs=recompute",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ OVERRIDES = [
     "task.warmup.steps=30", "generate.n=4", "generate.max_tokens=12", "generate.shard_problems=1",
     # 24 completions are 3 steps an epoch: the last step is in the middle of one.
     "train.max_steps=11", "train.global_batch_size=8", "train.save_steps=2", "evaluate.n=2",
-    "evaluate.pass_at=[1,2]", "evaluate.bootstrap=100", "grade.workers=1",
+    "evaluate.pass_at=[1,2]", "evaluate.bootstrap=100", "grade.workers=1", "grade.none_right=warn",
     "compare={sft: {train: {objective: sft, max_steps: 2}}}",
 ]  # fmt: skip
 

@@ -20,7 +20,7 @@ OVERRIDES = [
     "task.warmup.num_layers=1", "task.warmup.num_heads=2", "task.warmup.intermediate_size=16",
     "task.warmup.steps=30", "generate.n=2", "generate.max_tokens=12", "generate.shard_problems=2",
     "train.max_steps=2", "train.global_batch_size=8", "train.save_steps=2", "evaluate.n=2",
-    "evaluate.pass_at=[1,2]", "evaluate.bootstrap=100", "grade.workers=1",
+    "evaluate.pass_at=[1,2]", "evaluate.bootstrap=100", "grade.workers=1", "grade.none_right=warn",
     "curate.steps=[{rule: anna_karenina, per_problem: 4, max_positives: 2, max_candidates: 8}]",
     # It holds places for positives that hardly come, so there are several rounds.
     "compare={more: {curate: {steps: [{rule: anna_karenina, per_problem: 4, max_positives: 2, "

@@ -152,9 +152,12 @@ def test_a_bad_row_is_named(tmp_path, row, message):
     path.write_text(json.dumps(row) + "\n")
     task = load_task(
         Gsm8kConfig(
-            name="gsm8k", prompt="plain", train_file=str(path), test_file=str(path),
+            name="gsm8k",
+            prompt="plain",
+            train_file=str(path),
+            test_file=str(path),
             validation_problems=0,
-        )  # fmt: skip
+        )
     )
     with pytest.raises(DataError, match=rf"rows.jsonl, row 1: .*{message}"):
         task.problems(Split.TRAIN)

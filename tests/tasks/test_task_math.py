@@ -190,9 +190,12 @@ def problems_of(tmp_path, *rows) -> list:
     test.write_text('{"problem": "Test?", "answer": "0"}\n')
     task = load_task(
         MathConfig(
-            name="math", prompt="plain", train_file=str(train), test_file=str(test),
+            name="math",
+            prompt="plain",
+            train_file=str(train),
+            test_file=str(test),
             validation_problems=0,
-        )  # fmt: skip
+        )
     )
     return sorted(task.problems(Split.TRAIN), key=lambda problem: problem.id)
 
