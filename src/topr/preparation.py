@@ -66,9 +66,9 @@ def decide_prompt(recipe: Recipe, directory: Path, progress: Progress) -> Recipe
     if there.get("prompt") in ("chat", "plain"):
         decided: PromptConfig = task.model_copy(update={"prompt": there["prompt"]})
     else:
-        own = recipe.model.path == BUILTIN  # whose tokenizers have no chat template
-        tokenizer = None if own else load_tokenizer(recipe.model)
-        decided = resolve_prompt(task, tokenizer, progress.say)
+        builtin = recipe.model.path == BUILTIN  # whose tokenizers have no chat template
+        tokenizer = None if builtin else load_tokenizer(recipe.model)
+        decided = resolve_prompt(task, tokenizer, logger.info if builtin else progress.say)
     return recipe.model_copy(update={"task": decided})
 
 

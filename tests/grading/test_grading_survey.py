@@ -97,7 +97,9 @@ def test_a_finished_store_is_warned_of_or_refused(tmp_path, caplog):
     refuse_none_right(tmp_path / "bad", "numeric", GradeConfig(none_right="warn"))
     # Whoever gives rewards of his own may mean them otherwise.
     refuse_none_right(tmp_path / "bad", "my_rewards:penalty", GradeConfig())
-    with pytest.raises(DataError, match=r"(?s)no completion is right.*grade\.none_right=warn"):
+    with pytest.raises(
+        DataError, match=r"(?s)no completion in .* is right.*grade\.none_right=warn"
+    ):
         refuse_none_right(tmp_path / "bad", "numeric", GradeConfig())
 
 

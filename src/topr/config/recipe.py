@@ -151,7 +151,9 @@ def verifier_recipe(
         warmup = {"seed": recipe.seed, "generator": generator}
         warmup |= {"arithmetic": recipe.task.model_dump(mode="json")}
         task["warmup"] = {**warmup, **(task.get("warmup") or {})}
-    values |= {"name": f"{recipe.name}-verifier", "task": task}
+    # What a run may be told while it is under way holds for its verifier's as well.
+    grade = {"none_right": recipe.grade.none_right, **(values.get("grade") or {})}
+    values |= {"name": f"{recipe.name}-verifier", "task": task, "grade": grade}
     values.setdefault("seed", recipe.seed)
     return validate(Recipe, values, where=f"recipe {recipe.name}, verifier")
 

@@ -118,7 +118,7 @@ def refuse_none_right(directory: Path, grader: str, config: GradeConfig) -> None
     found = survey_grades(directory)
     if Concern.NONE_RIGHT in found.concerns:
         raise DataError(
-            f"{directory}: no completion is right, so a training would see wrong ones alone. "
+            f"no completion in {directory} is right, so training would see wrong ones alone: "
             f"{found}\nRun the changed recipe in a new directory. To train on these completions "
             "all the same, set grade.none_right=warn"
         )
