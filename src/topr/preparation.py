@@ -67,7 +67,7 @@ def decide_prompt(recipe: Recipe, directory: Path, progress: Progress) -> Recipe
         decided: PromptConfig = task.model_copy(update={"prompt": there["prompt"]})
     else:
         builtin = recipe.model.path == BUILTIN  # whose tokenizers have no chat template
-        tokenizer = None if builtin else load_tokenizer(recipe.model)
+        tokenizer = None if builtin else load_tokenizer(plain_model(recipe.model, progress))
         decided = resolve_prompt(task, tokenizer, logger.info if builtin else progress.say)
     return recipe.model_copy(update={"task": decided})
 
