@@ -152,8 +152,8 @@ def verifier_recipe(
         warmup |= {"arithmetic": recipe.task.model_dump(mode="json")}
         task["warmup"] = {**warmup, **(task.get("warmup") or {})}
     # What a run may be told while it is under way holds for its verifier's as well.
-    grade = {"none_right": recipe.grade.none_right, **(values.get("grade") or {})}
-    values |= {"name": f"{recipe.name}-verifier", "task": task, "grade": grade}
+    values |= {"name": f"{recipe.name}-verifier", "task": task}
+    values["grade"] = {"none_right": recipe.grade.none_right, **(values.get("grade") or {})}
     values.setdefault("seed", recipe.seed)
     return validate(Recipe, values, where=f"recipe {recipe.name}, verifier")
 
