@@ -1,5 +1,5 @@
 """What graded completions tell of the prompt, the token limit and the grader: whether most are
-truncated or unreadable, or none is right. Counts and examples, as text. Not here: how grading works.
+truncated or unreadable, or none is right. Counts and examples, as text; how to grade is elsewhere.
 """
 
 import logging
