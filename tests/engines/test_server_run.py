@@ -20,7 +20,7 @@ RECIPE: dict[str, Any] = {
     "iterations": 2,
     "task": {"name": "jsonl", "grader": "exact", "train_file": "", "test_problems": 2},
     "generate": {"engine": "server", "n": 4, "max_tokens": 16, "shard_problems": 3},
-    "grade": {"workers": 1, "truncated": "grade"},
+    "grade": {"workers": 1, "truncated": "grade", "none_right": "warn"},
     "train": {"max_steps": 2, "batch_size": 8, "optim": "adamw_torch"},
     "evaluate": {"n": 2, "pass_at": [1], "bootstrap": 100},
 }

@@ -22,6 +22,7 @@ RECIPE = """
 task: {name: verifier, rollouts: learn.jsonl, test_rollouts: held_out.jsonl}
 model: {path: warm/model, device: cpu}
 generate: {n: 4, max_tokens: 24}
+grade: {none_right: warn}
 train: {max_steps: 8, batch_size: 32, learning_rate: 1e-3, optim: adamw_torch}
 evaluate: {n: 2, problems: 40, pass_at: [1, 2], bootstrap: 100}
 """

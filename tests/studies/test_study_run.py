@@ -30,7 +30,7 @@ STUDY = Study.model_validate(
                 "warmup": {"steps": 3, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16},
             },
             "generate": {"n": 4, "max_tokens": 12},
-            "grade": {"workers": 1},
+            "grade": {"workers": 1, "none_right": "warn"},
             "evaluate": {"n": 4, "bootstrap": 100},
             "train": {
                 "baseline": -0.3, "max_steps": 4, "batch_size": 8, "snapshots": [2],
