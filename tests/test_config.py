@@ -18,8 +18,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 HASHES = {
     "task: {name: jsonl, train_file: a.jsonl}": "baff35ce25f588da",
-    "task: {name: gsm8k}": "4f83d3e4d3465959",
-    "task: {name: math}": "a2ddc2e41b29281a",
+    "task: {name: gsm8k, prompt: plain}": "4f83d3e4d3465959",
+    "task: {name: math, prompt: plain}": "a2ddc2e41b29281a",
     "task: {name: jsonl, train_file: a.jsonl}\n"
     "train: {objective: apo, objective_args: {beta: 1}}": "2fdcd3160a611755",
     "task: {name: jsonl, train_file: a.jsonl}\n"
@@ -32,7 +32,8 @@ HASHES = {
     "verifier: {task: {mix: natural}, train: {batch_size: 8, normalization: none}, "
     "generate: {batch_size: 3}}": "56476f458815120b",
 }
-"""Recipes and the hashes that they had when the first runs were begun."""
+"""Recipes and the hashes that they had when the first runs were begun, with plain prompts; `auto` is
+decided before anything is hashed."""
 
 
 @pytest.mark.parametrize("recipe", HASHES)
