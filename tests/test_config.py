@@ -32,8 +32,8 @@ HASHES = {
     "verifier: {task: {mix: natural}, train: {batch_size: 8, normalization: none}, "
     "generate: {batch_size: 3}}": "56476f458815120b",
 }
-"""Recipes and the hashes that they had when the first runs were begun, with plain prompts; `auto` is
-decided before anything is hashed."""
+"""Recipes and the hashes that they had when the first runs were begun, whose prompts were plain.
+`auto` is decided before anything is hashed."""
 
 
 @pytest.mark.parametrize("recipe", HASHES)
