@@ -5,13 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-gpu test-vllm test-llama-cpp test-sglang test-verl models-table check docs bench format clean
+.PHONY: quickstart test test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl models-table check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
 
 test: $(READY)  ## set up, then run the tests (offline, on the CPU)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+# The model is fetched to .real-models by the script beside the clone, or put there by hand:
+# .real-models/smollm2-135m-instruct/model.gguf.
+test-real-model: $(READY)  ## SmolLM2-135M on GSM8K questions through every stage (CPU, 4 GB, minutes)
+	REAL_MODELS=$(abspath .real-models) $(BIN)/python -m pytest -n 0 tests/real_model
 
 # Compiling for a GPU warns of torch's own code, so warnings are no errors here.
 test-gpu:  ## the tests on a CUDA device, in the environment of PYTHON, which has the GPU build of torch
@@ -92,4 +97,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl .venv-sglang .llama-cpp site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl .venv-sglang .llama-cpp .real-models site .mypy_cache .pytest_cache .ruff_cache

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 
-def topr(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def topr(folder: Path, *arguments: object, threads: int = 1) -> subprocess.CompletedProcess[str]:
     """Run a command that must succeed."""
     done = subprocess.run(
         [sys.executable, "-m", "topr", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

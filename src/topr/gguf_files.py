@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -208,12 +208,12 @@ def _tensor_types(file: Path) -> Counter[str]:
 
 def _load(file: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place: dict[str, Any] = {"gguf_file": file.name}
-    dequantized: dict[str, Any] = {}
-    if hasattr(transformers, "GgufConfig"):  # Without it transformers always dequantizes.
-        config = transformers.GgufConfig(gguf_file=file.name, dequantize=True)
-        dequantized = {"quantization_config": config}
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        file.parent, dtype=dtype, output_loading_info=True, **place, **dequantized
+        file.parent,
+        dtype=dtype,
+        quantization_config=GgufConfig(gguf_file=file.name, dequantize=True),
+        output_loading_info=True,
+        **place,
     )
     model, report = loaded
     refuse_incomplete(str(file), report)

@@ -50,6 +50,8 @@ class Training:
     lr_scheduler_type: str
     positive_share: float
     baseline: float
+    weights_removed: str | None = None
+    """The setting by which the weights were deleted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +94,9 @@ class Lineage:
 
     def _training(self, step: Training) -> list[str]:
         written = ", ".join(f"{n} by {self.name(rev)}" for rev, n in step.written_by.items())
+        gone = f" (weights deleted: {step.weights_removed})" if step.weights_removed else ""
         return [
-            f"{step.place}/model {step.made}",
+            f"{step.place}/model {step.made}{gone}",
             f"from {self.name(step.started_from)}, {step.steps} steps of {step.objective}, "
             f"{step.optimizer} ({step.optimizer_state} state), rate {step.learning_rate:g} "
             f"({step.lr_scheduler_type})",
@@ -172,4 +175,5 @@ def _training(directory: Path, folder: Path, manifest: Manifest) -> Training:
         lr_scheduler_type=found["lr_scheduler_type"],
         positive_share=found["positive_share"],
         baseline=found["baseline"],
+        weights_removed=found.get("weights_removed"),
     )

@@ -39,6 +39,7 @@ from topr.preparation import (
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
 from topr.report import write_report
+from topr.retention import needed_iterations, remove_weights
 from topr.run_directory import claimed
 from topr.stages.callbacks import snapshot
 from topr.stages.common import content, fingerprint
@@ -50,7 +51,7 @@ from topr.stages.rounds import draw_in_rounds, spent
 from topr.stages.train import SNAPSHOTS, train_model
 from topr.stages.verify import vote_with, votes_line
 from topr.store import begin, read_manifest
-from topr.summary import Evaluated, model_lines, write_metrics, write_summary
+from topr.summary import Evaluated, best_of, model_lines, write_metrics, write_summary
 from topr.tasks import Split, Task, load_task
 from topr.tasks.verifier import note_prompt
 
@@ -182,6 +183,7 @@ class _Run:
             self._evaluate_snapshots(model, recipe.train, objective, iteration, folder)
             self._evaluate(model, objective, iteration, folder)
             self._validate(model, objective, iteration, folder)
+            self._remove_unneeded(iteration)
             self.progress.results(f"after iteration {iteration}", model_lines(self.results))
         for name, comparison in recipe.compare.items():
             self._compare(name, comparison, start, self.first / "iteration-01" / "graded")
@@ -208,6 +210,7 @@ class _Run:
         model = self._train(start, train, 1, [dataset], folder, [start])
         self._evaluate_snapshots(model, train, name, 1, folder)
         self._evaluate(model, name, 1, folder)
+        self._remove_weights(folder)
 
     def _verifier(self, model: ModelConfig, iteration: int) -> None:
         """Train a verifier of what the result's model writes, and let its candidates vote."""
@@ -370,6 +373,30 @@ class _Run:
         found = self._measure(model, name, iteration, folder, mark, config)
         self.validations.append(Evaluated(result=found, path=Path(model.path), step=None))
         self._say(iteration, headline(found))
+
+    def _remove_unneeded(self, iteration: int) -> None:
+        """Delete the weights of iterations that nothing is made from any more."""
+        if self.recipe.loop.keep_models == "all":
+            return
+        best = best_of(self.validations).result.iteration if self.validations else 0
+        needed = needed_iterations(self.recipe, iteration, best)
+        for done in range(1, iteration + 1):
+            folder = self.directory / f"iteration-{done:02d}"
+            self._remove_weights(folder, snapshots_only=done in needed)
+
+    def _remove_weights(self, folder: Path, *, snapshots_only: bool = False) -> None:
+        """Delete the weights of an iteration or a comparison, unless all are kept."""
+        why = f"loop.keep_models={self.recipe.loop.keep_models}"
+        if self.recipe.loop.keep_models == "all":
+            return
+        held = self._engine is not None and Path(self._engine.model_name).is_relative_to(folder)
+        if held and not snapshots_only:
+            self.close()
+        freed = remove_weights(folder, why, snapshots_only=snapshots_only)
+        if freed:
+            what = "snapshots" if snapshots_only else "weights"
+            place = folder.relative_to(self.directory)
+            self.progress.say(f"deleted {what} of {place} ({freed / 2**20:.0f} MiB): {why}")
 
     def _measure(
         self, model: ModelConfig, name: str, iteration: int, folder: Path, mark: str,

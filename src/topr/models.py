@@ -35,6 +35,8 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
 }
 ADAPTER = "adapter_config.json"
+REMOVED_FILE = "removed.json"
+"""In a model directory whose weights were deleted: their fingerprint, and why."""
 _CONFIG_FILES = ("config.json", "generation_config.json", ADAPTER)
 # Weights up to this size are hashed whole; of larger files, this much is spread over the file.
 # 64 MiB takes a tenth of a second, and no training leaves all of it as it was.
@@ -303,13 +305,16 @@ def fingerprint(path: str | Path) -> str:
     sha256 over names, sizes and content of its config files and weights, as `sha256:` and 16 hex
     digits. Files above 64 MiB are sampled: 64 blocks of 1 MiB, evenly spread, the first and the
     last included. It tells one training's result from another's; it is no proof against forgery.
-    Two directories with the same files have the same fingerprint, wherever they are.
+    Two directories with the same files have the same fingerprint, wherever they are. Where weights
+    were deleted (`topr.retention`), it is the one that they had.
 
     Raises:
         ModelError: the directory holds no model.
 
     """
     directory = Path(path).expanduser()
+    if (gone := _removed(directory)) is not None:
+        return str(gone["fingerprint"])
     configs = [directory / name for name in _CONFIG_FILES if (directory / name).is_file()]
     weights = sorted(directory.glob("*.safetensors"))
     if not configs or not weights:
@@ -333,18 +338,26 @@ def identity(config: ModelConfig) -> str | None:
         ModelError: there is no such model.
 
     """
-    path = _checked_path(config)
-    if Path(path).is_dir():
-        return fingerprint(path)
+    if config.gguf_file is None and Path(config.path).expanduser().is_dir():
+        return fingerprint(config.path)
     try:
         found = AutoConfig.from_pretrained(
-            path,
+            _checked_path(config),
             revision=config.revision or "main",
             trust_remote_code=config.trust_remote_code,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_cannot_load("model", config, error)) from error
     return getattr(found, "_commit_hash", None) or config.revision
+
+
+def _removed(directory: Path) -> dict[str, Any] | None:
+    """Return what is noted of weights that were deleted; None where none were."""
+    path = directory / REMOVED_FILE
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _hash_content(file: Path, digest: Any) -> None:
@@ -382,6 +395,11 @@ def _checked_path(config: ModelConfig) -> str:
     if directory.is_dir():
         if not any((directory / name).is_file() for name in _CONFIG_FILES):
             raise ModelError(f"{directory} {_what_is_missing(directory)}")
+        if (gone := _removed(directory)) is not None:
+            raise ModelError(
+                f"the weights of {directory} were deleted ({gone['why']}): give a model that the "
+                "run kept, or make this one again with loop.keep_models=all in another directory"
+            )
         return str(directory)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise ModelError(

@@ -246,6 +246,12 @@ def _check_loop(recipe: Recipe) -> None:
             "loop.start=%s and loop.window=%s do nothing with iterations=1",
             recipe.loop.start, recipe.loop.window,
         )  # fmt: skip
+    if recipe.loop.keep_models not in ("all", recipe.loop.keep):
+        raise ConfigError(
+            f"loop.keep_models={recipe.loop.keep_models} with loop.keep={recipe.loop.keep}: the "
+            "weights of the run's result would be deleted. Set both to last or both to best (which "
+            "chooses on validation problems), or loop.keep_models=all"
+        )
     lora = recipe.train.lora
     again = recipe.iterations > 1 and recipe.loop.start == "last"
     if lora is not None and not lora.merge and again:

@@ -93,6 +93,14 @@ def write_summary(
     return summary
 
 
+def best_of(validations: Sequence[Evaluated]) -> Evaluated:
+    """Return the best model on validation problems; of equals the earlier one.
+
+    It took less training.
+    """
+    return max(validations, key=lambda found: found.result.metrics[CHOSEN_BY])
+
+
 def _kept(
     recipe: Recipe, ends: dict[tuple[str, int], Evaluated], validations: Sequence[Evaluated]
 ) -> dict[str, Any]:
@@ -100,8 +108,7 @@ def _kept(
     if not validations:
         last = ends[recipe.train.objective, recipe.iterations]
         return {"iteration": recipe.iterations, "path": str(last.path), "by": "last"}
-    # Of equals the earlier one: it took less training.
-    best = max(validations, key=lambda found: found.result.metrics[CHOSEN_BY])
+    best = best_of(validations)
     return {
         "iteration": best.result.iteration,
         "path": str(best.path),

@@ -48,13 +48,15 @@ class Comparison(Section):
 class Recipe(Section):
     """Everything that fixes a run."""
 
-    # Where a verifier's candidates lie: what they hold is what counts. And how a
-    # server or a cluster is reached.
+    # Where a verifier's candidates lie: what they hold is what counts. How a server or a cluster is
+    # reached. And what stays on disk.
     SHOWN: ClassVar[tuple[str, ...]] = (
         *Section.SHOWN,
         *(f"task.{key}" for key in PLACES),
         *(f"generate.{key}" for key in (*SERVER_SHOWN, *RAY_SHOWN)),
         "grade.none_right",
+        "loop.keep_models",
+        "verifier.loop.keep_models",
     )
 
     name: str

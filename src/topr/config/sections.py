@@ -87,6 +87,9 @@ class GradeConfig(Section):
 class LoopConfig(Section):
     """How an iteration follows from those before it."""
 
+    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, "keep_models")
+    ADDED: ClassVar[Mapping[str, Any]] = {"keep_models": "all"}
+
     start: Literal["last", "base"] = "last"
     """Which model training starts from in each iteration: the last iteration's, or the base, anew.
     Rollouts are drawn with the last iteration's model either way."""
@@ -96,7 +99,11 @@ class LoopConfig(Section):
     it."""
     keep: Literal["last", "best"] = "last"
     """Which iteration's model is the run's result: the last one, or the best by pass@1 on the
-    validation split, the base included. All models stay on disk."""
+    validation split, the base included."""
+    keep_models: Literal["all", "last", "best"] = "all"
+    """Whose weights stay on disk: `all` models', or those of the run's result alone, `last` or
+    `best` as `keep` has it. Others are deleted when they are evaluated and nothing is made from
+    them any more."""
 
 
 class EvaluateConfig(Section):
