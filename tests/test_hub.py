@@ -21,7 +21,7 @@ from topr.cli.sources import hub_or_path
 from topr.config import Gsm8kConfig, MathConfig, VerifierConfig, load_recipe
 from topr.errors import ConfigError, DataError, ModelError
 from topr.hub import HubName
-from topr.loop import candidates_mark
+from topr.loop import source_mark
 from topr.tasks import Split, load_task
 from topr.tasks.sources import read_file_or_hub
 from topr.tasks.verifier import VerifierTask
@@ -234,10 +234,10 @@ def test_a_verifiers_candidates_may_be_there(fake: FakeHub) -> None:
     assert isinstance(task, VerifierTask)
     assert task.test_rollouts is not None
     assert task.test_rollouts.name == "a.jsonl"
-    marks = candidates_mark(recipe)
+    marks = source_mark(recipe)
     assert marks == [["c0ffee", "a.jsonl"]] * 2
     shutil.rmtree(fake.root / "cache")
-    assert candidates_mark(recipe) == marks  # whenever it was downloaded
+    assert source_mark(recipe) == marks  # whenever it was downloaded
 
 
 def test_what_is_scored_may_be_there(fake: FakeHub) -> None:

@@ -14,6 +14,7 @@ from topr.config import (
     CurateConfig,
     EvaluateConfig,
     ModelConfig,
+    ReasoningGymConfig,
     Recipe,
     TrainConfig,
     VerifierConfig,
@@ -23,7 +24,7 @@ from topr.config.recipe import derived_sections
 from topr.curation import max_candidates
 from topr.engines import Engine, open_engine
 from topr.evaluation import RESULT_FILE, headline, read_evaluation
-from topr.grading import GRADERS
+from topr.grading import needs_columns
 from topr.grading.survey import first_look
 from topr.models import identity, load_tokenizer
 from topr.preparation import (
@@ -118,12 +119,22 @@ def first_fingerprint(recipe: Recipe) -> str:
         update = {"rollouts": None, "test_rollouts": None, "warmup": warmup}
         task = task.model_copy(update=update)
     sections = (task, recipe.model, recipe.generate, recipe.grade, recipe.evaluate)
-    return fingerprint(*sections, *candidates_mark(recipe), *quotas(recipe, 1), recipe.seed)
+    return fingerprint(*sections, *source_mark(recipe), *quotas(recipe, 1), recipe.seed)
 
 
-def candidates_mark(recipe: Recipe) -> list[Any]:
-    """Return what tells a verifier's candidates from others; nothing for another task."""
+def source_mark(recipe: Recipe) -> list[Any]:
+    """Return what a task's problems depend on beside its section: the candidates of a verifier, the
+    version of reasoning_gym; nothing for another task.
+
+    Raises:
+        ConfigError: reasoning_gym is not installed.
+
+    """
     task = recipe.task
+    if isinstance(task, ReasoningGymConfig):
+        from topr.grading.gym_datasets import version
+
+        return [version()]
     if not isinstance(task, VerifierConfig):
         return []
     places = [place for place in (task.rollouts, task.test_rollouts) if place is not None]
@@ -149,7 +160,7 @@ class _Run:
         self.first = directory if first is None else first
         self.task: Task = load_task(recipe.task)
         check_task(self.task, recipe)
-        self.mark = fingerprint(recipe.fingerprint(), *candidates_mark(recipe))
+        self.mark = fingerprint(recipe.fingerprint(), *source_mark(recipe))
         self.first_mark = first_fingerprint(recipe)
         self._engine: Engine | None = None
         self.results: list[Evaluated] = []
@@ -273,7 +284,7 @@ class _Run:
         recipe, engine = self.recipe, self._open(model)
         common: dict[str, Any] = {
             "stop": self.task.stop,
-            "keep_columns": self.task.grader not in GRADERS,
+            "keep_columns": needs_columns(self.task.grader),
             # With the same random numbers a model that changed little would write again what it
             # wrote before.
             "seed": recipe.seed + SEEDS_APART * iteration,

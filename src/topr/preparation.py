@@ -15,6 +15,7 @@ from topr.config import (
     ModelConfig,
     PositivesRule,
     PromptConfig,
+    ReasoningGymConfig,
     Recipe,
     TrainConfig,
     VerifierConfig,
@@ -269,7 +270,7 @@ def _check_training(
     objective = objective_of(args)
     _check_sampling(recipe, train, objective)
     _check_baseline(recipe, curate, train, objective)
-    known = _grader(recipe) in GRADERS  # A function of the user's own gives what it likes.
+    known = _signed(recipe)
     warn_idle_baseline(args, objective, np.array([-1, 1], dtype=np.float32) if known else None)
     most = max_candidates(recipe.curate) or recipe.generate.n
     group = iterations * min(most, most_per_problem(curate, most))
@@ -330,8 +331,16 @@ def _check_baseline(
     recipe: Recipe, curate: CurateConfig, train: TrainConfig, objective: Objective
 ) -> None:
     """Refuse a baseline that rewards of +1 and -1 leave no room for."""
-    if _grader(recipe) not in GRADERS:
-        return  # A function of the user's own gives whatever rewards it likes.
+    if not _signed(recipe):
+        if train.effective_positive_share is not None and isinstance(
+            recipe.task, ReasoningGymConfig
+        ):
+            raise ConfigError(
+                f"train.effective_positive_share={train.effective_positive_share} needs rewards of "
+                "+1 and -1, and task.reward=linear gives others: set train.baseline, or "
+                "task.reward=threshold"
+            )
+        return
     c, role = train.baseline, objective.uses.baseline
     refuse_baseline(c, objective, "train.baseline")
     none_wrong = c == -1.0 or train.effective_positive_share == 1.0
@@ -350,9 +359,12 @@ def _check_baseline(
         )
 
 
-def _grader(recipe: Recipe) -> str:
+def _signed(recipe: Recipe) -> bool:
+    """Whether all rewards are +1 and -1: a function of the user's own gives what it likes."""
     task = recipe.task
-    return task.grader if isinstance(task, JsonlConfig) else next(iter(GRADERS))
+    if isinstance(task, ReasoningGymConfig):
+        return task.reward == "threshold"
+    return not isinstance(task, JsonlConfig) or task.grader in GRADERS
 
 
 def _check_adapter(recipe: Recipe, train: TrainConfig) -> None:

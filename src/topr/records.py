@@ -131,7 +131,8 @@ class Grade:
 
     outcome: Outcome
     reward: float | None
-    """+1 correct, -1 any other readable or unreadable answer; None where nothing can be said."""
+    """+1 correct, -1 any other readable or unreadable answer; None where nothing can be said. A
+    user's function, and reasoning_gym's scores by choice, give other numbers too."""
     answer: str | None
     """The answer that was read in the completion, as text."""
 

@@ -79,8 +79,9 @@ def generate(
     most = _most_candidates(loaded, graded)
     prepare_tensors()
     from topr.engines import open_engine
-    from topr.grading import GRADERS
+    from topr.grading import needs_columns
     from topr.grading.survey import first_look
+    from topr.loop import source_mark
     from topr.preparation import starting_model
     from topr.stages.common import fingerprint, task_for
     from topr.stages.generate import generate_rollouts
@@ -91,10 +92,13 @@ def generate(
     start = starting_model(with_model(loaded, model), progress)
     section, task = task_for(start, loaded.task, split, progress)
     engine = open_engine(start, loaded.generate)
-    what = (section, start, engine.revision, loaded.generate, loaded.seed, split, iteration)
+    what = (
+        section, start, engine.revision, loaded.generate, loaded.seed, split, iteration,
+        *source_mark(loaded),
+    )  # fmt: skip
     common: dict[str, Any] = {
         "stop": task.stop,
-        "keep_columns": task.grader not in GRADERS,
+        "keep_columns": needs_columns(task.grader),
         "seed": loaded.seed,
         "iteration": iteration,
         "progress": progress,
@@ -153,8 +157,8 @@ def grade(
         str,
         typer.Option(
             "--task", "-t",
-            help="arithmetic, gsm8k, math; or a grader: numeric, numeric_marked, math, exact, "
-            "module:function.",
+            help="arithmetic, gsm8k, math, reasoning_gym; or a grader: numeric, numeric_marked, "
+            "math, exact, module:function.",
         ),
     ],
     answer_only: Annotated[

@@ -14,6 +14,8 @@ from topr.config.curation import (
     Rule,
 )
 from topr.config.engines import RayConfig, ServerConfig, VllmConfig
+from topr.config.gym import GymDatasetConfig, ReasoningGymConfig
+from topr.config.prompts import PromptConfig, QuestionConfig
 from topr.config.recipe import (
     Comparison,
     Recipe,
@@ -36,8 +38,6 @@ from topr.config.tasks import (
     Gsm8kConfig,
     JsonlConfig,
     MathConfig,
-    PromptConfig,
-    QuestionConfig,
     TaskConfig,
     VerifierConfig,
     WarmupConfig,
@@ -58,6 +58,7 @@ __all__ = [
     "GenerateConfig",
     "GradeConfig",
     "Gsm8kConfig",
+    "GymDatasetConfig",
     "JsonlConfig",
     "LoraConfig",
     "MathConfig",
@@ -68,6 +69,7 @@ __all__ = [
     "PromptConfig",
     "QuestionConfig",
     "RayConfig",
+    "ReasoningGymConfig",
     "Recipe",
     "Rule",
     "Section",

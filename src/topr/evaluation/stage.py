@@ -16,7 +16,7 @@ from topr.evaluation.results import RESULT_FILE, read_evaluation, write_evaluati
 from topr.evaluation.scoring import SCORED_COLUMNS, score
 from topr.evaluation.verdicts import CHECK_COLUMNS, scores, verdict_metrics
 from topr.generation import Progress, draw
-from topr.grading import GRADERS, grade_table
+from topr.grading import grade_table, needs_columns
 from topr.grading.survey import first_look
 from topr.records import EvalResult, SamplingParams
 from topr.store import (
@@ -106,7 +106,7 @@ def evaluate(
                 drawn / folder,
                 shard_problems=shard_problems,
                 iteration=iteration,
-                keep_columns=task.grader not in GRADERS,
+                keep_columns=needs_columns(task.grader),
                 progress=on_draw,
                 look=look if sampling.temperature else None,
             )

@@ -7,13 +7,13 @@ neither sympy nor pyarrow.
 
 from typing import TYPE_CHECKING, Any
 
-from topr.grading.graders import GRADERS, Grader
+from topr.grading.graders import GRADERS, Grader, needs_columns
 
 if TYPE_CHECKING:
     from topr.grading.pool import grade_all
     from topr.grading.tables import counts, grade_table
 
-__all__ = ["GRADERS", "Grader", "counts", "grade_all", "grade_table"]
+__all__ = ["GRADERS", "Grader", "counts", "grade_all", "grade_table", "needs_columns"]
 
 _LAZY = {
     "grade_all": "topr.grading.pool",

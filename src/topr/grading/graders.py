@@ -1,4 +1,4 @@
-"""The built-in graders by name. Pure functions; only `math` loads sympy, at its first call."""
+"""The built-in graders by name. Pure functions; `math` and `reasoning_gym` load much at a call."""
 
 from collections.abc import Callable
 
@@ -18,10 +18,25 @@ def grade_math(completion: str, gold: str, answer_only: bool = False) -> Grade:
     return grade(completion, gold, answer_only)
 
 
+def grade_reasoning_gym(completion: str, gold: str, answer_only: bool = False) -> Grade:
+    """See `topr.grading.gym.grade_gym`, which this loads at the first call."""
+    from topr.grading.gym import grade_gym as grade
+
+    return grade(completion, gold, answer_only)
+
+
 GRADERS: dict[str, Grader] = {
     "numeric": grade_numeric,
     "numeric_marked": grade_numeric_marked,
     "math": grade_math,
     "exact": grade_exact,
     "verdict": grade_verdict,
+    "reasoning_gym": grade_reasoning_gym,
 }
+GOLD_COLUMNS = {"reasoning_gym": "entry"}
+"""Graders that compare with more than the text of `gold`, and the column that holds it."""
+
+
+def needs_columns(grader: str) -> bool:
+    """Whether a grader reads a problem's own columns: a user's function, and those above."""
+    return grader not in GRADERS or grader in GOLD_COLUMNS

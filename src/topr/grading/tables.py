@@ -11,7 +11,7 @@ from topr.config.sections import GradeConfig
 from topr.ends import is_truncated
 from topr.errors import DataError
 from topr.golds import read_gold
-from topr.grading.graders import GRADERS
+from topr.grading.graders import GOLD_COLUMNS, GRADERS
 from topr.grading.pool import grade_all
 from topr.grading.reasoning import opened_by, strip_reasoning
 from topr.records import Grade, Outcome, Several
@@ -69,6 +69,8 @@ def grade_table(
         GradingError: no such grader, it cannot start, or a user's function fails.
 
     """
+    if grader in GOLD_COLUMNS and gold_column == "gold":
+        gold_column, golds = GOLD_COLUMNS[grader], None
     needed = [completion_column] + ([gold_column] if grader in GRADERS else [])
     _check_columns(table, needed)
     completions = [text or "" for text in _texts(table, completion_column)]

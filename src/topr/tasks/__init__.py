@@ -30,6 +30,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "gsm8k": _lazy("topr.tasks.gsm8k", "Gsm8kTask"),
     "math": _lazy("topr.tasks.competition_math", "MathTask"),
     "verifier": _lazy("topr.tasks.verifier", "VerifierTask"),
+    "reasoning_gym": _lazy("topr.tasks.reasoning_gym", "ReasoningGymTask"),
     "jsonl": _lazy("topr.tasks.jsonl", "JsonlTask"),
 }
 """From the `name` in a recipe's `task` section to what makes the task."""

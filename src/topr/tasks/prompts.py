@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from topr.config.tasks import NO_SYSTEM_PROMPT, PromptConfig, QuestionConfig
+from topr.config.prompts import NO_SYSTEM_PROMPT, PromptConfig, QuestionConfig
 from topr.errors import ConfigError
 from topr.prompts import chat_marks, render
 from topr.records import Message, Problem
