@@ -27,15 +27,14 @@ from topr.evaluation import RESULT_FILE, headline, read_evaluation
 from topr.grading import needs_columns
 from topr.grading.survey import first_look
 from topr.models import identity, load_tokenizer
+from topr.plan import brief, sizes_of
 from topr.preparation import (
     BASE,
-    check_adapters,
     check_logprobs,
-    check_prompts_of,
     check_recipe,
-    check_task,
     decide_prompt,
-    starting_model,
+    prepare,
+    quotas,
 )
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
@@ -53,7 +52,7 @@ from topr.stages.train import SNAPSHOTS, train_model
 from topr.stages.verify import vote_with, votes_line
 from topr.store import begin, read_manifest
 from topr.summary import Evaluated, best_of, model_lines, write_metrics, write_summary
-from topr.tasks import Split, Task, load_task
+from topr.tasks import Split, Task
 from topr.tasks.verifier import note_prompt
 
 logger = logging.getLogger(__name__)
@@ -158,8 +157,9 @@ class _Run:
         self.directory = directory
         self.progress = progress
         self.first = directory if first is None else first
-        self.task: Task = load_task(recipe.task)
-        check_task(self.task, recipe)
+        prepared = prepare(recipe, progress)
+        self.task: Task = prepared.task
+        self._start = prepared.start
         self.mark = fingerprint(recipe.fingerprint(), *source_mark(recipe))
         self.first_mark = first_fingerprint(recipe)
         self._engine: Engine | None = None
@@ -168,9 +168,7 @@ class _Run:
 
     def start(self) -> ModelConfig:
         """Return the starting model."""
-        start = starting_model(self.recipe, self.progress)
-        check_adapters(self.recipe, start)
-        check_prompts_of(self.task, self.recipe, start)
+        start = self._start
         # Other weights under the same path, or a built-in base made by other code, are another run.
         self.mark = fingerprint(self.mark, identity(start))
         self.first_mark = fingerprint(self.first_mark, identity(start))
@@ -180,6 +178,7 @@ class _Run:
         recipe = self.recipe
         objective = recipe.train.objective
         start = self.start()
+        self.progress.say(brief(recipe, sizes_of(recipe, self.task)))
         self.evaluate_base(start)
         self._validate(start, BASE, 0, self.directory / "iteration-00")
         models = [start]
@@ -436,16 +435,3 @@ class _Run:
 
     def _say(self, iteration: int, text: str) -> None:
         self.progress.say(f"[iteration {iteration}] {text}")
-
-
-def quotas(recipe: Recipe, iteration: int) -> list[CurateConfig]:
-    """Return the curations that say when a problem is full.
-
-    The recipe's own and, where its comparisons train on the same rollouts, theirs: each gets what
-    it would have got alone.
-    """
-    found = [recipe.curate]
-    if iteration == 1:
-        for name, comparison in recipe.compare.items():
-            found.append(derived_sections(recipe, comparison, where=f"compare.{name}")[0])
-    return [curate for curate in found if max_candidates(curate) is not None]

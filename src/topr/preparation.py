@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from topr.objectives import BaselineRole, Objective
 from topr.progress import Advance, Progress
 from topr.run_directory import recipe_at_work
 from topr.stages.train_arguments import peft_config_of, training_arguments
-from topr.tasks import Split, Task
+from topr.tasks import Split, Task, load_task
 from topr.tasks.prompts import check_prompts, resolve_prompt
 from topr.training.checks import (
     any_weight,
@@ -115,6 +116,30 @@ def _own_base(recipe: Recipe) -> ArithmeticConfig:
         f"model.path is {BUILTIN!r}, but task {recipe.task.name!r} makes no model of its own; "
         "set model.path to a directory or a hub name"
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """What a run begins with."""
+
+    task: Task
+    start: ModelConfig
+    """The starting model."""
+
+
+def prepare(recipe: Recipe, progress: Progress) -> Prepared:
+    """Read the task and find the starting model, with every check that needs them.
+
+    Raises:
+        ToprError: what `check_task`, `starting_model` and the other checks raise.
+
+    """
+    task = load_task(recipe.task)
+    check_task(task, recipe)
+    start = starting_model(recipe, progress)
+    check_adapters(recipe, start)
+    check_prompts_of(task, recipe, start)
+    return Prepared(task=task, start=start)
 
 
 def check_task(task: Task, recipe: Recipe) -> None:
@@ -201,6 +226,19 @@ def _trainings(recipe: Recipe) -> dict[str, TrainConfig]:
         where = f"compare.{name}"
         found[f"{where}.train"] = derived_sections(recipe, comparison, where=where)[1]
     return found
+
+
+def quotas(recipe: Recipe, iteration: int) -> list[CurateConfig]:
+    """Return the curations that say when a problem is full.
+
+    The recipe's own and, where its comparisons train on the same rollouts, theirs: each gets what
+    it would have got alone.
+    """
+    found = [recipe.curate]
+    if iteration == 1:
+        for name, comparison in recipe.compare.items():
+            found.append(derived_sections(recipe, comparison, where=f"compare.{name}")[0])
+    return [curate for curate in found if max_candidates(curate) is not None]
 
 
 def check_recipe(recipe: Recipe) -> None:

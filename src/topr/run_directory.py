@@ -31,9 +31,37 @@ def claimed(recipe: Section, directory: Path) -> Iterator[None]:
     A recipe is frozen once something was made by it: one that failed before that is replaced.
     """
     found = directory / "recipe.yaml"
+    _refuse_no_run(directory)
+    with locked(directory):
+        if not holds_run(recipe, directory):
+            for started in directory.rglob(STARTED_FILE):  # by a run that then made nothing
+                started.unlink()
+            write_text_atomic(found, dump_recipe(recipe))
+            told = {"chat_template_date": f"{TODAY:%Y-%m-%d}"}
+            write_json_atomic(directory / "environment.json", environment() | told)
+        yield
+
+
+def holds_run(recipe: Section, directory: Path) -> bool:
+    """Return whether a directory holds a run of this recipe that would go on. It is only looked at.
+
+    Raises:
+        RunDirectoryError: it holds something else, or the run of another recipe.
+
+    """
+    _refuse_no_run(directory)
+    found = directory / "recipe.yaml"
+    if not found.is_file() or not _has_work(directory):
+        return False
+    _refuse_other_recipe(recipe, found)
+    return True
+
+
+def _refuse_no_run(directory: Path) -> None:
+    """Refuse a file, and a directory with anything but a run in it."""
     if directory.exists() and not directory.is_dir():
         raise RunDirectoryError(f"{directory} is a file: give a directory for the run")
-    if directory.is_dir() and not found.is_file():
+    if directory.is_dir() and not (directory / "recipe.yaml").is_file():
         # A claim that was killed may have left the lock and a temporary recipe.
         names = sorted(p.name for p in directory.iterdir() if not p.name.startswith("."))
         if names:
@@ -41,16 +69,6 @@ def claimed(recipe: Section, directory: Path) -> Iterator[None]:
                 f"{directory} is not empty ({', '.join(names[:5])}) and holds no run: give a new "
                 "directory"
             )
-    with locked(directory):
-        if found.is_file() and _has_work(directory):
-            _refuse_other_recipe(recipe, found)
-        else:
-            for started in directory.rglob(STARTED_FILE):  # by a run that then made nothing
-                started.unlink()
-            write_text_atomic(found, dump_recipe(recipe))
-            told = {"chat_template_date": f"{TODAY:%Y-%m-%d}"}
-            write_json_atomic(directory / "environment.json", environment() | told)
-        yield
 
 
 def recipe_at_work(directory: Path) -> dict[str, Any] | None:

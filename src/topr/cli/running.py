@@ -42,12 +42,47 @@ def register(app: typer.Typer) -> None:
     app.command()(curate)
 
 
-def run(recipe: RecipeName, output: Output, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Directory to write; made if absent. Required."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Make all checks, show a prompt and a few graded completions, and say how long "
+            "the run takes and how much disk and memory. Nothing is written.",
+        ),
+    ] = False,
+    no_measure: Annotated[
+        bool,
+        typer.Option("--no-measure", help="With --dry-run: checks and counts, no completions."),
+    ] = False,
+) -> None:
     """Run a recipe: generate, grade, curate, train, evaluate, again. Interrupted, it goes on."""
     from topr.config import load_recipe
+    from topr.errors import ConfigError
 
+    if no_measure and not dry_run:
+        raise ConfigError("--no-measure belongs to --dry-run: add that, or leave it out")
+    if output is None and not dry_run:
+        raise ConfigError(
+            "topr run needs a directory to write into: -o runs/NAME. To write nothing and see "
+            "what the run would take, add --dry-run"
+        )
     loaded = load_recipe(recipe, overrides or [])
     prepare_tensors()
+    if dry_run:
+        from topr import plan
+
+        found = plan.dry_run(loaded, output, ConsoleProgress(), measured=not no_measure)
+        for line in plan.lines(found):
+            out.print(escape(line), soft_wrap=True)
+        return
+    assert output is not None  # noqa: S101 - refused above
     from topr import loop
 
     progress = ConsoleProgress()

@@ -119,7 +119,8 @@ def train_model(
             # The bar starts with the first step: its rate must not count what comes before.
             def first_step() -> Advance:
                 _say_gap(trainer, progress)
-                return stack.enter_context(progress.bar("training", _steps(trainer), "steps"))
+                steps = trainer.settings.optimizer_steps(len(trainer.get_train_dataloader()))
+                return stack.enter_context(progress.bar("training", steps, "steps"))
 
             trainer.add_callback(Bar(first_step))
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -207,16 +208,6 @@ def _read(dataset: Path) -> pa.Table:
                 "one, or make rollouts of the file with `topr import`, which takes other names"
             )
     return table
-
-
-def _steps(trainer: TOPRTrainer) -> int:
-    """Return the optimizer steps of the whole training."""
-    args = trainer.args
-    if args.max_steps > 0:
-        return int(args.max_steps)
-    per_epoch = len(trainer.get_train_dataloader())
-    per_epoch = -(-per_epoch // args.gradient_accumulation_steps)
-    return max(1, -(-int(per_epoch * args.num_train_epochs * 1000) // 1000))
 
 
 def _write(

@@ -165,6 +165,17 @@ class TOPRConfig(TrainingArguments):
             return self.global_batch_size // self.gradient_accumulation_steps
         return self.per_device_train_batch_size * processes
 
+    def steps_per_epoch(self, batches: int) -> int:
+        """Return the optimizer steps that a pass over that many batches takes."""
+        return -(-batches // self.gradient_accumulation_steps)
+
+    def optimizer_steps(self, batches: int) -> int:
+        """Return the optimizer steps of a training with that many batches an epoch."""
+        if self.max_steps > 0:
+            return int(self.max_steps)
+        epochs = self.num_train_epochs * self.steps_per_epoch(batches)
+        return max(1, -(-int(epochs * 1000) // 1000))
+
 
 def load_models_whole() -> None:
     """Keep transformers from handing out models in pieces once it has heard of ZeRO-3.

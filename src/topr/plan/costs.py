@@ -1,0 +1,281 @@
+"""From what a few completions took to what a stage takes: seconds and bytes. Pure arithmetic."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from topr.config import Recipe
+from topr.plan.counts import Draw, Kind, Span, Stage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """Completions that were drawn side by side, all begun together."""
+
+    tokens: int
+    longest: int
+    """Tokens of the longest completion: the steps of the round."""
+    seconds: float
+    """Without those of the prompts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """How fast completions are drawn.
+
+    A step of decoding takes `step_seconds`, and `token_seconds` more for each completion that takes
+    part in it.
+    """
+
+    trial_seconds: float
+    """Of what happens once, before the first completion of a model."""
+    prompt_tokens: float
+    """Of a prompt, on average."""
+    prompt_seconds: float
+    """Of a token of a prompt."""
+    side_by_side: int
+    """Completions under way at a time in the run, at most."""
+    lengths: tuple[int, ...]
+    """Tokens of the completions that were drawn."""
+    rounds: tuple[Round, ...]
+    """Of growing size."""
+    spans_shards: bool = False
+    """Shards are drawn together, without waiting for the last completion of each."""
+
+    @property
+    def mean(self) -> float:
+        """Tokens of a completion."""
+        return sum(self.lengths) / len(self.lengths)
+
+    @property
+    def error(self) -> float:
+        """Two standard errors of the mean length, as a share of it."""
+        count, mean = len(self.lengths), self.mean
+        if count < 2:
+            return 1.0
+        variance = sum((length - mean) ** 2 for length in self.lengths) / (count - 1)
+        return 2 * math.sqrt(variance / count) / mean
+
+    def step_and_token(self) -> tuple[float, float]:
+        """Return `step_seconds` and `token_seconds`, from the two largest rounds.
+
+        >>> few = Round(tokens=20, longest=10, seconds=10 * 0.1 + 20 * 0.01)
+        >>> many = Round(tokens=80, longest=10, seconds=10 * 0.1 + 80 * 0.01)
+        >>> drawing = Drawing(trial_seconds=0, prompt_tokens=1, prompt_seconds=0, side_by_side=8,
+        ...                   lengths=(10,) * 8, rounds=(few, many))
+        >>> [round(each, 6) for each in drawing.step_and_token()]
+        [0.1, 0.01]
+        """
+        last = self.rounds[-1]
+        if len(self.rounds) > 1:
+            before = self.rounds[-2]
+            determinant = before.longest * last.tokens - last.longest * before.tokens
+            if determinant > 0:
+                of_step = before.seconds * last.tokens - last.seconds * before.tokens
+                of_token = before.longest * last.seconds - last.longest * before.seconds
+                if of_step >= 0 and of_token >= 0:
+                    return of_step / determinant, of_token / determinant
+                if of_token < 0:  # more side by side cost nothing
+                    return last.seconds / last.longest, 0.0
+        return 0.0, last.seconds / last.tokens
+
+    def seconds(self, drawn: Draw, shard_problems: int) -> float:
+        """Return those of drawing: prompts, steps, and the tokens in them.
+
+        A shard waits for its last completion, with fewer and fewer side by side.
+        """
+        step, token = self.step_and_token()
+        rows = drawn.problems * drawn.n
+        shards = 1 if self.spans_shards else math.ceil(drawn.problems / shard_problems)
+        full = max(rows / shards / self.side_by_side, 1.0)
+        steps = shards * (self.mean * full + max(self.lengths) - self.mean)
+        prompts = drawn.problems * self.prompt_tokens * self.prompt_seconds
+        return prompts + steps * step + rows * self.mean * token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grading:
+    """How fast completions are graded."""
+
+    start_seconds: float
+    """Of the graders, for each shard."""
+    completion_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How fast a model is trained, and how large it is."""
+
+    start_seconds: float
+    """Until the first step: loading, and trying how the model is run."""
+    score_seconds: float | None
+    """Of recomputing log mu of a completion; None: it is not recomputed."""
+    completion_seconds: float
+    """Of a completion, forward and backward."""
+    update_seconds: float
+    """Of the optimizer, in each step."""
+    parameters: int
+    trained_parameters: int
+    optimizer_bytes: int
+    """Of the optimizer's state."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Storage:
+    """What rollouts take on disk."""
+
+    row_bytes: float
+    file_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What was measured."""
+
+    open_seconds: float
+    """Until an engine has loaded its model."""
+    drawing: Drawing
+    grading: Grading
+    training: Training
+    storage: Storage
+    drawing_memory: int
+    """Peak in bytes, of the GPU where there is one, else of the process."""
+    training_memory: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a stage takes."""
+
+    seconds: float
+    stays: float
+    """Bytes that it leaves on disk."""
+    passing: float = 0.0
+    """Bytes more that it needs until it ends."""
+
+
+LOG_BYTES = 2500
+"""Of a step in a training's log, and again in the run's metrics."""
+SCORE_BYTES = 4
+"""Of a token's log-probability, recomputed."""
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Of a trained weight."""
+
+
+def cost(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
+    """Return what a stage takes. Counts must be known: see `topr.plan.curating.Tried`."""
+    return _COSTS[stage.kind](stage, recipe, measured)
+
+
+def _generate(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
+    shard = recipe.generate.shard_problems
+    return Cost(
+        seconds=sum(measured.drawing.seconds(each, shard) for each in stage.draws),
+        stays=_stored(stage, recipe, measured),
+    )
+
+
+def _grade(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
+    shards = sum(_shards(each, recipe) for each in stage.draws)
+    grading = measured.grading
+    seconds = shards * grading.start_seconds + stage.completions.high * grading.completion_seconds
+    return Cost(seconds=seconds, stays=_stored(stage, recipe, measured))
+
+
+def _evaluate(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
+    drawn = _generate(stage, recipe, measured)
+    grading = measured.grading
+    graded = len(stage.draws) * grading.start_seconds
+    graded += stage.completions.high * grading.completion_seconds
+    loading = stage.loads * (measured.open_seconds + measured.drawing.trial_seconds)
+    # Until it is graded, it is there twice.
+    return Cost(seconds=drawn.seconds + graded + loading, stays=drawn.stays, passing=drawn.stays)
+
+
+def _recompute(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
+    rows = stage.completions.high
+    tokens = rows * measured.drawing.mean
+    seconds = rows * (measured.training.score_seconds or measured.training.completion_seconds / 3)
+    return Cost(seconds=seconds, stays=tokens * SCORE_BYTES)
+
+
+def _train(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
+    training = measured.training
+    steps = stage.steps.high
+    seconds = stage.loads * training.start_seconds + steps * training.update_seconds
+    seconds += stage.passes.high * training.completion_seconds
+    weights = model_bytes(recipe, training)
+    checkpoint = training.trained_parameters * BYTES[recipe.train.dtype] + training.optimizer_bytes
+    dataset = stage.completions.high * measured.storage.row_bytes + measured.storage.file_bytes
+    return Cost(
+        seconds=seconds,
+        stays=stage.models * weights + dataset + 2 * steps * LOG_BYTES,
+        passing=stage.checkpoints.high * checkpoint,
+    )
+
+
+def model_bytes(recipe: Recipe, training: Training) -> float:
+    """Return the size of a model as it is written, and of its adapter where there is one."""
+    each, lora = BYTES[recipe.train.dtype], recipe.train.lora
+    if lora is None:
+        return training.parameters * each
+    adapter = training.trained_parameters * each
+    whole = (training.parameters - training.trained_parameters) * each
+    return adapter + (whole if lora.merge else 0)
+
+
+_COSTS = {
+    Kind.GENERATE: _generate,
+    Kind.GRADE: _grade,
+    Kind.RECOMPUTE: _recompute,
+    Kind.TRAIN: _train,
+    Kind.EVALUATE: _evaluate,
+}
+
+
+def _stored(stage: Stage, recipe: Recipe, measured: Measured) -> float:
+    storage = measured.storage
+    files = sum(_shards(each, recipe) for each in stage.draws)
+    return stage.completions.high * storage.row_bytes + files * storage.file_bytes
+
+
+def _shards(drawn: Draw, recipe: Recipe) -> int:
+    return math.ceil(drawn.problems / recipe.generate.shard_problems)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Total:
+    """What a run, or the rest of it, takes."""
+
+    seconds: Span
+    disk: float
+    """Bytes at the end."""
+    peak_disk: float
+    """Bytes at most on the way."""
+
+
+MACHINE = 0.15
+"""Seconds of the same work differ by about this share, from run to run and as models change."""
+
+
+def total(costs: Sequence[Cost], error: float) -> Total:
+    """Add up stages that follow each other.
+
+    Args:
+        costs: of the stages, in order.
+        error: of the mean length of a completion, as a share of it.
+
+    >>> found = total([Cost(seconds=85, stays=10, passing=30), Cost(seconds=15, stays=20)], 0.05)
+    >>> (round(found.seconds.low), round(found.seconds.high), found.disk, found.peak_disk)
+    (80, 120, 30, 40)
+    """
+    seconds, share = sum(each.seconds for each in costs), min(MACHINE + error, 0.6)
+    stays, peak = 0.0, 0.0
+    for each in costs:
+        stays += each.stays
+        peak = max(peak, stays + each.passing)
+    return Total(
+        seconds=Span(low=seconds * (1 - share), high=seconds * (1 + share)),
+        disk=stays,
+        peak_disk=peak,
+    )

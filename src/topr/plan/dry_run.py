@@ -1,0 +1,210 @@
+"""Everything that is known before a run: all its checks, one prompt, a few completions, its costs.
+
+The checks are those of `topr.loop.run`, made by the same functions.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from topr.config import CurateConfig, ModelConfig, Recipe
+from topr.engines import Request
+from topr.engines.base import refuse_unfit
+from topr.models import is_adapter, load_tokenizer, model_facts
+from topr.plan.costs import Cost, Measured, cost
+from topr.plan.counts import Drawn, Sizes, Stage, planned
+from topr.plan.curating import Bounds, Seen, Tried
+from topr.plan.measuring import measure
+from topr.preparation import check_recipe, prepare
+from topr.progress import Progress
+from topr.prompts import render
+from topr.records import Problem, Split
+from topr.run_directory import holds_run
+from topr.stages.generate import sampling_params
+from topr.store import read_manifest
+from topr.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompts:
+    """The prompts of all problems that a run draws for."""
+
+    shown: str
+    """The first one as the model is given it, special tokens included."""
+    name: str
+    """Of its problem."""
+    mean_tokens: float
+    longest: int
+    longest_name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DryRun:
+    """What was found."""
+
+    recipe: Recipe
+    sizes: Sizes
+    prompts: Prompts
+    stages: tuple[Stage, ...]
+    done: frozenset[str]
+    """Folders of stages that are done already."""
+    measured: Measured | None
+    """None: nothing was drawn."""
+    costs: tuple[Cost, ...]
+    """Of each stage; empty where nothing was measured."""
+    graded: pa.Table | None
+    """The completions that were drawn to measure."""
+    completions: tuple[str, ...]
+    """Their texts, special tokens included."""
+    free_disk: int
+    """Bytes, where the run would be written."""
+    memory: int
+    """Bytes of the GPU where there is one, else of the machine."""
+    device: str
+
+
+def dry_run(
+    recipe: Recipe, directory: Path | None, progress: Progress, *, measured: bool = True
+) -> DryRun:
+    """Make all checks of a run, and find out what it takes.
+
+    Downloads stay in their caches, and so does the built-in base model. Nothing else is written.
+
+    Args:
+        recipe: of the run.
+        directory: where it would be written; what is there already counts as done. None: nowhere.
+        progress: receives what is being done.
+        measured: draw, grade and train on a few completions; else counts alone.
+
+    Raises:
+        ToprError: what a run would be refused for.
+
+    """
+    check_recipe(recipe)
+    continued = directory is not None and holds_run(recipe, directory)
+    prepared = prepare(recipe, progress)
+    task, start = prepared.task, prepared.start
+    sizes, tokenizer = sizes_of(recipe, task), load_tokenizer(start)
+    prompts = _prompts(recipe, task, start, tokenizer, progress)
+    found, graded = None, None
+    if measured:
+        problems = task.problems(Split.TRAIN)
+        found, graded = measure(recipe, task, start, problems, progress)
+        drawing = replace(found.drawing, prompt_tokens=prompts.mean_tokens)
+        found = replace(found, drawing=drawing)
+    stages = tuple(planned(recipe, sizes, _Expect(recipe, sizes, graded)))
+    return DryRun(
+        recipe=recipe,
+        sizes=sizes,
+        prompts=prompts,
+        stages=stages,
+        done=_done(stages, directory) if continued and directory else frozenset(),
+        measured=found,
+        costs=tuple(cost(stage, recipe, found) for stage in stages) if found else (),
+        graded=graded,
+        completions=_texts(graded, tokenizer),
+        free_disk=shutil.disk_usage(_existing(directory or Path.cwd())).free,
+        memory=_memory(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+    )
+
+
+def sizes_of(recipe: Recipe, task: Task) -> Sizes:
+    """Return how many problems a run draws for."""
+    most = recipe.evaluate.problems
+    best = recipe.loop.keep == "best"
+    return Sizes(
+        train=len(task.problems(Split.TRAIN)),
+        evaluation=len(task.problems(Split(recipe.evaluate.split))[:most]),
+        validation=len(task.problems(Split.VALIDATION)[:most]) if best else 0,
+    )
+
+
+class _Expect:
+    """What is drawn: known, or tried on what was seen."""
+
+    def __init__(self, recipe: Recipe, sizes: Sizes, graded: pa.Table | None) -> None:
+        self._common = {"problems": sizes.train, "n": recipe.generate.n}
+        self._seen = None if graded is None else seen(graded)
+
+    def __call__(self, curations: Sequence[CurateConfig]) -> Drawn:
+        if self._seen is None:
+            return Bounds(**self._common, curations=curations)
+        return Tried(**self._common, curations=curations, seen=self._seen)
+
+
+def seen(graded: pa.Table) -> Seen:
+    """Return the grades of a table, by problem."""
+    counts: dict[str, list[int]] = {}
+    rows = zip(graded["problem_id"].to_pylist(), graded["reward"].to_pylist(), strict=True)
+    for name, reward in rows:
+        of = counts.setdefault(name, [0, 0, 0])
+        of[2 if reward is None else 0 if reward > 0 else 1] += 1
+    right, wrong, unscored = zip(*counts.values(), strict=True)
+    return Seen(right=right, wrong=wrong, unscored=unscored)
+
+
+def _prompts(
+    recipe: Recipe, task: Task, start: ModelConfig, tokenizer: PreTrainedTokenizerBase,
+    progress: Progress,
+) -> Prompts:  # fmt: skip
+    """Render every prompt, and refuse one that leaves no room for a completion."""
+    splits = {Split.TRAIN, Split(recipe.evaluate.split)}
+    problems = [problem for split in sorted(splits) for problem in task.problems(split)]
+    lengths: list[int] = []
+    with progress.bar("reading prompts", len(problems), "prompts") as advance:
+        for problem in problems:
+            rendered = render(problem.prompt, tokenizer, literal=problem.literal)
+            lengths.append(len(rendered.ids))
+            advance(1)
+    longest = problems[lengths.index(max(lengths))]
+    if not is_adapter(Path(start.path).expanduser()):
+        facts = model_facts(start, tokenizer)
+        sampling = sampling_params(recipe.generate, task.stop, recipe.seed)
+        more = recipe.evaluate.max_tokens or sampling.max_tokens
+        sampling = replace(sampling, max_tokens=max(sampling.max_tokens, more))
+        request = _request(longest, tokenizer)
+        refuse_unfit(request, sampling, vocabulary=facts.vocabulary, positions=facts.positions)
+    first = task.problems(Split.TRAIN)[0]
+    return Prompts(
+        shown=str(tokenizer.decode(list(_request(first, tokenizer).prompt_ids))),
+        name=first.id,
+        mean_tokens=sum(lengths) / len(lengths),
+        longest=max(lengths),
+        longest_name=longest.id,
+    )
+
+
+def _request(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> Request:
+    rendered = render(problem.prompt, tokenizer, literal=problem.literal)
+    return Request(problem_id=problem.id, prompt=rendered.text, prompt_ids=tuple(rendered.ids), n=1)
+
+
+def _texts(graded: pa.Table | None, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    if graded is None:
+        return ()
+    return tuple(str(tokenizer.decode(ids)) for ids in graded["completion_ids"].to_pylist())
+
+
+def _done(stages: Sequence[Stage], directory: Path) -> frozenset[str]:
+    """Return the folders of stages whose manifests are there."""
+    folders = {stage.folder for stage in stages}
+    return frozenset(each for each in folders if read_manifest(directory / each) is not None)
+
+
+def _existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that is there."""
+    path = path.absolute()
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
