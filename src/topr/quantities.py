@@ -6,17 +6,19 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 def duration(seconds: float) -> str:
     """Return a time with two digits that matter.
 
-    >>> [duration(s) for s in (0.4, 42, 200, 5400, 40000, 400000)]
-    ['0.4 s', '42 s', '3 min 20 s', '1 h 30 min', '11 h', '4.6 days']
+    >>> [duration(s) for s in (0.004, 2, 42, 200, 5400, 40000, 400000)]
+    ['4 ms', '2.0 s', '42 s', '3 min 20 s', '1 h 30 min', '11 h', '4.6 days']
     """
-    if seconds < 10:
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     if seconds < 600:
         return _two(round(seconds / 10) * 10, 60, "min", "s")
     minutes = seconds / 60
-    if minutes < 99.5:
+    if minutes < 89.5:
         return f"{minutes:.0f} min"
     if minutes < 600:
         return _two(round(minutes / 10) * 10, 60, "h", "min")

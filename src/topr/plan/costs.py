@@ -19,6 +19,10 @@ class Round:
     """Without those of the prompts."""
 
 
+FITTED = 3
+"""Rounds that tell the speed of drawing: small ones are slower than the arithmetic says."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
     """How fast completions are drawn.
@@ -57,7 +61,8 @@ class Drawing:
         return 2 * math.sqrt(variance / count) / mean
 
     def step_and_token(self) -> tuple[float, float]:
-        """Return `step_seconds` and `token_seconds`, from the two largest rounds.
+        """Return `step_seconds` and `token_seconds`: those, none below 0, that come nearest to the
+        largest rounds, by least squares of their relative errors.
 
         >>> few = Round(tokens=20, longest=10, seconds=10 * 0.1 + 20 * 0.01)
         >>> many = Round(tokens=80, longest=10, seconds=10 * 0.1 + 80 * 0.01)
@@ -66,18 +71,18 @@ class Drawing:
         >>> [round(each, 6) for each in drawing.step_and_token()]
         [0.1, 0.01]
         """
-        last = self.rounds[-1]
-        if len(self.rounds) > 1:
-            before = self.rounds[-2]
-            determinant = before.longest * last.tokens - last.longest * before.tokens
-            if determinant > 0:
-                of_step = before.seconds * last.tokens - last.seconds * before.tokens
-                of_token = before.longest * last.seconds - last.longest * before.seconds
-                if of_step >= 0 and of_token >= 0:
-                    return of_step / determinant, of_token / determinant
-                if of_token < 0:  # more side by side cost nothing
-                    return last.seconds / last.longest, 0.0
-        return 0.0, last.seconds / last.tokens
+        rounds = [(r.longest / r.seconds, r.tokens / r.seconds) for r in self.rounds[-FITTED:]]
+        steps = [step for step, _ in rounds]
+        tokens = [token for _, token in rounds]
+        determinant = _dot(steps, steps) * _dot(tokens, tokens) - _dot(steps, tokens) ** 2
+        if determinant > 1e-9 * _dot(steps, steps) * _dot(tokens, tokens):
+            step = _dot(tokens, tokens) * sum(steps) - _dot(steps, tokens) * sum(tokens)
+            token = _dot(steps, steps) * sum(tokens) - _dot(steps, tokens) * sum(steps)
+            if min(step, token) >= 0:
+                return step / determinant, token / determinant
+            if token < 0:  # more completions side by side cost nothing
+                return sum(steps) / _dot(steps, steps), 0.0
+        return 0.0, sum(tokens) / _dot(tokens, tokens)
 
     def seconds(self, drawn: Draw, shard_problems: int) -> float:
         """Return those of drawing: prompts, steps, and the tokens in them.
@@ -91,6 +96,10 @@ class Drawing:
         steps = shards * (self.mean * full + max(self.lengths) - self.mean)
         prompts = drawn.problems * self.prompt_tokens * self.prompt_seconds
         return prompts + steps * step + rows * self.mean * token
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ The checks are those of `topr.loop.run`, made by the same functions.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from topr.models import is_adapter, load_tokenizer, model_facts
 from topr.plan.costs import Cost, Measured, cost
 from topr.plan.counts import Drawn, Sizes, Stage, planned
 from topr.plan.curating import Bounds, Seen, Tried
-from topr.plan.measuring import measure
+from topr.plan.measuring import measure, spread
 from topr.preparation import check_recipe, prepare
 from topr.progress import Progress
 from topr.prompts import render
@@ -28,12 +28,18 @@ from topr.records import Problem, Split
 from topr.run_directory import holds_run
 from topr.stages.generate import sampling_params
 from topr.store import read_manifest
+from topr.store.manifest import is_begun
 from topr.tasks import Task
+
+PROMPTS = 200
+"""Prompts that are tokenised for their mean length."""
+LONGEST = 20
+"""Prompts with the most characters, among which the one with the most tokens is looked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompts:
-    """The prompts of all problems that a run draws for."""
+    """The prompts of the problems that a run draws for."""
 
     shown: str
     """The first one as the model is given it, special tokens included."""
@@ -54,6 +60,8 @@ class DryRun:
     stages: tuple[Stage, ...]
     done: frozenset[str]
     """Folders of stages that are done already."""
+    begun: frozenset[str]
+    """Folders of stages that are not, and that a run has begun."""
     measured: Measured | None
     """None: nothing was drawn."""
     costs: tuple[Cost, ...]
@@ -91,7 +99,7 @@ def dry_run(
     prepared = prepare(recipe, progress)
     task, start = prepared.task, prepared.start
     sizes, tokenizer = sizes_of(recipe, task), load_tokenizer(start)
-    prompts = _prompts(recipe, task, start, tokenizer, progress)
+    prompts = _prompts(recipe, task, start, tokenizer)
     found, graded = None, None
     if measured:
         problems = task.problems(Split.TRAIN)
@@ -104,14 +112,15 @@ def dry_run(
         sizes=sizes,
         prompts=prompts,
         stages=stages,
-        done=_done(stages, directory) if continued and directory else frozenset(),
+        done=_folders(stages, directory if continued else None, _is_done),
+        begun=_folders(stages, directory if continued else None, is_begun),
         measured=found,
         costs=tuple(cost(stage, recipe, found) for stage in stages) if found else (),
         graded=graded,
         completions=_texts(graded, tokenizer),
         free_disk=shutil.disk_usage(_existing(directory or Path.cwd())).free,
         memory=_memory(),
-        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine",
     )
 
 
@@ -151,34 +160,38 @@ def seen(graded: pa.Table) -> Seen:
 
 
 def _prompts(
-    recipe: Recipe, task: Task, start: ModelConfig, tokenizer: PreTrainedTokenizerBase,
-    progress: Progress,
+    recipe: Recipe, task: Task, start: ModelConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Prompts:  # fmt: skip
-    """Render every prompt, and refuse one that leaves no room for a completion."""
+    """Render some prompts, and refuse the longest where it leaves no room for a completion."""
     splits = {Split.TRAIN, Split(recipe.evaluate.split)}
     problems = [problem for split in sorted(splits) for problem in task.problems(split)]
-    lengths: list[int] = []
-    with progress.bar("reading prompts", len(problems), "prompts") as advance:
-        for problem in problems:
-            rendered = render(problem.prompt, tokenizer, literal=problem.literal)
-            lengths.append(len(rendered.ids))
-            advance(1)
-    longest = problems[lengths.index(max(lengths))]
+    by_text = sorted(problems, key=_characters)
+    requests = [_request(each, tokenizer) for each in spread(by_text, PROMPTS)]
+    mean = sum(len(each.prompt_ids) for each in requests) / len(requests)
+    # A prompt of a few characters less may have a few tokens more.
+    requests += [_request(each, tokenizer) for each in by_text[-LONGEST:]]
+    longest = max(requests, key=lambda request: len(request.prompt_ids))
     if not is_adapter(Path(start.path).expanduser()):
         facts = model_facts(start, tokenizer)
         sampling = sampling_params(recipe.generate, task.stop, recipe.seed)
         more = recipe.evaluate.max_tokens or sampling.max_tokens
         sampling = replace(sampling, max_tokens=max(sampling.max_tokens, more))
-        request = _request(longest, tokenizer)
-        refuse_unfit(request, sampling, vocabulary=facts.vocabulary, positions=facts.positions)
-    first = task.problems(Split.TRAIN)[0]
+        refuse_unfit(longest, sampling, vocabulary=facts.vocabulary, positions=facts.positions)
+    first = _request(task.problems(Split.TRAIN)[0], tokenizer)
     return Prompts(
-        shown=str(tokenizer.decode(list(_request(first, tokenizer).prompt_ids))),
-        name=first.id,
-        mean_tokens=sum(lengths) / len(lengths),
-        longest=max(lengths),
-        longest_name=longest.id,
+        shown=str(tokenizer.decode(list(first.prompt_ids))),
+        name=first.problem_id,
+        mean_tokens=mean,
+        longest=len(longest.prompt_ids),
+        longest_name=longest.problem_id,
     )
+
+
+def _characters(problem: Problem) -> int:
+    prompt = problem.prompt
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(turn.content) for turn in prompt)
 
 
 def _request(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> Request:
@@ -192,10 +205,17 @@ def _texts(graded: pa.Table | None, tokenizer: PreTrainedTokenizerBase) -> tuple
     return tuple(str(tokenizer.decode(ids)) for ids in graded["completion_ids"].to_pylist())
 
 
-def _done(stages: Sequence[Stage], directory: Path) -> frozenset[str]:
-    """Return the folders of stages whose manifests are there."""
-    folders = {stage.folder for stage in stages}
-    return frozenset(each for each in folders if read_manifest(directory / each) is not None)
+def _folders(
+    stages: Sequence[Stage], directory: Path | None, holds: Callable[[Path], bool]
+) -> frozenset[str]:
+    """Return the folders of stages of which something holds in a run that is there."""
+    if directory is None:
+        return frozenset()
+    return frozenset(stage.folder for stage in stages if holds(directory / stage.folder))
+
+
+def _is_done(folder: Path) -> bool:
+    return read_manifest(folder) is not None
 
 
 def _existing(path: Path) -> Path:

@@ -34,18 +34,20 @@ from topr.store import read_table
 from topr.tasks import Task
 from topr.training import TOPRTrainer, Writers
 from topr.training.checks import objective_of
+from topr.training.diagnostics import Idleness
 
 SAMPLES = 2
 """Completions of each problem that is looked at."""
-FIRST_PROBLEMS = 4
 GROWTH = 4
-"""Each round of drawing has that many times the completions of the one before."""
+"""Each round of drawing has that many times the problems of the one before; the first has one."""
 ENOUGH_SECONDS = 10.0
 """A round that took this long is the last, from the second on: those before cost less."""
 SIDE_BY_SIDE = 256
 """Completions under way at a time, where an engine does not say."""
 STEPS = 5
 """Optimizer steps that are timed at most; the first, which finds its memory, is not."""
+UNCHANGED = 1e-12
+"""Learning rate: made-up rewards must not make a model diverge."""
 
 ResultT = TypeVar("ResultT")
 
@@ -90,32 +92,33 @@ def _measure_drawing(
 ) -> tuple[Drawing, pa.Table]:  # fmt: skip
     """Draw from more and more problems, until it takes long or no more run side by side."""
     sampling = sampling_params(recipe.generate, task.stop, recipe.seed)
-    # Models are tried before their first completion.
-    first = sampling_of_one(sampling)
-    few = spread(problems, FIRST_PROBLEMS)
-    with_trial, _ = _drawn(engine, task, few, first, 1, folder / "trial")
-    prompts_seconds, table = _drawn(engine, task, few, first, 1, folder / "prompts")
-    prompt_tokens = sum(map(len, table["prompt_ids"].to_pylist()))
-    prompt_seconds = prompts_seconds / prompt_tokens
     at_a_time = side_by_side(recipe.generate)
+    n, most = min(SAMPLES, recipe.generate.n), -(-at_a_time // SAMPLES)
+    # A model is tried before its first completion.
+    few = spread(problems, 1)
+    trial, _ = _drawn(engine, task, few, sampling_of_one(sampling), 1, folder / "trial")
     rounds: list[Round] = []
-    wanted = max(1, FIRST_PROBLEMS // GROWTH)
+    wanted, prompts = 1, 0.0
     while True:
-        chosen = spread(problems, min(wanted, -(-at_a_time // SAMPLES)))
-        n = min(SAMPLES, recipe.generate.n, at_a_time)
+        chosen = spread(problems, min(wanted, most))
         progress.say(f"drawing {len(chosen) * n} completions to measure")
-        seconds, table = _drawn(engine, task, chosen, sampling, n, folder / f"round-{wanted}")
+        place = folder / f"round-{len(rounds)}"
+        if not rounds or prompts * GROWTH < ENOUGH_SECONDS:
+            first = sampling_of_one(sampling)
+            prompts, table = _drawn(engine, task, chosen, first, 1, place / "prompts")
+            prompt_seconds = prompts / sum(map(len, table["prompt_ids"].to_pylist()))
+        seconds, table = _drawn(engine, task, chosen, sampling, n, place)
+        own = sum(map(len, table["prompt_ids"].to_pylist()[::n])) * prompt_seconds
         lengths = [len(ids) for ids in table["completion_ids"].to_pylist()]
-        own = sum(len(ids) for ids in table["prompt_ids"].to_pylist()[::n])
-        left = max(seconds - own * prompt_seconds, seconds / 10)
+        left = max(seconds - own, seconds / 10)
         rounds.append(Round(tokens=sum(lengths), longest=max(lengths), seconds=left))
-        largest = len(chosen) in (len(problems), -(-at_a_time // SAMPLES))
+        largest = len(chosen) in (len(problems), most)
         if largest or (len(rounds) > 1 and seconds > ENOUGH_SECONDS):
             break
         wanted *= GROWTH
     drawing = Drawing(
-        trial_seconds=max(0.0, with_trial - prompts_seconds),
-        prompt_tokens=prompt_tokens / len(few),
+        trial_seconds=max(0.0, trial - prompts / len(chosen)),
+        prompt_tokens=0.0,  # of all problems: the caller has read them
         prompt_seconds=prompt_seconds,
         side_by_side=at_a_time,
         lengths=tuple(lengths),
@@ -172,8 +175,15 @@ def measure_training(
     rows = _batch(recipe, graded, group)
     further = dict(recipe.train.training_arguments)
     further.pop("gradient_accumulation_steps", None)
-    update = {"global_batch_size": len(rows), "max_steps": STEPS, "snapshots": (), "report_to": ()}
-    config = recipe.train.model_copy(update=update | {"training_arguments": further})
+    update: dict[str, Any] = {
+        "global_batch_size": len(rows),
+        "max_steps": STEPS,
+        "learning_rate": UNCHANGED,
+        "snapshots": (),
+        "report_to": (),
+        "training_arguments": further,
+    }
+    config = recipe.train.model_copy(update=update)
     args = training_arguments(config, recipe.model, folder, recipe.seed)
     args.save_strategy = "no"
     began = time.perf_counter()
@@ -189,7 +199,8 @@ def measure_training(
         peft_config=adapter_of(config.lora, loaded, start) if config.lora else None,
         behavior_model=Writers(own=loaded.revision, find=lambda revision: None),
     )
-    trainer.remove_callback(PrinterCallback)
+    for callback in (PrinterCallback, Idleness):  # nothing is to be learned here
+        trainer.remove_callback(callback)
     ready = time.perf_counter() - began
     scoring, _ = _timed(trainer.prepare_behavior)
     trainer.train()

@@ -25,9 +25,9 @@ def brief(recipe: Recipe, sizes: Sizes) -> str:
     steps = _sum(stage.steps for stage in stages)
     models = sum(stage.models for stage in stages)
     return (
-        f"to do: {span(drawn)} completions to draw and grade, {span(steps)} optimizer steps, "
-        f"{span(evaluated)} completions to evaluate, {models} models to write "
-        "(`--dry-run` says how long that takes)"
+        f"the whole run: {span(drawn)} completions to draw and grade, {span(steps)} optimizer "
+        f"steps, {span(evaluated)} completions to evaluate, {models} models to write "
+        "(--dry-run says how long that takes)"
     )
 
 
@@ -77,14 +77,13 @@ def _answers(found: DryRun) -> Iterator[str]:
         f"disk    about {stays}{'' if stays == peak else f', {peak} at most on the way'}; "
         f"{data_size(found.free_disk)} free: {fits}"
     )
-    peak_memory = max(measured.drawing_memory, measured.training_memory)
     drawn, at_a_time = len(measured.drawing.lengths), measured.drawing.side_by_side
-    more = ""
+    seen = ""
     if drawn < at_a_time:
-        more = f"; seen with {drawn} completions side by side, the run has up to {at_a_time}"
+        seen = f" as far as was seen, with {drawn} completions side by side of {at_a_time}"
+    peak_memory = data_size(max(measured.drawing_memory, measured.training_memory))
     yield (
-        f"memory  {data_size(peak_memory)} at most; {found.device} has "
-        f"{data_size(found.memory)}{more}"
+        f"memory  about {peak_memory}; {found.device} has {data_size(found.memory)}: enough{seen}"
     )
 
 
@@ -121,6 +120,8 @@ def _setting(found: DryRun) -> Iterator[str]:
         )
     if found.done:
         yield f"done already, and not counted: {', '.join(sorted(found.done))}"
+    if found.begun:
+        yield f"begun, and counted as a whole: {', '.join(sorted(found.begun))}"
 
 
 HEAD = ("stage", "completions", "tokens", "steps", "time", "disk")
