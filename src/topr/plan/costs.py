@@ -131,10 +131,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Storage:
-    """What rollouts take on disk."""
+    """What things take on disk, in bytes."""
 
-    row_bytes: float
-    file_bytes: float
+    prompt: float
+    """A problem's prompt, in a shard with its completions."""
+    row: float
+    """A completion."""
+    file: float
+    """A shard without rows."""
+    tokenizer: float
+    """Files beside the weights of a model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,8 +169,14 @@ class Cost:
     """Bytes more that it needs until it ends."""
 
 
-LOG_BYTES = 2500
+LOG_BYTES = 1000
 """Of a step in a training's log, and again in the run's metrics."""
+EXAMPLE_BYTES = 22
+"""Of a completion in a training's `examples.parquet`."""
+RESULT_BYTES = 150
+"""Of a problem in `evaluation.json`."""
+REPORT_BYTES = 5_000_000
+"""Of `report.html`, which has the script of its figures in it."""
 SCORE_BYTES = 4
 """Of a token's log-probability, recomputed."""
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -197,8 +209,11 @@ def _evaluate(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
     graded = len(stage.draws) * grading.start_seconds
     graded += stage.completions.high * grading.completion_seconds
     loading = stage.loads * (measured.open_seconds + measured.drawing.trial_seconds)
-    # Until it is graded, it is there twice.
-    return Cost(seconds=drawn.seconds + graded + loading, stays=drawn.stays, passing=drawn.stays)
+    return Cost(
+        seconds=drawn.seconds + graded + loading,
+        stays=drawn.stays + stage.draws[0].problems * RESULT_BYTES,
+        passing=drawn.stays,  # until it is graded, it is there twice
+    )
 
 
 def _recompute(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
@@ -215,10 +230,12 @@ def _train(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
     seconds += stage.passes.high * training.completion_seconds
     weights = model_bytes(recipe, training)
     checkpoint = training.trained_parameters * BYTES[recipe.train.dtype] + training.optimizer_bytes
-    dataset = stage.completions.high * measured.storage.row_bytes + measured.storage.file_bytes
+    rows = stage.completions.high
+    dataset = stage.problems * measured.storage.prompt + rows * measured.storage.row
+    logs = 2 * steps * LOG_BYTES + rows * EXAMPLE_BYTES
     return Cost(
         seconds=seconds,
-        stays=stage.models * weights + dataset + 2 * steps * LOG_BYTES,
+        stays=stage.models * (weights + measured.storage.tokenizer) + dataset + logs,
         passing=stage.checkpoints.high * checkpoint,
     )
 
@@ -244,8 +261,11 @@ _COSTS = {
 
 def _stored(stage: Stage, recipe: Recipe, measured: Measured) -> float:
     storage = measured.storage
-    files = sum(_shards(each, recipe) for each in stage.draws)
-    return stage.completions.high * storage.row_bytes + files * storage.file_bytes
+    return sum(
+        each.problems * (storage.prompt + each.n * storage.row)
+        + _shards(each, recipe) * storage.file
+        for each in stage.draws
+    )
 
 
 def _shards(drawn: Draw, recipe: Recipe) -> int:
@@ -267,16 +287,18 @@ MACHINE = 0.15
 """Seconds of the same work differ by about this share, from run to run and as models change."""
 
 
-def total(costs: Sequence[Cost], error: float) -> Total:
+def total(costs: Sequence[Cost], error: float, report: float = REPORT_BYTES) -> Total:
     """Add up stages that follow each other.
 
     Args:
         costs: of the stages, in order.
         error: of the mean length of a completion, as a share of it.
+        report: bytes that are written at the end.
 
-    >>> found = total([Cost(seconds=85, stays=10, passing=30), Cost(seconds=15, stays=20)], 0.05)
+    >>> found = total([Cost(seconds=85, stays=10, passing=30), Cost(seconds=15, stays=20)],
+    ...               error=0.05, report=5)
     >>> (round(found.seconds.low), round(found.seconds.high), found.disk, found.peak_disk)
-    (80, 120, 30, 40)
+    (80, 120, 35, 40)
     """
     seconds, share = sum(each.seconds for each in costs), min(MACHINE + error, 0.6)
     stays, peak = 0.0, 0.0
@@ -285,6 +307,6 @@ def total(costs: Sequence[Cost], error: float) -> Total:
         peak = max(peak, stays + each.passing)
     return Total(
         seconds=Span(low=seconds * (1 - share), high=seconds * (1 + share)),
-        disk=stays,
-        peak_disk=peak,
+        disk=stays + report,
+        peak_disk=max(peak, stays + report),
     )

@@ -90,6 +90,8 @@ class Stage:
     """Drawn, graded, scored, or in the training set."""
     draws: tuple[Draw, ...] = ()
     """Where their number is known: how they are drawn."""
+    problems: int = 0
+    """In the training set, at most."""
     steps: Span = NONE
     """Of the optimizer."""
     passes: Span = NONE
@@ -185,6 +187,7 @@ def _trained(
         label=label,
         folder=str(folder / "training"),
         completions=rows,
+        problems=int(np.count_nonzero(high)),
         steps=Span(low=ways[0][0], high=ways[1][0]),
         passes=Span(low=ways[0][1], high=ways[1][1]),
         loads=1,

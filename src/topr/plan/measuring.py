@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
 from topr.config import GenerateConfig, ModelConfig, PositivesRule, Recipe
 from topr.curation import most_per_problem
@@ -70,6 +70,7 @@ def measure(
             drawing, table = _measure_drawing(engine, recipe, task, problems, folder, progress)
             drawing_memory = peak_memory()
             grading, graded = _measure_grading(engine, recipe, task, table)
+            tokenizer = engine.tokenizer
         del engine
         progress.say("training a throw-away copy on them for a few steps")
         reset_memory()
@@ -79,7 +80,7 @@ def measure(
             drawing=drawing,
             grading=grading,
             training=training,
-            storage=_storage(graded, folder),
+            storage=_storage(graded, tokenizer, folder),
             drawing_memory=drawing_memory,
             training_memory=peak_memory(),
         )
@@ -279,13 +280,31 @@ class _Clock(TrainerCallback):
         return _middle([update for _, update in self._steps[1:] or self._steps])
 
 
-def _storage(graded: pa.Table, folder: Path) -> Storage:
-    """Return what rows take on disk, from files with a few and with none."""
-    for name, table in (("rows", graded), ("none", graded.slice(0, 0))):
-        pq.write_table(table, folder / name, compression="zstd")
-    empty = (folder / "none").stat().st_size
-    rows = max(0, (folder / "rows").stat().st_size - empty)
-    return Storage(row_bytes=rows / len(graded), file_bytes=empty)
+def _storage(graded: pa.Table, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Storage:
+    """Return what rows take on disk, from files of all, of one for each problem, and of none.
+
+    What all completions of a problem share is there once in a compressed shard.
+    """
+    names = graded["problem_id"].to_pylist()
+    first = [row for row, name in enumerate(names) if row == names.index(name)]
+    none, one, every = (
+        _written(graded.take(pa.array(rows, pa.int64())), folder / "rows")
+        for rows in ([], first, range(len(names)))
+    )
+    further = len(names) - len(first)
+    row = max(0.0, every - one) / further if further else (one - none) / len(first)
+    saved = tokenizer.save_pretrained(folder / "tokenizer")
+    return Storage(
+        prompt=max(0.0, (one - none) / len(first) - row),
+        row=row,
+        file=none,
+        tokenizer=sum(Path(name).stat().st_size for name in saved if Path(name).is_file()),
+    )
+
+
+def _written(table: pa.Table, path: Path) -> int:
+    pq.write_table(table, path, compression="zstd")
+    return path.stat().st_size
 
 
 def side_by_side(config: GenerateConfig) -> int:

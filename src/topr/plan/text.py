@@ -34,12 +34,13 @@ def brief(recipe: Recipe, sizes: Sizes) -> str:
 def lines(found: DryRun) -> list[str]:
     """Return everything that was found, the answers first."""
     left = [stage for stage in found.stages if stage.folder not in found.done]
+    table = _table(found, left) if left else ["all stages are done: a run reads their results"]
     return [
         *_answers(found),
         "",
         *_setting(found),
         "",
-        *_table(found, left),
+        *table,
         *_speeds(found),
         "",
         *_prompt(found),

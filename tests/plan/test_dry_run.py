@@ -1,0 +1,157 @@
+"""A dry run through the real command line: what it says comes true, and it leaves nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from topr.config import load_recipe
+from topr.errors import EngineError, RunDirectoryError
+from topr.plan import dry_run, lines
+from topr.progress import Silent
+from topr.store import read_manifest
+
+pytestmark = pytest.mark.slow
+
+TINY = [
+    "task.train_problems=6", "task.test_problems=4", "task.warmup.hidden_size=16",
+    "task.warmup.num_layers=1", "task.warmup.num_heads=2", "task.warmup.intermediate_size=16",
+    "task.warmup.steps=30", "generate.n=4", "generate.max_tokens=12", "generate.shard_problems=4",
+    "train.max_steps=null", "train.num_train_epochs=2", "train.global_batch_size=8",
+    "train.behavior_logprobs=recompute", "evaluate.n=2", "evaluate.pass_at=[1,2]",
+    "evaluate.bootstrap=100", "grade.workers=1", "grade.truncated=grade", "iterations=2",
+    "compare={again: {train: {max_steps: 2}}}",
+]  # fmt: skip
+
+
+def topr(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "topr", *map(str, arguments)],
+        env={**os.environ, "TOPR_CACHE": str(cache), "OMP_NUM_THREADS": "1",
+             "TMPDIR": str(cache.parent / "scratch")},
+        cwd=cache.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Everything below a folder, hidden files and locks too, with the times of last change."""
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with the cache of the base model and a place for temporary files, and no more."""
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "scratch").mkdir()
+    done = topr(folder / "cache", "run", "quickstart", "--dry-run", "--no-measure", *TINY)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(place) -> list[str]:
+    """What a dry run says; before any run."""
+    before = files(place)
+    done = topr(place / "cache", "run", "quickstart", "--dry-run", "-o", place / "run", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert files(place) == before
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def found(place, said):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPR_CACHE", str(place / "cache"))
+        return dry_run(load_recipe("quickstart", TINY), place / "run", Silent())
+
+
+@pytest.fixture(scope="module")
+def run(place, found) -> Path:
+    done = topr(place / "cache", "run", "quickstart", "-o", place / "run", *TINY)
+    assert done.returncode == 0, done.stderr
+    (brief,) = [line for line in done.stdout.splitlines() if line.startswith("the whole run: ")]
+    assert "48 completions to draw and grade, 14 optimizer steps, 48 completions" in brief
+    return place / "run"
+
+
+def test_the_first_three_lines_answer(said):
+    first = next(i for i, line in enumerate(said) if line.startswith("time"))
+    assert said[first].startswith("time    about ")
+    assert said[first + 1].startswith("disk    about ")
+    assert said[first + 1].endswith("free: enough")
+    assert said[first + 2].startswith("memory  about ")
+
+
+def test_a_prompt_and_graded_completions_are_shown(said):
+    text = "\n".join(said)
+    assert "as the model is given it ----" in text
+    assert "How many" in text
+    assert "12 completions of 6 problems" in text
+    assert any(word in text for word in ("<eos>", "cut off after 12 tokens"))
+    assert "gold: " in text
+
+
+def test_counts_come_true(found, run):
+    for stage in found.stages:
+        manifest = read_manifest(run / stage.folder)
+        assert manifest is not None, stage.folder
+        if stage.kind != "train":
+            continue
+        assert manifest.details["steps"] == stage.steps.low == stage.steps.high
+    for stage in found.stages:
+        assert read_manifest(run / stage.folder).rows == stage.completions.high, stage.label
+    manifests = {str(p.parent.relative_to(run)) for p in run.rglob("manifest.json")}
+    assert manifests - {s.folder for s in found.stages} == {
+        "iteration-01/dataset", "iteration-02/dataset", "compare/again/dataset",
+    }  # fmt: skip
+
+
+def test_disk_comes_true(found, run):
+    written = sum(p.stat().st_size for p in run.rglob("*") if p.is_file())
+    report = (run / "report.html").stat().st_size
+    from topr.plan.costs import total
+
+    predicted = total(found.costs, 0.0, report=0).disk
+    # Small files count here: recipes, manifests and results, some 100 kB that are not foreseen.
+    assert predicted == pytest.approx(written - report, abs=150_000)
+    assert predicted > 0.5 * (written - report)
+
+
+def test_what_is_done_is_not_counted(found, run, place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPR_CACHE", str(place / "cache"))
+        before = files(run)
+        again = dry_run(load_recipe("quickstart", TINY), run, Silent(), measured=False)
+        assert again.done == {stage.folder for stage in found.stages}
+        assert any("all stages are done" in line for line in lines(again))
+        other = load_recipe("quickstart", [*TINY, "train.learning_rate=1e-3"])
+        with pytest.raises(RunDirectoryError, match=r"train\.learning_rate"):
+            dry_run(other, run, Silent(), measured=False)
+        assert files(run) == before
+
+
+def test_a_prompt_without_room_is_refused(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPR_CACHE", str(place / "cache"))
+        recipe = load_recipe("quickstart", [*TINY, "evaluate.max_tokens=1020"])
+        with pytest.raises(EngineError, match="1024"):
+            dry_run(recipe, None, Silent(), measured=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--no-measure", "-o", "x"], "--no-measure belongs to --dry-run"),
+        ([], "-o runs/NAME"),
+        (["--dry-run", "-o", "scratch/file"], "is a file"),
+        (["--dry-run", "train.objective=topper"], "Did you mean 'topr'?"),
+    ],
+)
+def test_mistakes(place, arguments, message):
+    (place / "scratch" / "file").touch()
+    done = topr(place / "cache", "run", "quickstart", *TINY, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (place / "x").exists()
