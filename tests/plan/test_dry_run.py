@@ -1,17 +1,21 @@
 """A dry run through the real command line: what it says comes true, and it leaves nothing."""
 
-import os
-import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from topr import loop
+from topr.cli import app
 from topr.config import load_recipe
-from topr.errors import EngineError, RunDirectoryError
-from topr.plan import dry_run, lines
+from topr.errors import EngineError, RunDirectoryError, ToprError
+from topr.plan import DryRun, dry_run, lines
+from topr.plan.costs import total
 from topr.progress import Silent
 from topr.store import read_manifest
+from topr.tasks.arithmetic.base import base_model
 
 pytestmark = pytest.mark.slow
 
@@ -26,13 +30,8 @@ TINY = [
 ]  # fmt: skip
 
 
-def topr(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "topr", *map(str, arguments)],
-        env={**os.environ, "TOPR_CACHE": str(cache), "OMP_NUM_THREADS": "1",
-             "TMPDIR": str(cache.parent / "scratch")},
-        cwd=cache.parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def topr(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -41,38 +40,45 @@ def files(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory) -> Iterator[Path]:
     """A folder with the cache of the base model and a place for temporary files, and no more."""
     folder = tmp_path_factory.mktemp("plan")
     (folder / "scratch").mkdir()
-    done = topr(folder / "cache", "run", "quickstart", "--dry-run", "--no-measure", *TINY)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
-def said(place) -> list[str]:
-    """What a dry run says; before any run."""
-    before = files(place)
-    done = topr(place / "cache", "run", "quickstart", "--dry-run", "-o", place / "run", *TINY)
-    assert done.returncode == 0, done.stderr
-    assert files(place) == before
-    return done.stdout.splitlines()
-
-
-@pytest.fixture(scope="module")
-def found(place, said):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOPR_CACHE", str(place / "cache"))
-        return dry_run(load_recipe("quickstart", TINY), place / "run", Silent())
+        patch.setenv("TOPR_CACHE", str(folder / "cache"))
+        patch.setattr(tempfile, "tempdir", str(folder / "scratch"))
+        base_model(load_recipe("quickstart", TINY).task)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def found(place) -> DryRun:
+    """What a dry run finds, before any run; it leaves nothing, not even a lock."""
+    before = files(place)
+    found = dry_run(load_recipe("quickstart", TINY), place / "run", Silent())
+    assert files(place) == before
+    return found
+
+
+@pytest.fixture(scope="module")
+def said(found) -> list[str]:
+    return lines(found)
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")
 def run(place, found) -> Path:
-    done = topr(place / "cache", "run", "quickstart", "-o", place / "run", *TINY)
-    assert done.returncode == 0, done.stderr
-    (brief,) = [line for line in done.stdout.splitlines() if line.startswith("the whole run: ")]
-    assert "48 completions to draw and grade, 14 optimizer steps, 48 completions" in brief
+    progress = Said()
+    loop.run(load_recipe("quickstart", TINY), place / "run", progress)
+    brief = "48 completions to draw and grade, 14 optimizer steps, 48 completions"
+    assert brief in progress.lines[0]
     return place / "run"
 
 
@@ -111,33 +117,38 @@ def test_counts_come_true(found, run):
 def test_disk_comes_true(found, run):
     written = sum(p.stat().st_size for p in run.rglob("*") if p.is_file())
     report = (run / "report.html").stat().st_size
-    from topr.plan.costs import total
-
     predicted = total(found.costs, 0.0, report=0).disk
     # Small files count here: recipes, manifests and results, some 100 kB that are not foreseen.
     assert predicted == pytest.approx(written - report, abs=150_000)
     assert predicted > 0.5 * (written - report)
 
 
-def test_what_is_done_is_not_counted(found, run, place):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOPR_CACHE", str(place / "cache"))
-        before = files(run)
-        again = dry_run(load_recipe("quickstart", TINY), run, Silent(), measured=False)
-        assert again.done == {stage.folder for stage in found.stages}
-        assert any("all stages are done" in line for line in lines(again))
-        other = load_recipe("quickstart", [*TINY, "train.learning_rate=1e-3"])
-        with pytest.raises(RunDirectoryError, match=r"train\.learning_rate"):
-            dry_run(other, run, Silent(), measured=False)
-        assert files(run) == before
+def test_what_is_done_is_not_counted(found, run):
+    before = files(run)
+    again = dry_run(load_recipe("quickstart", TINY), run, Silent(), measured=False)
+    assert again.done == {stage.folder for stage in found.stages}
+    assert any("all stages are done" in line for line in lines(again))
+    other = load_recipe("quickstart", [*TINY, "train.learning_rate=1e-3"])
+    with pytest.raises(RunDirectoryError, match=r"train\.learning_rate"):
+        dry_run(other, run, Silent(), measured=False)
+    assert files(run) == before
 
 
 def test_a_prompt_without_room_is_refused(place):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOPR_CACHE", str(place / "cache"))
-        recipe = load_recipe("quickstart", [*TINY, "evaluate.max_tokens=1020"])
-        with pytest.raises(EngineError, match="1024"):
-            dry_run(recipe, None, Silent(), measured=False)
+    recipe = load_recipe("quickstart", [*TINY, "evaluate.max_tokens=1020"])
+    with pytest.raises(EngineError, match="1024"):
+        dry_run(recipe, None, Silent(), measured=False)
+
+
+def test_counts_alone_on_the_command_line(place):
+    before = files(place)
+    done = topr("run", "quickstart", "--dry-run", "--no-measure", *TINY)
+    assert done.exit_code == 0
+    assert "time    not measured (--no-measure)" in done.output
+    rows = dict(line.split("  ", 1) for line in done.output.splitlines() if "  " in line)
+    assert rows["generate (x 2)"].split() == ["48"]
+    assert rows["train (x 2)"].split() == ["48", "12"]
+    assert files(place) == before
 
 
 @pytest.mark.parametrize(
@@ -145,13 +156,12 @@ def test_a_prompt_without_room_is_refused(place):
     [
         (["--no-measure", "-o", "x"], "--no-measure belongs to --dry-run"),
         ([], "-o runs/NAME"),
-        (["--dry-run", "-o", "scratch/file"], "is a file"),
-        (["--dry-run", "train.objective=topper"], "Did you mean 'topr'?"),
+        (["--dry-run", "-o", __file__], "is a file"),
+        (["--dry-run", "-o", str(Path(__file__).parent)], "holds no run"),
+        (["--dry-run", "train.objective=topper"], "Did you mean 'topr'"),
     ],
 )
 def test_mistakes(place, arguments, message):
-    (place / "scratch" / "file").touch()
-    done = topr(place / "cache", "run", "quickstart", *TINY, *arguments)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert not (place / "x").exists()
+    done = topr("run", "quickstart", *TINY, *arguments)
+    assert isinstance(done.exception, ToprError)
+    assert message in str(done.exception)

@@ -1,4 +1,4 @@
-"""A few completions, drawn, graded and trained on for real, with a clock beside them.
+"""A few completions, drawn and graded for real, with a clock beside them.
 
 The run's own code does it, on files and weights that are thrown away. What the times mean for a
 whole run is worked out in `topr.plan.costs`.
@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -15,26 +16,20 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase
 
-from topr.config import GenerateConfig, ModelConfig, PositivesRule, Recipe
-from topr.curation import most_per_problem
+from topr.config import GenerateConfig, ModelConfig, Recipe
 from topr.engines import Engine, open_engine
 from topr.generation import draw
 from topr.grading import GRADERS, grade_table
-from topr.models import load
-from topr.plan.costs import Drawing, Grading, Measured, Round, Storage, Training
+from topr.plan.costs import Drawing, Grading, Measured, Round, Storage
+from topr.plan.trial_steps import measure_training
 from topr.preparation import check_logprobs
 from topr.progress import Progress
 from topr.records import Problem, SamplingParams
 from topr.stages.generate import sampling_params
-from topr.stages.train_arguments import adapter_of, training_arguments
 from topr.store import read_table
 from topr.tasks import Task
-from topr.training import TOPRTrainer, Writers
-from topr.training.checks import objective_of
-from topr.training.diagnostics import Idleness
 
 SAMPLES = 2
 """Completions of each problem that is looked at."""
@@ -44,10 +39,6 @@ ENOUGH_SECONDS = 10.0
 """A round that took this long is the last, from the second on: those before cost less."""
 SIDE_BY_SIDE = 256
 """Completions under way at a time, where an engine does not say."""
-STEPS = 5
-"""Optimizer steps that are timed at most; the first, which finds its memory, is not."""
-UNCHANGED = 1e-12
-"""Learning rate: made-up rewards must not make a model diverge."""
 
 ResultT = TypeVar("ResultT")
 
@@ -93,28 +84,22 @@ def _measure_drawing(
 ) -> tuple[Drawing, pa.Table]:  # fmt: skip
     """Draw from more and more problems, until it takes long or no more run side by side."""
     sampling = sampling_params(recipe.generate, task.stop, recipe.seed)
+    first, n = replace(sampling, max_tokens=1), min(SAMPLES, recipe.generate.n)
     at_a_time = side_by_side(recipe.generate)
-    n, most = min(SAMPLES, recipe.generate.n), -(-at_a_time // SAMPLES)
+    most = min(len(problems), -(-at_a_time // n))
     # A model is tried before its first completion.
-    few = spread(problems, 1)
-    trial, _ = _drawn(engine, task, few, sampling_of_one(sampling), 1, folder / "trial")
+    trial, _ = _drawn(engine, task, spread(problems, 1), first, 1, folder / "trial")
     rounds: list[Round] = []
-    wanted, prompts = 1, 0.0
+    wanted, prompts, prompt_seconds = 1, 0.0, 0.0
     while True:
-        chosen = spread(problems, min(wanted, most))
+        chosen, place = spread(problems, min(wanted, most)), folder / f"round-{len(rounds)}"
         progress.say(f"drawing {len(chosen) * n} completions to measure")
-        place = folder / f"round-{len(rounds)}"
-        if not rounds or prompts * GROWTH < ENOUGH_SECONDS:
-            first = sampling_of_one(sampling)
+        if prompts * GROWTH < ENOUGH_SECONDS:  # with one token each, it is their time
             prompts, table = _drawn(engine, task, chosen, first, 1, place / "prompts")
             prompt_seconds = prompts / sum(map(len, table["prompt_ids"].to_pylist()))
         seconds, table = _drawn(engine, task, chosen, sampling, n, place)
-        own = sum(map(len, table["prompt_ids"].to_pylist()[::n])) * prompt_seconds
-        lengths = [len(ids) for ids in table["completion_ids"].to_pylist()]
-        left = max(seconds - own, seconds / 10)
-        rounds.append(Round(tokens=sum(lengths), longest=max(lengths), seconds=left))
-        largest = len(chosen) in (len(problems), most)
-        if largest or (len(rounds) > 1 and seconds > ENOUGH_SECONDS):
+        rounds.append(_round(table, seconds, n, prompt_seconds))
+        if len(chosen) == most or (len(rounds) > 1 and seconds > ENOUGH_SECONDS):
             break
         wanted *= GROWTH
     drawing = Drawing(
@@ -122,11 +107,19 @@ def _measure_drawing(
         prompt_tokens=0.0,  # of all problems: the caller has read them
         prompt_seconds=prompt_seconds,
         side_by_side=at_a_time,
-        lengths=tuple(lengths),
+        lengths=tuple(map(len, table["completion_ids"].to_pylist())),
         rounds=tuple(rounds),
         spans_shards=bool(getattr(engine, "spans_shards", False)),
     )
     return drawing, table
+
+
+def _round(table: pa.Table, seconds: float, n: int, prompt_seconds: float) -> Round:
+    """Return a round without the time of its prompts."""
+    lengths = [len(ids) for ids in table["completion_ids"].to_pylist()]
+    prompt_tokens = sum(map(len, table["prompt_ids"].to_pylist()[::n]))
+    left = max(seconds - prompt_tokens * prompt_seconds, seconds / 10)
+    return Round(tokens=sum(lengths), longest=max(lengths), seconds=left)
 
 
 def _drawn(
@@ -163,121 +156,6 @@ def _measure_grading(
     return Grading(
         start_seconds=max(once - each * len(table), 0.0), completion_seconds=each
     ), graded
-
-
-def measure_training(
-    recipe: Recipe, start: ModelConfig, graded: pa.Table, folder: Path
-) -> Training:
-    """Take a few optimizer steps with a copy of the model.
-
-    Rewards are made up, right and wrong in turns, for a gradient flows only where there are both.
-    """
-    group = min(recipe.generate.n, most_per_problem(recipe.curate, recipe.generate.n))
-    rows = _batch(recipe, graded, group)
-    further = dict(recipe.train.training_arguments)
-    further.pop("gradient_accumulation_steps", None)
-    update: dict[str, Any] = {
-        "global_batch_size": len(rows),
-        "max_steps": STEPS,
-        "learning_rate": UNCHANGED,
-        "snapshots": (),
-        "report_to": (),
-        "training_arguments": further,
-    }
-    config = recipe.train.model_copy(update=update)
-    args = training_arguments(config, recipe.model, folder, recipe.seed)
-    args.save_strategy = "no"
-    began = time.perf_counter()
-    trained_type = start.model_copy(update={"dtype": config.dtype})
-    loaded = load(trained_type, config.lora.quantize if config.lora else None)
-    clock = _Clock()
-    trainer = TOPRTrainer(
-        model=loaded.model,
-        args=args,
-        train_dataset=Dataset(rows),
-        processing_class=loaded.tokenizer,
-        callbacks=[clock],
-        peft_config=adapter_of(config.lora, loaded, start) if config.lora else None,
-        behavior_model=Writers(own=loaded.revision, find=lambda revision: None),
-    )
-    for callback in (PrinterCallback, Idleness):  # nothing is to be learned here
-        trainer.remove_callback(callback)
-    ready = time.perf_counter() - began
-    scoring, _ = _timed(trainer.prepare_behavior)
-    trainer.train()
-    parameters = list(loaded.model.parameters())
-    used = len(trainer.rows)
-    return Training(
-        start_seconds=ready,
-        score_seconds=scoring / used if config.behavior_logprobs == "recompute" else None,
-        completion_seconds=clock.seconds() / used,
-        update_seconds=clock.update_seconds(),
-        parameters=sum(p.numel() for p in parameters),
-        trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
-        optimizer_bytes=_bytes_of(trainer.optimizer),
-    )
-
-
-def _batch(recipe: Recipe, graded: pa.Table, group: int) -> pa.Table:
-    """Return the rows of one step: whole prompts where the run keeps them together, else one
-    completion of each problem, as in a batch of many problems.
-    """
-    size = recipe.train.global_batch_size
-    args = training_arguments(recipe.train, recipe.model, Path("unused"), recipe.seed)
-    whole = objective_of(args).coupled or recipe.train.shuffle_by == "prompt"
-    by_problem: dict[str, list[int]] = {}
-    for row, name in enumerate(graded["problem_id"].to_pylist()):
-        by_problem.setdefault(name, []).append(row)
-    take = group if whole else 1
-    chosen = [
-        rows[i % len(rows)]
-        for rows in list(by_problem.values())[: max(1, size // take)]
-        for i in range(take)
-    ]
-    right_only = any(isinstance(step, PositivesRule) for step in recipe.curate.steps)
-    rewards = [1.0 if right_only or i % 2 == 0 else -1.0 for i in range(len(chosen))]
-    rows = graded.take(pa.array(chosen))
-    rows = rows.set_column(
-        rows.schema.get_field_index("sample"), "sample", pa.array(range(len(rows)), pa.int32())
-    )
-    index = rows.schema.get_field_index("reward")
-    return rows.set_column(index, "reward", pa.array(rewards, pa.float32()))
-
-
-class _Clock(TrainerCallback):
-    """Times steps, and the optimizer's own part of each."""
-
-    def __init__(self) -> None:
-        self._at = 0.0
-        self._updating = 0.0
-        self._began = 0.0
-        self._steps: list[tuple[float, float]] = []
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._began = self._at = time.perf_counter()
-        self._updating = 0.0
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._at = time.perf_counter()
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._updating = time.perf_counter() - self._at
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        whole = time.perf_counter() - self._began
-        self._steps.append((whole - self._updating, self._updating))
-        if len(self._steps) > 1 and sum(map(sum, self._steps)) > ENOUGH_SECONDS:
-            control.should_training_stop = True
-
-    def seconds(self) -> float:
-        """Return those of a step's forward and backward passes."""
-        return _middle([passes for passes, _ in self._steps[1:] or self._steps])
-
-    def update_seconds(self) -> float:
-        """Return those of the optimizer in a step."""
-        return _middle([update for _, update in self._steps[1:] or self._steps])
 
 
 def _storage(graded: pa.Table, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Storage:
@@ -317,12 +195,6 @@ def side_by_side(config: GenerateConfig) -> int:
     return found if isinstance(found, int) else SIDE_BY_SIDE
 
 
-def sampling_of_one(sampling: SamplingParams) -> SamplingParams:
-    """Return the same for one token: what is left is the time of the prompts."""
-    values = {name: getattr(sampling, name) for name in sampling.__dataclass_fields__}
-    return SamplingParams(**values | {"max_tokens": 1})
-
-
 def spread(problems: Sequence[Problem], count: int) -> list[Problem]:
     """Return `count` problems, evenly spread: files may be sorted by difficulty."""
     count = min(count, len(problems))
@@ -340,20 +212,6 @@ def peak_memory() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _bytes_of(optimizer: Any) -> int:
-    """Return the size of an optimizer's state."""
-    return sum(
-        value.numel() * value.element_size()
-        for state in optimizer.state.values()
-        for value in (state.values() if isinstance(state, dict) else ())
-        if isinstance(value, torch.Tensor)
-    )
-
-
-def _middle(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _timed(do: Callable[[], ResultT]) -> tuple[float, ResultT]:

@@ -180,26 +180,32 @@ def _speeds(found: DryRun) -> Iterator[str]:
     yield _drawing_speed(measured)
     grading, training, mean = measured.grading, measured.training, measured.drawing.mean
     each = grading.completion_seconds
-    rate = f"{1 / each:,.0f} completions/s" if each > 0 else "at once"
+    rate = f"{_per_second(each)} completions/s"
     yield f"grading: {rate}, {duration(grading.start_seconds)} to start"
     yield (
-        f"training: {mean / training.completion_seconds:,.0f} completion tokens/s, "
+        f"training: {_per_second(training.completion_seconds / mean)} completion tokens/s, "
         f"{duration(training.update_seconds)} for each update of {training.trained_parameters:,} "
         f"weights, {duration(training.start_seconds)} to start"
     )
     if training.score_seconds:
-        yield f"recomputing log mu: {mean / training.score_seconds:,.0f} completion tokens/s"
+        rate = _per_second(training.score_seconds / mean)
+        yield f"recomputing log mu: {rate} completion tokens/s"
 
 
 def _drawing_speed(measured: Measured) -> str:
     drawing = measured.drawing
     step, token = drawing.step_and_token()
-    full = drawing.side_by_side / max(step + drawing.side_by_side * token, 1e-9)
+    rate = _per_second(step / drawing.side_by_side + token)
     return (
-        f"drawing: about {full:,.0f} tokens/s with {drawing.side_by_side} completions side by "
-        f"side, prompts {1 / max(drawing.prompt_seconds, 1e-9):,.0f} tokens/s; "
+        f"drawing: about {rate} tokens/s with {drawing.side_by_side} completions side by side, "
+        f"prompts {_per_second(drawing.prompt_seconds)} tokens/s; "
         f"{duration(measured.open_seconds + drawing.trial_seconds)} to start"
     )
+
+
+def _per_second(seconds: float) -> str:
+    """Return how many there are in a second, by what one takes: two digits."""
+    return f"{float(f'{1 / max(seconds, 1e-9):.2g}'):,.0f}"
 
 
 def _prompt(found: DryRun) -> Iterator[str]:
