@@ -35,8 +35,11 @@ def topr(*arguments: object) -> Result:
 
 
 def files(folder: Path) -> dict[str, int]:
-    """Everything below a folder, hidden files and locks too, with the times of last change."""
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*")}
+    """Everything below a folder, hidden files and locks too, with when each file was changed."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns if path.is_file() else 0
+        for path in folder.rglob("*")
+    }
 
 
 @pytest.fixture(scope="module")
