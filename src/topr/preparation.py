@@ -51,7 +51,7 @@ BUILTIN = "builtin"
 """Path of the model that a task makes itself."""
 
 
-def decide_prompt(recipe: Recipe, directory: Path, progress: Progress) -> Recipe:
+def decide_prompt(recipe: Recipe, directory: Path | None, progress: Progress) -> Recipe:
     """Return a run's recipe with `task.prompt=auto` decided by the tokenizer of its starting model.
 
     Once: what the run in `directory` was begun with, it goes on with.
@@ -64,7 +64,8 @@ def decide_prompt(recipe: Recipe, directory: Path, progress: Progress) -> Recipe
     task = recipe.task
     if not isinstance(task, PromptConfig) or not task.undecided:
         return recipe
-    there = (recipe_at_work(directory) or {}).get("task", {})
+    begun = recipe_at_work(directory) if directory else None
+    there = (begun or {}).get("task", {})
     if there.get("prompt") in ("chat", "plain"):
         decided: PromptConfig = task.model_copy(update={"prompt": there["prompt"]})
     else:

@@ -23,7 +23,9 @@ def duration(seconds: float) -> str:
     if minutes < 600:
         return _two(round(minutes / 10) * 10, 60, "h", "min")
     hours = minutes / 60
-    return f"{hours:.0f} h" if hours < 47.5 else f"{hours / 24:.1f} days"
+    if hours < 47.5:
+        return f"{hours:.0f} h"
+    return f"{hours / 24:.1f} days" if hours < 239 else f"{hours / 24:.0f} days"
 
 
 def _two(value: int, size: int, large: str, small: str) -> str:

@@ -25,7 +25,8 @@ TINY = [
     "task.warmup.steps=30", "generate.n=4", "generate.max_tokens=12", "generate.shard_problems=4",
     "train.max_steps=null", "train.num_train_epochs=2", "train.global_batch_size=8",
     "train.behavior_logprobs=recompute", "evaluate.n=2", "evaluate.pass_at=[1,2]",
-    "evaluate.bootstrap=100", "grade.workers=1", "grade.truncated=grade", "iterations=2",
+    "evaluate.bootstrap=100", "grade.workers=1", "grade.truncated=grade",
+    "grade.none_right=warn", "iterations=2",
     "compare={again: {train: {max_steps: 2}}}",
 ]  # fmt: skip
 
@@ -81,7 +82,7 @@ def run(place, found) -> Path:
     progress = Said()
     loop.run(load_recipe("quickstart", TINY), place / "run", progress)
     brief = "48 completions to draw and grade, 14 optimizer steps, 48 completions"
-    assert brief in progress.lines[0]
+    assert any(brief in line for line in progress.lines)
     return place / "run"
 
 

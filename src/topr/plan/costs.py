@@ -127,6 +127,8 @@ class Training:
     trained_parameters: int
     optimizer_bytes: int
     """Of the optimizer's state."""
+    processor_share: float | None = None
+    """Of the cores that it may use, how much it had; None: a GPU does the work."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

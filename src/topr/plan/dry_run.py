@@ -16,12 +16,13 @@ from transformers import PreTrainedTokenizerBase
 from topr.config import CurateConfig, ModelConfig, Recipe
 from topr.engines import Request
 from topr.engines.base import refuse_unfit
+from topr.grading.survey import Survey, survey
 from topr.models import is_adapter, load_tokenizer, model_facts
 from topr.plan.costs import Cost, Measured, cost
 from topr.plan.counts import Drawn, Sizes, Stage, planned
 from topr.plan.curating import Bounds, Seen, Tried
 from topr.plan.measuring import measure, spread
-from topr.preparation import check_recipe, prepare
+from topr.preparation import check_recipe, decide_prompt, prepare
 from topr.progress import Progress
 from topr.prompts import render
 from topr.records import Problem, Split
@@ -68,6 +69,8 @@ class DryRun:
     """Of each stage; empty where nothing was measured."""
     graded: pa.Table | None
     """The completions that were drawn to measure."""
+    survey: Survey | None
+    """What they look like."""
     completions: tuple[str, ...]
     """Their texts, special tokens included."""
     free_disk: int
@@ -95,6 +98,7 @@ def dry_run(
 
     """
     check_recipe(recipe)
+    recipe = decide_prompt(recipe, directory, progress)
     continued = directory is not None and holds_run(recipe, directory)
     prepared = prepare(recipe, progress)
     task, start = prepared.task, prepared.start
@@ -117,6 +121,7 @@ def dry_run(
         measured=found,
         costs=tuple(cost(stage, recipe, found) for stage in stages) if found else (),
         graded=graded,
+        survey=None if graded is None else survey(lambda names: [graded.select(names)]),
         completions=_texts(graded, tokenizer),
         free_disk=shutil.disk_usage(_existing(directory or Path.cwd())).free,
         memory=_memory(),

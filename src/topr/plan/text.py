@@ -86,6 +86,15 @@ def _answers(found: DryRun) -> Iterator[str]:
     yield (
         f"memory  about {peak_memory}; {found.device} has {data_size(found.memory)}: enough{seen}"
     )
+    share = measured.training.processor_share
+    if share is not None and share < BUSY:
+        alone = duration(share * (whole.seconds.low + whole.seconds.high) / 2)
+        yield (
+            f"but     other programs take much of this machine: topr had {share:.0%} of the cores "
+            f"that it uses. With all of them it would be {alone}"
+        )
+    if found.survey is not None and found.survey.concerns:
+        yield f"but     {found.survey.concerns[0].value}, of the {drawn} that were drawn: see below"
 
 
 def _not_counted(recipe: Recipe) -> str:
@@ -125,6 +134,9 @@ def _setting(found: DryRun) -> Iterator[str]:
         yield f"begun, and counted as a whole: {', '.join(sorted(found.begun))}"
 
 
+BUSY = 0.6
+"""Share of the cores below which a machine is called busy: work on several never has all of them.
+"""
 HEAD = ("stage", "completions", "tokens", "steps", "time", "disk")
 
 
@@ -233,6 +245,8 @@ def _examples(found: DryRun) -> Iterator[str]:
         f"{', '.join(parts)}; {cut / len(rows):.0%} cut off by max_tokens; "
         f"{found.measured.drawing.mean:.0f} tokens on average"
     )
+    if found.survey is not None and found.survey.concerns:
+        yield visible(str(found.survey))
     right = [i for i, row in enumerate(rows) if row["grade"] == Outcome.CORRECT]
     other = [i for i, row in enumerate(rows) if row["grade"] != Outcome.CORRECT]
     for i in right[:1] + other[:1]:

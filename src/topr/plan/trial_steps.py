@@ -40,7 +40,10 @@ def measure_training(
     ready = time.perf_counter() - began
     trainer.prepare_behavior()
     scored = time.perf_counter() - began - ready
+    on_cpu = trainer.args.device.type == "cpu"
+    busy, at = time.process_time(), time.perf_counter()
     trainer.train()
+    busy, at = time.process_time() - busy, time.perf_counter() - at
     model: Any = trainer.model
     parameters, used = list(model.parameters()), len(trainer.rows)
     recomputed = recipe.train.behavior_logprobs == "recompute"
@@ -52,6 +55,7 @@ def measure_training(
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         optimizer_bytes=_bytes_of(trainer.optimizer),
+        processor_share=busy / at / torch.get_num_threads() if on_cpu else None,
     )
 
 
