@@ -91,7 +91,8 @@ def dry_run(
         recipe: of the run.
         directory: where it would be written; what is there already counts as done. None: nowhere.
         progress: receives what is being done.
-        measured: draw, grade and train on a few completions; else counts alone.
+        measured: draw, grade and train on a few completions, if anything is left to do; else counts
+            alone.
 
     Raises:
         ToprError: what a run would be refused for.
@@ -104,8 +105,11 @@ def dry_run(
     task, start = prepared.task, prepared.start
     sizes, tokenizer = sizes_of(recipe, task), load_tokenizer(start)
     prompts = _prompts(recipe, task, start, tokenizer)
+    there = directory if continued else None
+    known = tuple(planned(recipe, sizes, _Expect(recipe, sizes, None)))
+    done = _folders(known, there, _is_done)
     found, graded = None, None
-    if measured:
+    if measured and any(stage.folder not in done for stage in known):
         problems = task.problems(Split.TRAIN)
         found, graded = measure(recipe, task, start, problems, progress)
         drawing = replace(found.drawing, prompt_tokens=prompts.mean_tokens)
@@ -116,8 +120,8 @@ def dry_run(
         sizes=sizes,
         prompts=prompts,
         stages=stages,
-        done=_folders(stages, directory if continued else None, _is_done),
-        begun=_folders(stages, directory if continued else None, is_begun),
+        done=done,
+        begun=_folders(stages, there, is_begun),
         measured=found,
         costs=tuple(cost(stage, recipe, found) for stage in stages) if found else (),
         graded=graded,

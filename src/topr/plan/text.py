@@ -34,13 +34,14 @@ def brief(recipe: Recipe, sizes: Sizes) -> str:
 def lines(found: DryRun) -> list[str]:
     """Return everything that was found, the answers first."""
     left = [stage for stage in found.stages if stage.folder not in found.done]
-    table = _table(found, left) if left else ["all stages are done: a run reads their results"]
+    if not left:
+        return ["all stages are done: the run would read their results", "", *_setting(found)]
     return [
         *_answers(found),
         "",
         *_setting(found),
         "",
-        *table,
+        *_table(found, left),
         *_speeds(found),
         "",
         *_prompt(found),
@@ -192,7 +193,7 @@ def _speeds(found: DryRun) -> Iterator[str]:
     yield _drawing_speed(measured)
     grading, training, mean = measured.grading, measured.training, measured.drawing.mean
     each = grading.completion_seconds
-    rate = f"{_per_second(each)} completions/s"
+    rate = f"{_per_second(each)} completions/s" if each else "too fast to be measured"
     yield f"grading: {rate}, {duration(grading.start_seconds)} to start"
     yield (
         f"training: {_per_second(training.completion_seconds / mean)} completion tokens/s, "
