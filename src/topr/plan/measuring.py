@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from topr.config import GenerateConfig, ModelConfig, Recipe
 from topr.engines import Engine, open_engine
 from topr.generation import draw
-from topr.grading import GRADERS, grade_table
+from topr.grading import grade_table, needs_columns
 from topr.plan.costs import Drawing, Grading, Measured, Round, Storage
 from topr.plan.trial_steps import measure_training
 from topr.preparation import check_logprobs
@@ -135,7 +135,7 @@ def _drawn(
             n,
             folder,
             shard_problems=len(problems),
-            keep_columns=task.grader not in GRADERS,
+            keep_columns=needs_columns(task.grader),
         )
     )
     return seconds, read_table(folder)

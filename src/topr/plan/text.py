@@ -129,6 +129,11 @@ def _setting(found: DryRun) -> Iterator[str]:
             "The verifier's own run is not counted: its problems are the completions that this "
             "run will draw. Once they are there, a recipe of the task `verifier` can be asked."
         )
+    if recipe.loop.keep_models != "all":
+        yield (
+            f"loop.keep_models={recipe.loop.keep_models} deletes models on the way: disk is counted "
+            "with all of them, and will be less"
+        )
     if found.done:
         yield f"done already, and not counted: {', '.join(sorted(found.done))}"
     if found.begun:
