@@ -131,8 +131,8 @@ def _setting(found: DryRun) -> Iterator[str]:
         )
     if recipe.loop.keep_models != "all":
         yield (
-            f"loop.keep_models={recipe.loop.keep_models} deletes models on the way: disk is counted "
-            "with all of them, and will be less"
+            f"loop.keep_models={recipe.loop.keep_models} deletes models on the way: disk is "
+            "counted with all of them, and will be less"
         )
     if found.done:
         yield f"done already, and not counted: {', '.join(sorted(found.done))}"
