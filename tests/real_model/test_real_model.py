@@ -41,7 +41,7 @@ task:
   prompt: plain
 model: {{path: {model}, gguf_file: model.gguf, device: cpu}}
 generate: {{n: 4, max_tokens: 40}}
-grade: {{workers: 1, truncated: grade}}
+grade: {{workers: 1, truncated: grade, none_right: warn}}
 train:
   behavior_logprobs: recompute
   optim: adamw_torch
