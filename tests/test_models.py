@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 
 import topr.models
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
+from topr import dtypes
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
 from topr.models import (
@@ -44,6 +45,16 @@ def test_a_saved_model_comes_back(directory: Path) -> None:
     messages = [{"role": "user", "content": "2 + 2?"}]
     text = loaded.tokenizer.apply_chat_template(messages, tokenize=False)
     assert text == "<|im_start|>user\n2 + 2?<|im_end|>\n"
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(5.0, torch.bfloat16), (0.2, torch.float32)])
+def test_auto_is_the_type_that_products_are_faster_in(
+    gain: float, expected: torch.dtype, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert dtypes._gain() > 0  # it is measured
+    monkeypatch.setattr(dtypes, "_gain", lambda: gain)
+    loaded = load(ModelConfig(path=str(directory), dtype="auto", device="cpu"))
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {expected}
 
 
 def test_the_weights_have_the_dtype_asked_for(directory: Path) -> None:

@@ -26,14 +26,10 @@ from transformers import (
 
 from topr.adapters import refuse_tied, require_same, short_logits
 from topr.config.sections import ModelConfig
+from topr.dtypes import resolve_dtype
 from topr.errors import ModelError
 from topr.lengths import positions_of
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 ADAPTER = "adapter_config.json"
 REMOVED_FILE = "removed.json"
 """In a model directory whose weights were deleted: their fingerprint, and why."""
@@ -108,7 +104,7 @@ def load_model(
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=config.revision or "main",
-            dtype=DTYPES[config.dtype],
+            dtype=resolve_dtype(config.dtype, device),
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,  # a pickle runs whatever code is in it
             output_loading_info=True,

@@ -21,8 +21,9 @@ class ModelConfig(Section):
     """Branch, tag or commit of a hub model."""
     gguf_file: str | None = None
     """Name of a GGUF file in `path`: the model is its weights, dequantized."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the weights in memory while drawing; training has `train.dtype`."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Type of the weights in memory while drawing; training has `train.dtype`. `auto`: bfloat16
+    where the device is faster in it, else float32; a server or vLLM decides by itself."""
     device: str = "auto"
     """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`."""
     trust_remote_code: bool = False
@@ -53,8 +54,9 @@ class GenerateConfig(Section):
     """Completion tokens at most, the end-of-sequence token included."""
     stop: tuple[str, ...] | None = None
     """Strings that end a completion; none given: the task's own."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Completions that are decoded side by side (engine `transformers`)."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
+    """Completions that are decoded side by side (engine `transformers`). `auto`: as many as half of
+    the free memory holds, 256 at most."""
     shard_problems: Annotated[int, Field(ge=1)] = 64
     """Problems per parquet shard: what an interruption may cost at most."""
     server: ServerConfig = ServerConfig()

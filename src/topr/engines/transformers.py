@@ -8,7 +8,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +17,7 @@ from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.columns import Batching
 from topr.engines.decoding import Decoded, Decoding
+from topr.engines.room import MOST, rows_that_fit
 from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
 from topr.engines.trial import find_batching, kept_bytes
@@ -28,6 +29,11 @@ from topr.records import FinishReason, Rollout, SamplingParams
 SHARED_BYTES = 2**23
 """Keys and values of the rows' prompts in one layer from which on they are held once. Reading that
 many takes some milliseconds of a step on a CPU; attention in parts costs a tenth of one."""
+
+SCORE_BYTES = 16
+"""Of logits, and of what is made of them to choose a token, for each token of the vocabulary."""
+SLACK_SHARE = 1.25
+"""Columns of a cache beside those in use: see `topr.engines.columns`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +56,7 @@ class TransformersEngine:
         *,
         model_name: str,
         revision: str | None = None,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = 64,
     ) -> None:
         """Draw from `model`, on the device and in the dtype that it has.
 
@@ -60,9 +66,10 @@ class TransformersEngine:
             model_name: what records say drew them.
             revision: likewise; see `topr.models.fingerprint`.
             batch_size: rows decoded side by side. It changes speed and memory, not the samples.
+                `auto`: as many as memory has room for when they are drawn.
 
         """
-        if batch_size < 1:
+        if batch_size != "auto" and batch_size < 1:
             raise EngineError(f"batch_size is {batch_size}; expected 1 or more rows side by side")
         self.model = model
         self.tokenizer = tokenizer
@@ -75,8 +82,8 @@ class TransformersEngine:
         self._tried: dict[bool, tuple[int, Batching]] = {}
         """By whether prompts were to be shared: how many of the lengths that the config names the
         last trial went past, and what it found."""
-        self._kept: int | None = None
-        """Bytes that a layer's cache keeps of a token, at most; None: not measured yet."""
+        self._kept: list[int] | None = None
+        """Bytes that the cache of each layer keeps of a token; None: not measured yet."""
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
@@ -119,15 +126,16 @@ class TransformersEngine:
             self._refuse_unfit(request, sampling)
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         self._try(longest + sampling.max_tokens, sharing=self._pays_to_share(requests))
+        batch_size = self._room(requests, sampling) if requests else 1
         rows = [
             _Row(request=request, sample=request.first_sample + offset)
             for request in sorted(requests, key=lambda request: -len(request.prompt_ids))
             for offset in range(request.n)
         ]
-        return self._rollouts(rows, sampling, iteration)
+        return self._rollouts(rows, sampling, iteration, min(batch_size, len(rows)))
 
     def _rollouts(
-        self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int
+        self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int, batch_size: int
     ) -> Iterator[Rollout]:
         decoding = Decoding(
             self.model,
@@ -138,10 +146,10 @@ class TransformersEngine:
             sampling,
             eos_ids=self._eos_ids,
             stops=StopStrings(self.tokenizer, sampling.stop),
-            batch_size=min(self.batch_size, len(rows)),
+            batch_size=batch_size,
             batching=self.batching,
         )
-        while ended := self._advance(decoding, rows, sampling):
+        while ended := self._advance(decoding, rows, sampling, batch_size):
             for decoded in ended:
                 yield self._rollout(rows[decoded.number], decoded, sampling, iteration)
 
@@ -167,14 +175,30 @@ class TransformersEngine:
         rows = sum(request.n for request in requests)
         if self.model.device.type != "cpu" or not rows:
             return False
+        tokens = sum(request.n * len(request.prompt_ids) for request in requests)
+        beside = min(rows, MOST if self.batch_size == "auto" else self.batch_size)
+        return max(self._kept_bytes(), default=0) * tokens * beside >= SHARED_BYTES * rows
+
+    def _room(self, requests: Sequence[Request], sampling: SamplingParams) -> int:
+        """Return how many rows to decode side by side."""
+        if self.batch_size != "auto":
+            return self.batch_size
+        # Of a prompt that is held once, each of its rows takes a part.
+        sharing = self.batching is Batching.SHARED
+        longest = max(len(r.prompt_ids) // (r.n if sharing else 1) for r in requests)
+        embedding: Any = self.model.get_input_embeddings()
+        scores = SCORE_BYTES * int(embedding.weight.shape[0])
+        kept = SLACK_SHARE * sum(self._kept_bytes()) * (longest + sampling.max_tokens)
+        return rows_that_fit(self.model.device, scores + int(kept))
+
+    def _kept_bytes(self) -> list[int]:
         if self._kept is None:
             with _evaluating(self.model):
-                self._kept = max(kept_bytes(self.model), default=0)
-        tokens = sum(request.n * len(request.prompt_ids) for request in requests)
-        return self._kept * tokens * min(rows, self.batch_size) >= SHARED_BYTES * rows
+                self._kept = kept_bytes(self.model)
+        return self._kept
 
     def _advance(
-        self, decoding: Decoding, rows: Sequence[_Row], sampling: SamplingParams
+        self, decoding: Decoding, rows: Sequence[_Row], sampling: SamplingParams, batch_size: int
     ) -> list[Decoded]:
         try:
             with _evaluating(self.model):
@@ -182,9 +206,9 @@ class TransformersEngine:
         except torch.OutOfMemoryError as error:
             longest = max(len(row.request.prompt_ids) for row in rows)
             raise EngineError(
-                f"the device ran out of memory with {min(self.batch_size, len(rows))} completions "
-                f"side by side, prompts of up to {longest} tokens and {sampling.max_tokens} new "
-                f"tokens; lower the engine's batch_size, now {self.batch_size}"
+                f"the device ran out of memory with {batch_size} completions side by side, prompts "
+                f"of up to {longest} tokens and {sampling.max_tokens} new tokens; lower the "
+                f"engine's batch_size, now {self.batch_size}"
             ) from error
         for decoded in ended:
             if any(value != value for value in decoded.logprobs):  # NaN alone differs from itself
