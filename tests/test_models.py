@@ -10,7 +10,6 @@ from transformers import GenerationConfig
 
 import topr.models
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
-from topr import dtypes
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
 from topr.models import (
@@ -47,12 +46,18 @@ def test_a_saved_model_comes_back(directory: Path) -> None:
     assert text == "<|im_start|>user\n2 + 2?<|im_end|>\n"
 
 
-@pytest.mark.parametrize(("gain", "expected"), [(5.0, torch.bfloat16), (0.2, torch.float32)])
-def test_auto_is_the_type_that_products_are_faster_in(
-    gain: float, expected: torch.dtype, directory: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16), ("bf16", torch.bfloat16),
+        ("avx2", torch.float32),
+    ],
+)  # fmt: skip
+def test_auto_is_bfloat16_where_the_processor_has_units_for_it(
+    unit: str, expected: torch.dtype, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert dtypes._gain() > 0  # it is measured
-    monkeypatch.setattr(dtypes, "_gain", lambda: gain)
+    found = {"architecture": "x", "avx512_bf16": False, unit: True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     loaded = load(ModelConfig(path=str(directory), dtype="auto", device="cpu"))
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {expected}
 

@@ -3,48 +3,37 @@
 Not here: which type a model is trained in (`train.dtype`), and autocast.
 """
 
-import time
-from functools import cache
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch.nn import functional
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-GAIN = 1.3
-"""How much faster than float32 bfloat16 must be: with units for it, it is 3 to 6 times as fast."""
+CPU_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+"""What torch calls units for bfloat16: with one of them products are 3 to 6 times as fast as in
+float32, and without any of them slower."""
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Turn a recipe's type into torch's.
 
-    `auto` is bfloat16 where the device has units for it, else float32: on a CPU as measured on a
-    small product, on CUDA as torch says. float16 is not among them: it overflows.
+    `auto` is bfloat16 where the device has units for it, else float32. It is not float16, which
+    overflows.
     """
     if name != "auto":
         return DTYPES[name]
+    return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+
+
+def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = device.type == "cpu" and _gain() >= GAIN
-    return torch.bfloat16 if fast else torch.float32
-
-
-@cache
-def _gain() -> float:
-    """Return how much faster a CPU's products are in bfloat16."""
-    return _seconds(torch.float32) / _seconds(torch.bfloat16)
-
-
-def _seconds(dtype: torch.dtype) -> float:
-    """Return what the product of a model's layer with 64 rows takes, the fastest of several."""
-    rows, weight = torch.ones(64, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    taken = []
-    for _ in range(6):
-        start = time.perf_counter()
-        functional.linear(rows, weight)
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # An older torch does not tell a CPU's units.
+    told: Mapping[str, Any] = (
+        getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    )
+    return any(told.get(unit) for unit in CPU_UNITS)

@@ -138,12 +138,11 @@ def kept_bytes(model: PreTrainedModel) -> list[int]:
 def cases(lengths: Sequence[int], reach: int, batching: Batching) -> Iterator[Case]:
     """Yield what is to be tried: short sequences, and some around each length that is reached."""
     steps = max(1, min(STEPS, reach - 1))
-    prompts = tuple(max(1, min(length, reach - steps)) for length in PROMPTS)
-    yield Case(prompts=prompts, steps=steps, ends=True)
-    room = reach - steps - SHORTEST_BEGINNING
-    if batching is Batching.SHARED and room > 1:
-        prompts = tuple(min(length, room) for length in PROMPTS)
-        yield Case(prompts=prompts, steps=steps, ends=True, beginning=SHORTEST_BEGINNING)
+    beginning = SHORTEST_BEGINNING if batching is Batching.SHARED else 0
+    if reach - steps <= beginning:
+        beginning = 0
+    prompts = tuple(max(1, min(length, reach - steps - beginning)) for length in PROMPTS)
+    yield Case(prompts=prompts, steps=steps, ends=True, beginning=beginning)
     reached = [length for length in lengths if length < reach]
     for length in reached:
         before = max(1, length - MARGIN)
