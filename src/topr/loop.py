@@ -47,6 +47,7 @@ from topr.stages.curate import curate_rollouts, kept
 from topr.stages.evaluate import measure
 from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts, refuse_none_right, warn_of_concerns
+from topr.stages.probe import probe_source
 from topr.stages.rounds import draw_in_rounds, spent
 from topr.stages.train import SNAPSHOTS, train_model
 from topr.stages.verify import vote_with, votes_line
@@ -342,6 +343,7 @@ class _Run:
             mark=mark,
             progress=self.progress,
             writers=writers,
+            probe=probe_source(self.recipe, self.task),
         )
         if isinstance(self.recipe.task, VerifierConfig):
             note_prompt(self.recipe.task, folder / "model")

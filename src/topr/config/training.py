@@ -43,7 +43,9 @@ class TrainSettings(Section):
     """What a recipe's section `train` and `TOPRConfig` have in common. Names are those of
     `transformers.TrainingArguments` where it has one. The defaults are the paper's."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"mask_truncated": False}
+    ADDED: ClassVar[Mapping[str, Any]] = {
+        "mask_truncated": False, "watch": "warn", "watch_steps": None,
+    }  # fmt: skip
     FLOATS: ClassVar[frozenset[str]] = frozenset({"objective_args"})
 
     objective: str = "topr"
@@ -110,6 +112,13 @@ class TrainSettings(Section):
     mask_truncated: bool = False
     """Leave out completions that the token limit cut off (`finish_reason` `length`), and count
     them: for rows that topr did not grade, which `grade.truncated` does not reach."""
+    watch: Literal["warn", "stop", "off"] = "warn"
+    """What happens when training ruins the model: right answers are unlearned along with wrong
+    ones, the taper shuts in the first steps, or the probe drops. `warn`; `stop`, with the last good
+    weights as the trained model; or nothing (`off`)."""
+    watch_steps: Count | None = None
+    """Steps between probes and, with `stop`, between good weights that are kept; none given: a
+    tenth of the training, and 10 at least."""
     save_steps: Count = 100
     """Steps between checkpoints: what an interruption may cost at most."""
     logging_steps: Count = 1
@@ -135,6 +144,11 @@ class TrainSettings(Section):
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} does nothing with lr_scheduler_type='constant': "
                 "set that to 'constant_with_warmup', or leave the key out"
+            )
+        if self.watch_steps is not None and self.watch == "off":
+            raise ValueError(
+                f"watch_steps={self.watch_steps} does nothing with watch='off': set that to 'warn' "
+                "or 'stop', or leave the key out"
             )
         return self
 
@@ -174,6 +188,8 @@ class LoraConfig(Section):
 class TrainConfig(TrainSettings):
     """How a model is trained on a dataset."""
 
+    ADDED: ClassVar[Mapping[str, Any]] = {**TrainSettings.ADDED, "probe_problems": 32}
+
     taper: TaperConfig | None = None
     """Limits of its own, with objective `taper`."""
     gradient_checkpointing: bool = False
@@ -185,6 +201,9 @@ class TrainConfig(TrainSettings):
     rate it learns next to nothing; use it with rates of 1e-5 and more."""
     snapshots: tuple[Count, ...] = ()
     """Optimizer steps after which the model on its way is kept, in `snapshots/`, and evaluated."""
+    probe_problems: Annotated[int, Field(ge=0)] = 32
+    """Validation questions that the model on its way answers, once each, every `watch_steps`; 0:
+    none. Where there are any: in a run of a recipe, or with `topr train --probe`."""
     training_arguments: dict[str, Any] = Field(default_factory=dict)
     """Any further field of TOPRConfig, passed as it is; none that uploads (`topr push` does)."""
 

@@ -11,6 +11,8 @@ from topr.progress import Advance
 from topr.store import write_text_atomic
 from topr.training.processes import Processes
 
+LOGGED = frozenset({"loss", "probe/ended"})
+"""An entry of a step has the first, one of a probe the second."""
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end."""
 
@@ -59,8 +61,8 @@ class LogFile(TrainerCallback):
 
 
 def log_lines(history: Sequence[Mapping[str, Any]]) -> str:
-    """Return the Trainer's entries of steps, a JSON object a line."""
-    return "".join(json.dumps(entry) + "\n" for entry in history if "loss" in entry)
+    """Return the Trainer's entries of steps and of probes, a JSON object a line."""
+    return "".join(json.dumps(entry) + "\n" for entry in history if LOGGED & entry.keys())
 
 
 class Bar(TrainerCallback):

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from topr.models import LoadedModel, fingerprint, identity, load
 from topr.objectives import BaselineRole, share_advice
 from topr.progress import Advance, Progress, Silent
 from topr.stages.callbacks import Bar, CompleteCheckpoints, LogFile, Snapshots, log_lines
+from topr.stages.probe import Probe, ProbeSource
 from topr.stages.train_arguments import adapter_of, training_arguments
 from topr.stages.train_files import drop_checkpoints, last_complete, save_model
 from topr.store import (
@@ -55,6 +56,7 @@ def train_model(
     mark: str,
     progress: Progress,
     writers: Sequence[ModelConfig] = (),
+    probe: ProbeSource | None = None,
 ) -> Manifest:
     """Train, and write `model/`, `training/` and any `snapshots/` into `directory`.
 
@@ -72,6 +74,7 @@ def train_model(
         writers: models that wrote the rows, beside the one that is trained: they are scored with
             them where log mu is recomputed. Known by their revision; rows without one are taken to
             be of the only one of them, where it is one.
+        probe: what the model on its way is asked now and then; see `train.watch`.
 
     """
     work = directory / "training"
@@ -108,6 +111,8 @@ def train_model(
                 lambda path: save_model(trainer, path, config),
             )
         )
+        if probe is not None and _can_probe(trainer, config):
+            trainer.add_callback(Probe(trainer, probe, config.probe_problems, progress))
         resume = processes.from_first(lambda: last_complete(work))
         if resume is not None:
             progress.say(f"resuming training from {resume.name}")
@@ -124,6 +129,8 @@ def train_model(
 
             trainer.add_callback(Bar(first_step))
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        for line in alarm_lines(trainer.watch.result()):
+            progress.say(line)
         lineage = {
             "datasets": [os.path.relpath(dataset, directory) for dataset in datasets],
             "written_by": dict(Counter(filter(None, trainer.rows["revision"]))),
@@ -157,6 +164,31 @@ def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
     advice = share_advice(p, c, share)
     if advice is not None:
         logger.warning("%s", advice)
+
+
+def _can_probe(trainer: TOPRTrainer, config: TrainConfig) -> bool:
+    """Return whether the model on its way can be probed; say so where only sharding forbids it."""
+    wanted = config.watch != "off" and config.probe_problems > 0
+    if wanted and trainer.sharded:
+        logger.info("no probe while training: weights are sharded, and no process has the model")
+    return wanted and not trainer.sharded
+
+
+def alarm_lines(watch: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said of a training whose watch gave alarms; `watch` is its result."""
+    alarms = watch.get("alarms") or ()
+    lines = [f"this training looks ruined: {alarm['message']}" for alarm in alarms]
+    if alarms and watch["mode"] == "stop":
+        lines.append(
+            f"training was stopped at step {alarms[-1]['step']}: the model has the weights of step "
+            f"{watch['kept_step']}, the last good ones"
+        )
+    elif alarms:
+        lines.append(
+            "the model has the weights of the last step; with train.watch=stop it would have the "
+            "last good ones"
+        )
+    return lines
 
 
 def _say_gap(trainer: TOPRTrainer, progress: Progress) -> None:
@@ -235,6 +267,7 @@ def _write(
         "baseline": trainer.baseline,
         "effective_positive_share": trainer.effective_positive_share,
         "behavior_gap": trainer.behavior_gap.as_log() if trainer.behavior_gap else None,
+        "watch": trainer.watch.result(),
         **lineage,
         "made": fingerprint(target),
     }

@@ -12,6 +12,7 @@ from topr.config import ModelConfig, TrainConfig
 from topr.models import load_model
 from topr.stages.callbacks import COMPLETE
 from topr.training import TOPRTrainer
+from topr.training.last_good import LAST_GOOD
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +87,10 @@ def _put(temporary: Path, folder: Path) -> None:
 
 
 def drop_checkpoints(work: Path) -> None:
-    """Remove the checkpoints of a training that is done."""
+    """Remove the checkpoints of a training that is done, and its good weights."""
     for checkpoint in work.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    (work / LAST_GOOD).unlink(missing_ok=True)
 
 
 def _newest(work: Path) -> str | None:

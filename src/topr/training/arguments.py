@@ -60,6 +60,10 @@ class TOPRConfig(TrainingArguments):
     effective_positive_share: float | None = _setting("effective_positive_share")
     behavior_logprobs: Literal["sampler", "recompute"] = _setting("behavior_logprobs")
 
+    # How it is watched.
+    watch: Literal["warn", "stop", "off"] = _setting("watch")
+    watch_steps: int | None = _setting("watch_steps")
+
     # How rows become batches.
     global_batch_size: int | None = field(
         default=None,

@@ -53,6 +53,7 @@ from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
 from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
 from topr.training.fitting import forward_of, refuse_untrainable
+from topr.training.last_good import LastGood
 from topr.training.logprobs import Forward
 from topr.training.memory import ran_out
 from topr.training.passes import Passes
@@ -63,6 +64,7 @@ from topr.training.sharding import (
     shard_on_cpu,
 )
 from topr.training.step import Step
+from topr.training.watch import WATCH_FILE, Watch, advice
 
 
 class TOPRTrainer(Trainer):
@@ -185,12 +187,21 @@ class TOPRTrainer(Trainer):
         self._idleness = Idleness(self.objective)
         self._parameter_count: int = sum(p.numel() for p in loaded.parameters())
         self._logged_at = time.perf_counter()
+        self.watch = Watch(
+            args.watch,
+            keep=LastGood(self.directory, self.processes) if args.watch == "stop" else None,
+            every=args.watch_steps,
+            advice=advice(args, self.effective_positive_share),
+        )
         self.add_callback(self._idleness)
+        self.add_callback(self.watch)
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Train; see `transformers.Trainer.train`. Measures the behaviour gap before it starts.
+
+        Where `watch=stop` ended it, the model has the last good weights.
 
         Raises:
             TrainingError: the checkpoint's batches are not this training's.
@@ -203,10 +214,17 @@ class TOPRTrainer(Trainer):
             last = get_last_checkpoint(str(self.directory))  # type: ignore[no-untyped-call]
         if last:
             refuse_other_order(self._batches, Path(last))
+            self.watch.load(Path(last) / WATCH_FILE)
         if not self.sharded:
             self._behavior_known()
         self._logged_at = time.perf_counter()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        self.watch.restore(self.model)
+        return output
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave time out of `tokens_per_second` that was not spent on training."""
+        self._logged_at += seconds
 
     def create_accelerator_and_postprocess(self) -> None:
         """See `transformers.Trainer`. Shards on CPUs too."""
@@ -239,6 +257,7 @@ class TOPRTrainer(Trainer):
         folder = self.directory / f"checkpoint-{self.state.global_step}"
         if self.processes.first and folder.is_dir():
             write_order(self._batches, folder)
+            write_json_atomic(folder / WATCH_FILE, self.watch.state())
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the whole model as safetensors, however it is sharded. All processes call this."""
@@ -310,6 +329,7 @@ class TOPRTrainer(Trainer):
         self._last_taper[[row["row"] for row in rows]] = step.taper_B.cpu().numpy()
         self._statistics.add_step(step)
         self._idleness.add_step(step, self.state.global_step)
+        self.watch.add_step(step)
         return loss
 
     def _forward_backward(
@@ -416,6 +436,8 @@ class TOPRTrainer(Trainer):
         super().log(logs, start_time)
         entry: dict[str, Any] = self.state.log_history[-1]
         entry["weight_histogram"] = statistics.histogram()
+        if alarms := self.watch.new_alarms():
+            entry["alarms"] = alarms
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 6 x tokens x parameters, the usual estimate of a step's work, of this process."""

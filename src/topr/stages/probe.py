@@ -1,0 +1,180 @@
+"""The probe: now and then the model that is being trained answers some validation questions.
+
+It takes nothing from training: no random numbers, no mode, and its memory is given back. What its
+numbers mean for the training is for `topr.training.watch` to say.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from transformers import TrainerCallback
+
+from topr.config import GradeConfig, Recipe
+from topr.engines.transformers import TransformersEngine
+from topr.errors import ConfigError, EngineError, GradingError
+from topr.generation import draw
+from topr.grading import GRADERS, grade_table
+from topr.progress import Progress
+from topr.records import FinishReason, Outcome, Problem, SamplingParams, Split
+from topr.store import read_table
+from topr.tasks import Task
+from topr.training import TOPRTrainer
+from topr.training.watch import Probed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeSource:
+    """What a probe asks, and how answers are drawn and graded."""
+
+    problems: Sequence[Problem]
+    """Of the validation split; the first `train.probe_problems` are asked."""
+    grader: str
+    sampling: SamplingParams
+    """With one seed, so that a model that did not change answers the same."""
+    grade: GradeConfig
+    batch_size: int
+    """Completions side by side."""
+
+
+def probe_source(recipe: Recipe, task: Task) -> ProbeSource | None:
+    """Return what a recipe's trainings can be probed with; None where it has no validation split"""
+    try:
+        problems = task.problems(Split.VALIDATION)
+    except ConfigError:
+        return None
+    drawn = recipe.generate
+    sampling = SamplingParams(
+        temperature=drawn.temperature,
+        top_p=drawn.top_p,
+        top_k=drawn.top_k,
+        max_tokens=drawn.max_tokens,
+        stop=task.stop if drawn.stop is None else drawn.stop,
+        seed=recipe.seed,
+    )
+    return (
+        ProbeSource(
+            problems=problems,
+            grader=task.grader,
+            sampling=sampling,
+            grade=recipe.grade,
+            batch_size=drawn.batch_size,
+        )
+        if problems
+        else None
+    )
+
+
+class Probe(TrainerCallback):
+    """Probes before the first step, every so many steps, and after the last."""
+
+    def __init__(
+        self, trainer: TOPRTrainer, source: ProbeSource, problems: int, progress: Progress
+    ) -> None:
+        """Probe the model of a trainer.
+
+        Args:
+            trainer: its watch says how often, and judges.
+            source: what is asked.
+            problems: how many of its problems.
+            progress: told of each probe.
+
+        """
+        self._trainer = trainer
+        self._source = source
+        self._problems = source.problems[:problems]
+        self._progress = progress
+        self._engine: TransformersEngine | None = None
+        self._on = True
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Probe the model as it was given; a resumed training has done that."""
+        if state.global_step == 0:
+            self._probe(0, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Probe where it is time to; not what the watch has just given up."""
+        step = state.global_step
+        due = step % self._trainer.watch.every == 0 or step >= state.max_steps
+        if due and not self._trainer.watch.stopped:
+            self._probe(step, control)
+
+    def _probe(self, step: int, control: Any) -> None:
+        if not self._on:
+            return
+        try:
+            found = self._trainer.processes.from_first(lambda: self._ask(step))
+        except (EngineError, GradingError) as error:
+            logger.warning("the probe is off, training goes on without it: %s", error)
+            self._on = False
+            return
+        self._trainer.leave_out(found.seconds)
+        n = found.completions
+        self._progress.say(
+            f"probe at step {step}: {found.correct} of {n} correct, {found.ended} of {n} ended "
+            f"({found.seconds:.1f} s)"
+        )
+        self._trainer.log(
+            {
+                "probe/accuracy": found.correct / n,
+                "probe/ended": found.ended / n,
+                "probe/seconds": round(found.seconds, 2),
+            }
+        )
+        self._trainer.watch.probed(found, control)
+
+    def _ask(self, step: int) -> Probed:
+        """Draw and grade; called in the first process alone."""
+        source, engine = self._source, self._opened()
+        begun = time.perf_counter()
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            _own_random_numbers(),
+            self._trainer.accelerator.autocast(),
+        ):
+            draw(
+                self._problems,
+                engine,
+                source.sampling,
+                1,
+                Path(folder),
+                shard_problems=len(self._problems),
+                keep_columns=source.grader not in GRADERS,
+            )
+            rows = read_table(Path(folder))
+        graded = grade_table(rows, source.grader, source.grade, tokenizer=engine.tokenizer)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return Probed(
+            step=step,
+            completions=graded.num_rows,
+            ended=pc.sum(pc.equal(graded["finish_reason"], FinishReason.STOP)).as_py(),
+            correct=pc.sum(pc.equal(graded["grade"], Outcome.CORRECT)).as_py(),
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _opened(self) -> TransformersEngine:
+        """Return the engine: one for the whole training, since it tries the model when it begins"""
+        if self._engine is None:
+            self._engine = TransformersEngine(
+                self._trainer.accelerator.unwrap_model(self._trainer.model),
+                self._trainer.tokenizer,
+                model_name="the model in training",
+                batch_size=min(self._source.batch_size, len(self._problems)),
+            )
+        return self._engine
+
+
+def _own_random_numbers() -> AbstractContextManager[None]:
+    """Give torch's random numbers back as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    return torch.random.fork_rng(devices=devices)
