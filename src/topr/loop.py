@@ -49,7 +49,7 @@ from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts, refuse_none_right, warn_of_concerns
 from topr.stages.probe import probe_source
 from topr.stages.rounds import draw_in_rounds, spent
-from topr.stages.train import SNAPSHOTS, train_model
+from topr.stages.train import SNAPSHOTS, alarm_lines, train_model
 from topr.stages.verify import vote_with, votes_line
 from topr.store import begin, read_manifest
 from topr.summary import Evaluated, best_of, model_lines, write_metrics, write_summary
@@ -352,6 +352,8 @@ class _Run:
             iteration,
             f"trained {found['objective']}: {found['steps']} steps on {found['rows']} completions",
         )
+        for line in alarm_lines(found.get("watch") or {}):
+            self._say(iteration, line)
         write_metrics(self.directory, self.results)
         return model.at(str(folder / "model"))
 

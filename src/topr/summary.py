@@ -10,7 +10,8 @@ from topr.config import Recipe
 from topr.evaluation import compare
 from topr.preparation import BASE
 from topr.records import EvalResult
-from topr.store import write_json_atomic, write_text_atomic
+from topr.stages.probe import PROBES_FILE
+from topr.store import read_manifest, write_json_atomic, write_text_atomic
 
 CHOSEN_BY = "pass@1"
 """Metric on validation problems by which the best iteration is kept."""
@@ -41,8 +42,10 @@ def write_metrics(directory: Path, results: Sequence[Evaluated]) -> None:
     logs += directory.glob("compare/*/training/log.jsonl")  # a verifier's run has its own file
     for log in sorted(logs):
         where = str(log.parent.parent.relative_to(directory))
-        for line in log.read_text(encoding="utf-8").splitlines():
-            lines.append({"kind": "training", "where": where} | json.loads(line))
+        for kind, path in (("training", log), ("probe", log.with_name(PROBES_FILE))):
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+            for line in text.splitlines():
+                lines.append({"kind": kind, "where": where} | json.loads(line))
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_text_atomic(directory / "metrics.jsonl", text)
 
@@ -88,6 +91,7 @@ def write_summary(
         "models": model_lines(results),
         "kept": kept,
         "comparisons": comparisons,
+        "alarms": _alarms(directory),
     }
     write_json_atomic(directory / "summary.json", summary)
     return summary
@@ -99,6 +103,18 @@ def best_of(validations: Sequence[Evaluated]) -> Evaluated:
     It took less training.
     """
     return max(validations, key=lambda found: found.result.metrics[CHOSEN_BY])
+
+
+def _alarms(directory: Path) -> list[dict[str, Any]]:
+    """Return what looked ruined while it was trained, and whether it was stopped."""
+    found = []
+    for work in [*directory.glob("iteration-*/training"), *directory.glob("compare/*/training")]:
+        manifest = read_manifest(work)
+        watch = (manifest.details if manifest else {}).get("watch") or {}
+        stopped = {name: watch[name] for name in ("kept_step",) if name in watch}
+        where = str(work.parent.relative_to(directory))
+        found += [{"where": where} | alarm | stopped for alarm in watch.get("alarms") or ()]
+    return sorted(found, key=lambda alarm: str(alarm["where"]))
 
 
 def _kept(

@@ -28,7 +28,7 @@ MODELS = (
 
 
 def training(rows: list[dict]) -> Training:
-    return Training(label="topr", model="topr", log=tuple(rows), details={})
+    return Training(label="topr", model="topr", log=tuple(rows), probes=(), details={})
 
 
 def test_intervals_are_drawn_from_their_ends_not_symmetrically():

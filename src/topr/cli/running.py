@@ -314,7 +314,7 @@ def with_model(recipe: Any, path: str | None) -> Any:
 
 def _verdict(summary: dict[str, Any]) -> list[str]:
     """Return the last lines of a run: paired differences, then base and final pass@1."""
-    lines = []
+    lines = [_alarm(alarm) for alarm in summary["alarms"]]
     for entry in summary["comparisons"]:
         low, high = entry["ci"]
         sure = "" if low > 0 or high < 0 else " (not beyond chance)"
@@ -327,6 +327,13 @@ def _verdict(summary: dict[str, Any]) -> list[str]:
     for model in (models[0], final):
         lines.append(f"{model['name']} (iteration {model['iteration']}): pass@1 {_pm(model)}")
     return lines
+
+
+def _alarm(alarm: dict[str, Any]) -> str:
+    found = f"{alarm['where']} looks ruined: {alarm['kind']} at step {alarm['step']}"
+    if "kept_step" in alarm:
+        return f"{found}; it was stopped, and the weights of step {alarm['kept_step']} were kept"
+    return f"{found}; with train.watch=stop it would have the last good weights"
 
 
 def _pm(model: dict[str, Any]) -> str:

@@ -45,9 +45,15 @@ def train(
             "--model: log mu is recomputed with it. May be given several times."
         ),
     ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe whose validation problems the model answers now and then while it trains."
+        ),
+    ] = None,
 ) -> None:
     """Train a model on graded completions. Settings: train.KEY=VALUE."""
-    from topr.config import ModelConfig, TrainConfig, load_section
+    from topr.config import ModelConfig, TrainConfig, load_recipe, load_section
     from topr.config.recipe import validate
     from topr.errors import DataError
 
@@ -61,8 +67,10 @@ def train(
     from topr.gguf_files import plain_model
     from topr.models import identity
     from topr.stages.common import content, fingerprint
-    from topr.stages.train import train_model
+    from topr.stages.probe import asked_source
+    from topr.stages.train import alarm_lines, train_model
 
+    source = None if probe is None else asked_source(load_recipe(probe), config)
     progress = ConsoleProgress()
     start = plain_model(named, progress)
     writers = [plain_model(named.at(str(path)), progress) for path in behavior_model or ()]
@@ -82,15 +90,20 @@ def train(
         ),
         progress=progress,
         writers=writers,
+        probe=source,
     )
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
     if launched()[0]:
         return  # The first process says it.
+    watch = manifest.details.get("watch") or {}
     for key, value in manifest.details.items():
-        out.print(escape(f"{key}: {value}"), soft_wrap=True)
+        if key != "watch":
+            out.print(escape(f"{key}: {value}"), soft_wrap=True)
     out.print(f"model: {escape(str(output / 'model'))}")
+    for line in alarm_lines(watch):
+        out.print(escape(line), soft_wrap=True)
 
 
 def evaluate(

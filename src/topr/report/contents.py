@@ -39,6 +39,8 @@ class Training:
     model: str
     log: tuple[Mapping[str, Any], ...]
     """One mapping per logged optimizer step."""
+    probes: tuple[Mapping[str, Any], ...]
+    """One mapping per probe."""
     details: Mapping[str, Any]
     """Of its manifest."""
 

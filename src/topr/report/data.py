@@ -102,6 +102,18 @@ def gaps(run: Run) -> list[str]:
     return lines
 
 
+def alarms(run: Run) -> list[str]:
+    """Say which trainings looked ruined, and what became of them."""
+    lines = []
+    for training in run.trainings:
+        watch = training.details.get("watch") or {}
+        for alarm in watch.get("alarms") or ():
+            kept = f" Stopped; the model has the weights of step {watch.get('kept_step')}."
+            end = kept if watch.get("mode") == "stop" else " Training went on."
+            lines.append(visible(f"{training.label}, {alarm.get('message')}.{end}"))
+    return lines
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VoteRow:
     """What a number of candidates elects, by method, and what weights add to the majority."""

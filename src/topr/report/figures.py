@@ -107,7 +107,7 @@ def training_figures(trainings: Sequence[Training], styles: Sequence[Series]) ->
             _curve_trace(curve, training, style)
             for training, style in zip(trainings, styles, strict=True)
             for curve in panel.curves
-            if any(as_number(row.get(curve.key)) is not None for row in training.log)
+            if any(as_number(row.get(curve.key)) is not None for row in _rows(training, curve))
         ]
         if traces:
             layout = _layout(xtitle="optimizer step", tickformat=panel.tickformat)
@@ -224,8 +224,13 @@ def _accuracy_trace(
     }
 
 
+def _rows(training: Training, curve: Curve) -> tuple[Mapping[str, Any], ...]:
+    return training.probes if curve.key.startswith("probe/") else training.log
+
+
 def _curve_trace(curve: Curve, training: Training, style: Series) -> dict[str, Any]:
-    rows = training.log[:: thinned(training.log)]
+    log = _rows(training, curve)
+    rows = log[:: thinned(log)]
     color = curve.color or style.color
     name = f"{style.label}, {curve.name}" if curve.name else style.label
     return {

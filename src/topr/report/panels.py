@@ -53,6 +53,22 @@ PANELS = (
         ".0%",
     ),
     Panel(
+        "Probe: correct answers",
+        "Share of a few validation questions that the model on its way answers correctly; few, so "
+        "only large changes mean something.",
+        (Curve("probe/accuracy"),),
+        ".0%",
+        from_zero=True,
+    ),
+    Panel(
+        "Probe: completions that end",
+        "Share of the same completions that ended before the token limit; a fall means that the "
+        "model forgets to stop.",
+        (Curve("probe/ended"),),
+        ".0%",
+        from_zero=True,
+    ),
+    Panel(
         "Effective sample size",
         "How many equally weighted completions the batch is worth; a fall means that few "
         "completions make the update.",

@@ -200,6 +200,7 @@ def _trainings(stages: list[_Stage], reader: _Reader) -> tuple[Training, ...]:
                     label=stage.label,
                     model=stage.name,
                     log=log,
+                    probes=reader.read(folder / "probes.jsonl", _probes, expected=False) or (),
                     details=_mapping(manifest.get("details")),
                 )
             )
@@ -325,15 +326,19 @@ def _outcomes(folder: Path) -> Mapping[str, int]:
     return {str(entry["values"]): entry["counts"] for entry in pc.value_counts(grade).to_pylist()}
 
 
-def _log(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """Rows of optimizer steps. A last line that is being written is no row yet."""
+def _probes(path: Path) -> tuple[Mapping[str, Any], ...]:
+    return _log(path, "probe/ended")
+
+
+def _log(path: Path, key: str = "loss") -> tuple[Mapping[str, Any], ...]:
+    """Rows of optimizer steps, or of probes. A last line that is being written is no row yet."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and "loss" in row:
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and key in row:
             rows.append(row)
     return tuple(rows)
 

@@ -65,6 +65,7 @@ def _view(run: Run) -> dict[str, Any]:
         "curation": data.curation(run),
         "tokens": data.tokens(run),
         "gaps": data.gaps(run),
+        "alarms": data.alarms(run),
         "verifier": tables.summary(run.verifier) if run.verifier else None,
         "votes": data.votes(run),
         "environment": tables.flat(run.environment),

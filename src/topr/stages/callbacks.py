@@ -11,8 +11,6 @@ from topr.progress import Advance
 from topr.store import write_text_atomic
 from topr.training.processes import Processes
 
-LOGGED = frozenset({"loss", "probe/ended"})
-"""An entry of a step has the first, one of a probe the second."""
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end."""
 
@@ -60,9 +58,9 @@ class LogFile(TrainerCallback):
                 file.write(lines)
 
 
-def log_lines(history: Sequence[Mapping[str, Any]]) -> str:
-    """Return the Trainer's entries of steps and of probes, a JSON object a line."""
-    return "".join(json.dumps(entry) + "\n" for entry in history if LOGGED & entry.keys())
+def log_lines(history: Sequence[Mapping[str, Any]], key: str = "loss") -> str:
+    """Return the Trainer's entries that have a key, a JSON object a line; of steps by default."""
+    return "".join(json.dumps(entry) + "\n" for entry in history if key in entry)
 
 
 class Bar(TrainerCallback):

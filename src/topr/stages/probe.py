@@ -17,19 +17,23 @@ import pyarrow.compute as pc
 import torch
 from transformers import TrainerCallback
 
-from topr.config import GradeConfig, Recipe
+from topr.config import GradeConfig, Recipe, TrainConfig
 from topr.engines.transformers import TransformersEngine
 from topr.errors import ConfigError, EngineError, GradingError
 from topr.generation import draw
 from topr.grading import GRADERS, grade_table
 from topr.progress import Progress
 from topr.records import FinishReason, Outcome, Problem, SamplingParams, Split
-from topr.store import read_table
-from topr.tasks import Task
+from topr.stages.callbacks import log_lines
+from topr.store import read_table, write_text_atomic
+from topr.tasks import Task, load_task
 from topr.training import TOPRTrainer
 from topr.training.watch import Probed
 
 logger = logging.getLogger(__name__)
+
+PROBES_FILE = "probes.jsonl"
+"""A line for each probe, beside the log of steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +76,27 @@ def probe_source(recipe: Recipe, task: Task) -> ProbeSource | None:
         if problems
         else None
     )
+
+
+def asked_source(recipe: Recipe, train: TrainConfig) -> ProbeSource:
+    """Return what a training is probed with where the user asks for a recipe's questions.
+
+    Raises:
+        ConfigError: there are none, or the training takes no probes.
+
+    """
+    if train.watch == "off" or not train.probe_problems:
+        raise ConfigError(
+            f"a probe is asked for with train.watch={train.watch} and train.probe_problems="
+            f"{train.probe_problems}, which take none: leave one of the two out"
+        )
+    source = probe_source(recipe, load_task(recipe.task))
+    if source is None:
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no validation problems to probe with: set "
+            "task.validation_problems in it, or name another recipe"
+        )
+    return source
 
 
 class Probe(TrainerCallback):
@@ -123,6 +148,7 @@ class Probe(TrainerCallback):
             f"probe at step {step}: {found.correct} of {n} correct, {found.ended} of {n} ended "
             f"({found.seconds:.1f} s)"
         )
+        step_is_logged = control.should_log
         self._trainer.log(
             {
                 "probe/accuracy": found.correct / n,
@@ -130,6 +156,10 @@ class Probe(TrainerCallback):
                 "probe/seconds": round(found.seconds, 2),
             }
         )
+        control.should_log = step_is_logged  # The step's own line comes after the callbacks.
+        if self._trainer.processes.first:
+            lines = log_lines(self._trainer.state.log_history, "probe/ended")
+            write_text_atomic(self._trainer.directory / PROBES_FILE, lines)
         self._trainer.watch.probed(found, control)
 
     def _ask(self, step: int) -> Probed:

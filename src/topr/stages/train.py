@@ -129,8 +129,6 @@ def train_model(
 
             trainer.add_callback(Bar(first_step))
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        for line in alarm_lines(trainer.watch.result()):
-            progress.say(line)
         lineage = {
             "datasets": [os.path.relpath(dataset, directory) for dataset in datasets],
             "written_by": dict(Counter(filter(None, trainer.rows["revision"]))),
@@ -176,19 +174,17 @@ def _can_probe(trainer: TOPRTrainer, config: TrainConfig) -> bool:
 
 def alarm_lines(watch: Mapping[str, Any]) -> list[str]:
     """Return what is to be said of a training whose watch gave alarms; `watch` is its result."""
-    alarms = watch.get("alarms") or ()
-    lines = [f"this training looks ruined: {alarm['message']}" for alarm in alarms]
-    if alarms and watch["mode"] == "stop":
-        lines.append(
-            f"training was stopped at step {alarms[-1]['step']}: the model has the weights of step "
-            f"{watch['kept_step']}, the last good ones"
-        )
-    elif alarms:
-        lines.append(
-            "the model has the weights of the last step; with train.watch=stop it would have the "
-            "last good ones"
-        )
-    return lines
+    lines = [
+        f"this training looks ruined ({alarm['kind']}): {alarm['message']}"
+        for alarm in watch.get("alarms") or ()
+    ]
+    if not lines:
+        return []
+    if watch["mode"] == "stop":
+        return [*lines, f"it was stopped: the model has the weights of step {watch['kept_step']}, "
+                "the last good ones"]  # fmt: skip
+    return [*lines, "the model has the weights of the last step; with train.watch=stop it would "
+            "have the last good ones"]  # fmt: skip
 
 
 def _say_gap(trainer: TOPRTrainer, progress: Progress) -> None:
@@ -251,12 +247,13 @@ def _write(
     write_text_atomic(work / LOG_FILE, log_lines(trainer.state.log_history))
     with atomic_path(work / "examples.parquet", overwrite=True) as path:
         pq.write_table(examples, path)
-    composition = trainer.composition
+    composition, watch = trainer.composition, trainer.watch.result()
+    kept_step = watch.get("kept_step")
     details = {
         "model": loaded.name,
         "revision": loaded.revision,
         "objective": trainer.settings.objective,
-        "steps": trainer.state.global_step,
+        "steps": trainer.state.global_step if kept_step is None else kept_step,
         "rows": composition.rows,
         "unscored": composition.unscored,
         "empty": composition.empty,
@@ -267,7 +264,7 @@ def _write(
         "baseline": trainer.baseline,
         "effective_positive_share": trainer.effective_positive_share,
         "behavior_gap": trainer.behavior_gap.as_log() if trainer.behavior_gap else None,
-        "watch": trainer.watch.result(),
+        "watch": watch,
         **lineage,
         "made": fingerprint(target),
     }
