@@ -58,7 +58,7 @@ SOME = {
     "adam_beta2": 0.9, "weight_decay": 0.1, "max_grad_norm": 2.0, "num_train_epochs": 2.5,
     "max_steps": 7, "global_batch_size": 8, "shuffle_by": "prompt", "micro_batch_tokens": 100,
     "layout": "padded", "bf16": True, "max_length": 50, "mask_truncated": True, "save_steps": 4,
-    "logging_steps": 2, "report_to": ["tensorboard"],
+    "logging_steps": 2, "report_to": ["tensorboard"], "watch": "stop", "watch_steps": 3,
 }  # fmt: skip
 
 
@@ -110,6 +110,9 @@ def test_every_value_of_a_recipe_arrives():
         {"save_steps": 0},
         {"logging_steps": 0},
         {"mask_truncated": "perhaps"},
+        {"watch": "sometimes"},
+        {"watch": "off", "watch_steps": 5},
+        {"watch_steps": 0},
         {"objective_args": "beta"},
         # And what needs more than a look at the values.
         {"objective": "tpor"},

@@ -10,7 +10,11 @@ from test_trainer import _Kill, make_trainer
 from transformers import TrainerCallback
 
 from rollouts_for_training import made_rows
+from topr.config import TrainConfig
+from topr.config.recipe import validate
 from topr.errors import ConfigError, TrainingError
+from topr.training import TOPRConfig
+from topr.training.checks import check_arguments
 from topr.training.last_good import LAST_GOOD, LastGood
 from topr.training.processes import ALONE
 from topr.training.watch import AlarmKind, Probed, Watch, chance_of_drop
@@ -261,11 +265,30 @@ def test_good_weights_of_another_model_are_not_put_back(tmp_path):
         keep.restore(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
-def test_settings_that_do_nothing_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="watch_steps"):
-        make_trainer(tmp_path, made_rows(), watch="off", watch_steps=5)
-    with pytest.raises(ConfigError, match="watch"):
-        make_trainer(tmp_path, made_rows(), watch="sometimes")
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"watch": "off", "probe_problems": 16},
+        {"probe_problems": 0, "watch_steps": 5},
+        {"probe_problems": -1},
+    ],
+)
+def test_a_section_whose_watch_would_do_nothing_is_refused(values):
+    with pytest.raises(ConfigError, match="|".join(values)):
+        validate(TrainConfig, values, where="train")
+
+
+def test_sharded_weights_cannot_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(TrainingError, match="watch=warn"):
+        check_arguments(TOPRConfig(output_dir=str(tmp_path), use_cpu=True, watch="stop"))
+
+
+def test_a_section_that_leaves_the_watch_as_it_is_has_the_hash_it_had():
+    """Runs that were begun before there was one go on."""
+    plain = TrainConfig().fixed()
+    assert not {"watch", "watch_steps", "probe_problems"} & plain.keys()
+    assert TrainConfig(watch="stop").fixed() != plain
 
 
 def test_healthy_weights_are_kept_every_so_often_only(tmp_path, caplog):

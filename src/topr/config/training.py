@@ -232,6 +232,16 @@ class TrainConfig(TrainSettings):
                 f"save_steps={self.save_steps} is no multiple of logging_steps="
                 f"{self.logging_steps}: a resumed log would differ from a straight one"
             )
+        if self.watch == "off" and self.probe_problems != self.ADDED["probe_problems"]:
+            raise ValueError(
+                f"probe_problems={self.probe_problems} does nothing with watch='off': set that to "
+                "'warn' or 'stop', or leave the key out"
+            )
+        if self.watch_steps and self.watch == "warn" and not self.probe_problems:
+            raise ValueError(
+                f"watch_steps={self.watch_steps} does nothing with watch='warn' and "
+                "probe_problems=0: every step is looked at; leave the key out"
+            )
         late = [step for step in self.snapshots if self.max_steps and step > self.max_steps]
         if late:
             raise ValueError(

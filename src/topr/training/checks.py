@@ -25,7 +25,7 @@ from topr.objectives import BaselineRole, Objective, make_objective, resolve_bas
 from topr.training.arguments import TOPRConfig
 from topr.training.compiling import refuse_unfit_compiling
 from topr.training.data import Composition
-from topr.training.sharding import refuse_sharding_alone
+from topr.training.sharding import refuse_sharding_alone, shards_weights
 from topr.training.step import Skip
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,11 @@ def check_arguments(args: TOPRConfig) -> Objective:
         )
     refuse_unfit_compiling(args)
     refuse_sharding_alone(args)
+    if args.watch == "stop" and shards_weights(args):
+        raise TrainingError(
+            "watch=stop keeps the last good weights, and where weights are sharded no process has "
+            "them whole: set watch=warn"
+        )
     if args.device.type == "cpu":
         for name, why in _NEEDS_GPU.items():
             if getattr(args, name):
