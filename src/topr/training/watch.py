@@ -34,9 +34,9 @@ LOST = math.log(0.01)
 MANY_POSITIVES = 0.6
 """Share of lost positives from which a model is being ruined, where as many negatives are lost. Up
 to 0.47 was seen of models that answered better than their base, and models at 0.6 all did worse."""
-MANY_NEGATIVES = 0.9
+MANY_NEGATIVES = 0.75
 """Share of lost negatives that is an alarm in the first steps; later they may have been unlearned
-one by one."""
+one by one. Up to 0.47 was seen of models that answered better than their base."""
 FIRST_STEPS = 20
 ENOUGH = 8
 """Completions of a sign from which a share is read; latest steps are pooled until there are."""
