@@ -8,7 +8,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from command_line import topr, write_jsonl
+from command_line import read_jsonl, topr, write_jsonl
 from tiny import save_tiny
 from topr.store import locked, read_manifest
 
@@ -29,6 +29,12 @@ SETTINGS = (
     "train", "rows.jsonl", "-m", "model", "train.global_batch_size=4", "train.learning_rate=1e-3",
     "train.behavior_logprobs=recompute", "train.save_steps=1", "train.snapshots=[2]",
 )  # fmt: skip
+PROBED = (*SETTINGS, "--probe", "probe.yaml", "train.watch=stop", "train.watch_steps=1")
+RECIPE = """
+task: {name: jsonl, train_file: asked.jsonl, validation_problems: 3, test_problems: 1}
+generate: {max_tokens: 4}
+grade: {workers: 1}
+"""
 
 
 def launched(folder, launcher, *arguments):
@@ -49,7 +55,10 @@ def folder(tmp_path_factory):
         for a in range(3) for b in range(2) for wrong in (0, 1)
     ]  # fmt: skip
     write_jsonl(folder / "rows.jsonl", rows)
-    topr(folder, *SETTINGS, "-o", "one")
+    asked = [{"prompt": f"{a} + 7 =", "answer": str(a + 7)} for a in range(6)]
+    write_jsonl(folder / "asked.jsonl", asked)
+    (folder / "probe.yaml").write_text(RECIPE)
+    topr(folder, *PROBED, "-o", "one")
     return folder
 
 
@@ -63,9 +72,13 @@ def files(folder):
     ids=["torchrun", "accelerate"],
 )
 def test_two_processes_leave_what_one_leaves(folder, tmp_path, launcher):
-    done = launched(folder, launcher, *SETTINGS, "-o", str(tmp_path / "two"))
+    done = launched(folder, launcher, *PROBED, "-o", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("steps: 3") == 1  # one process speaks
+    assert done.stdout.count("probe at step 0: ") == 1
+    probes = [read_jsonl(f / "training/probes.jsonl") for f in (tmp_path / "two", folder / "one")]
+    assert [p["step"] for p in probes[0]] == [p["step"] for p in probes[1]] == [0, 1, 2, 3]
+    assert [p["probe/ended"] for p in probes[0]] == [p["probe/ended"] for p in probes[1]]
     assert files(tmp_path / "two") == files(folder / "one")
     ours, theirs = (read_manifest(f / "training") for f in (tmp_path / "two", folder / "one"))
     assert ours.fingerprint == theirs.fingerprint
@@ -84,7 +97,7 @@ def test_two_processes_leave_what_one_leaves(folder, tmp_path, launcher):
     for a, b in zip(*logs, strict=True):
         assert a["log_ratio/negative"] == pytest.approx(b["log_ratio/negative"], abs=1e-4)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
-    again = launched(folder, launcher, *SETTINGS, "-o", str(tmp_path / "two"))
+    again = launched(folder, launcher, *PROBED, "-o", str(tmp_path / "two"))
     assert again.returncode == 0, again.stderr  # it is done: nothing is trained, nothing waits
 
 
@@ -96,9 +109,10 @@ def test_two_processes_leave_what_one_leaves(folder, tmp_path, launcher):
 def test_sharded_weights_are_saved_whole_and_are_those_of_one(folder, tmp_path, launcher, settings):
     if not (folder / "adamw").exists():
         topr(folder, *SETTINGS, *SHARDED[:1], "-o", "adamw")
-    done = launched(folder, launcher, *SETTINGS, *settings, "-o", str(tmp_path / "two"))
+    probe = ("--probe", "probe.yaml")
+    done = launched(folder, launcher, *SETTINGS, *settings, *probe, "-o", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "two") == files(folder / "adamw")
+    assert files(tmp_path / "two") == files(folder / "adamw")  # no probe of pieces
     for name in ("model", "snapshots/step-000002"):
         before, a, b = (
             load_file(f / "model.safetensors")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_trainer import _Kill, make_trainer
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from rollouts_for_training import made_rows
 from topr.config import TrainConfig
@@ -251,6 +252,8 @@ def test_a_stop_is_the_same_after_an_interruption(tmp_path, killed):
     resumed, _ = ruin(tmp_path, "broken", **saving)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.watch.result() == straight.watch.result()
+    last = get_last_checkpoint(str(tmp_path / "broken"))
+    assert int(last.rpartition("-")[2]) <= straight.watch.alarms[0].step  # none of ruined weights
     assert_equal(weights(resumed.model), weights(straight.model))
 
 

@@ -111,7 +111,7 @@ def train_model(
                 lambda path: save_model(trainer, path, config),
             )
         )
-        if probe is not None and _can_probe(trainer, config):
+        if probe is not None and _can_probe(trainer, config, progress):
             trainer.add_callback(Probe(trainer, probe, config.probe_problems, progress))
         resume = processes.from_first(lambda: last_complete(work))
         if resume is not None:
@@ -164,11 +164,11 @@ def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
         logger.warning("%s", advice)
 
 
-def _can_probe(trainer: TOPRTrainer, config: TrainConfig) -> bool:
+def _can_probe(trainer: TOPRTrainer, config: TrainConfig, progress: Progress) -> bool:
     """Return whether the model on its way can be probed; say so where only sharding forbids it."""
     wanted = config.watch != "off" and config.probe_problems > 0
     if wanted and trainer.sharded:
-        logger.info("no probe while training: weights are sharded, and no process has the model")
+        progress.say("no probe while training: weights are sharded, and no process has the model")
     return wanted and not trainer.sharded
 
 

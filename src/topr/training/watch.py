@@ -289,6 +289,11 @@ class Watch(TrainerCallback):
         lowest = min(0.0, self._start.positive.mean) + STILL_WELL
         return self._start.foreign or found.positive.mean >= lowest
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leave no checkpoint of weights that were given up: a resumed training would have them."""
+        if self.stopped:
+            control.should_save = False
+
     def probed(self, found: Probed, control: Any) -> None:
         """Judge a probe."""
         if self.first_probe is None:
@@ -344,7 +349,7 @@ class Watch(TrainerCallback):
         message = f"step {step}: {what}. {self._advice}"
         self.alarms.append(Alarm(kind=kind, step=step, message=message))
         if self.mode == "stop":
-            control.should_training_stop = True
+            control.should_training_stop, control.should_save = True, False
             kept = self._keep.step if self._keep else None
             message += f". Training stops here, and the weights of step {kept} are the model"
         logger.warning("%s", message)
