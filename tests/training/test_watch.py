@@ -15,10 +15,11 @@ from topr.config import TrainConfig
 from topr.config.recipe import validate
 from topr.errors import ConfigError, TrainingError
 from topr.training import TOPRConfig
+from topr.training.alarms import AlarmKind, Probed, chance_of_drop
 from topr.training.checks import check_arguments
 from topr.training.last_good import LAST_GOOD, LastGood
 from topr.training.processes import ALONE
-from topr.training.watch import AlarmKind, Probed, Watch, chance_of_drop
+from topr.training.watch import Watch
 
 # Mean log rho of positives and negatives, step by step: Qwen2.5-Coder-0.5B on GSM8K, AdamW at 1e-5
 # without warm-up, 8 % positives in batches of 32 by prompt. The third has no positive.
@@ -118,7 +119,7 @@ def test_rows_of_another_model_say_nothing_of_training(caplog):
     watch = watching()
     play(watch, steps_of([(-40.0, -60.0)] * 8, positives=16, negatives=16))
     assert watch.alarms == []
-    assert [record.getMessage().count("another model") for record in caplog.records] == [1]
+    assert [record.getMessage().count("another model wrote") for record in caplog.records] == [1]
 
 
 def test_off_is_off(caplog):

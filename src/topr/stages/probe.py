@@ -1,7 +1,7 @@
 """The probe: now and then the model that is being trained answers some validation questions.
 
 It takes nothing from training: no random numbers, no mode, and its memory is given back. What its
-numbers mean for the training is for `topr.training.watch` to say.
+numbers mean for the training is for `topr.training.alarms` to say.
 """
 
 import logging
@@ -28,7 +28,7 @@ from topr.stages.callbacks import log_lines
 from topr.store import read_table, write_text_atomic
 from topr.tasks import Task, load_task
 from topr.training import TOPRTrainer
-from topr.training.watch import Probed
+from topr.training.alarms import Probed
 
 logger = logging.getLogger(__name__)
 

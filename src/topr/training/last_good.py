@@ -24,14 +24,15 @@ class LastGood:
     def __init__(self, directory: Path, processes: Processes) -> None:
         self._path = directory / LAST_GOOD
         self._processes = processes
+        self._step: int | None = None
 
     @property
     def step(self) -> int | None:
         """Optimizer steps that the weights in the file had taken; None: there is no file."""
-        if not self._path.is_file():
-            return None
-        with safe_open(self._path, framework="pt") as file:
-            return int(file.metadata()["step"])
+        if self._step is None and self._path.is_file():
+            with safe_open(self._path, framework="pt") as file:
+                self._step = int(file.metadata()["step"])
+        return self._step
 
     def keep(self, model: nn.Module, step: int) -> None:
         """Replace the file by the weights as they are."""
@@ -40,8 +41,8 @@ class LastGood:
             with atomic_path(self._path, overwrite=True) as path:
                 save_file(weights, path, metadata={"step": str(step)})
         self._processes.wait()
+        self._step = step
 
-    @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
         """Put the weights of the file into the model.
 
@@ -49,6 +50,11 @@ class LastGood:
             TrainingError: there is no file, or it is of another model.
 
         """
+        self._processes.from_first(lambda: self._load(model))
+        self._processes.same_weights(model)
+
+    @torch.no_grad()
+    def _load(self, model: nn.Module) -> None:
         trained = _trained(model)
         kept = load_file(self._path) if self._path.is_file() else {}
         if kept.keys() != trained.keys():
