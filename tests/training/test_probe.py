@@ -9,7 +9,8 @@ from command_line import read_jsonl, write_jsonl
 from rollouts_for_training import made_rows
 from tiny import save_tiny
 from topr.config import GradeConfig, ModelConfig, load_recipe
-from topr.errors import ConfigError, EngineError
+from topr.engines import transformers as transformers_engine
+from topr.errors import ConfigError, EngineError, ModelError
 from topr.progress import Silent
 from topr.records import Problem, SamplingParams
 from topr.stages import probe as stage
@@ -119,12 +120,30 @@ def test_a_resumed_training_takes_the_same_probes(folder, monkeypatch):
     assert timeless(probes(folder, "resumed")) == timeless(probes(folder, "probed"))
 
 
-def test_an_engine_that_fails_ends_the_probe_and_not_the_training(folder, monkeypatch, caplog):
+def test_under_autocast_the_model_is_tried_in_its_own_numerics(folder, monkeypatch):
+    """Where single tokens of bfloat16 would look like faults of a float32 model."""
+    seen = []
+    find = transformers_engine.find_batching
+
+    def looked_at(model, *given, **also):
+        seen.append((torch.is_autocast_enabled("cpu"), "forward" in model.__dict__))
+        return find(model, *given, **also)
+
+    monkeypatch.setattr(transformers_engine, "find_batching", looked_at)
+    train(folder, "autocast", config=SETTINGS.model_copy(update={"bf16": True}), probe=SOURCE)
+    assert set(seen) == {(False, False)}
+    assert [line["step"] for line in probes(folder, "autocast")] == [0, 2, 4, 5]
+
+
+@pytest.mark.parametrize("error", [EngineError, ModelError])
+def test_an_engine_that_fails_ends_the_probe_and_not_the_training(
+    folder, monkeypatch, caplog, error
+):
     def out_of_memory(*_, **__):
-        raise EngineError("the device ran out of memory")
+        raise error("the device ran out of memory")
 
     monkeypatch.setattr(stage, "draw", out_of_memory)
-    manifest = train(folder, "failing", probe=SOURCE)
+    manifest = train(folder, f"failing-{error.__name__}", probe=SOURCE)
     assert manifest.details["steps"] == 5
     said = [r.getMessage() for r in caplog.records if "probe is off" in r.getMessage()]
     assert len(said) == 1

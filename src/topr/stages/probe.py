@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from topr.config import GradeConfig, Recipe, TrainConfig
 from topr.engines.transformers import TransformersEngine
-from topr.errors import ConfigError, EngineError, GradingError
+from topr.errors import ConfigError, EngineError, GradingError, ModelError
 from topr.generation import draw
 from topr.grading import GRADERS, grade_table
 from topr.progress import Progress
@@ -118,7 +118,7 @@ class Probe(TrainerCallback):
         self._source = source
         self._problems = source.problems[:problems]
         self._progress = progress
-        self._engine: TransformersEngine | None = None
+        self._engine: _Engine | None = None
         self._on = True
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -138,7 +138,7 @@ class Probe(TrainerCallback):
             return
         try:
             found = self._trainer.processes.from_first(lambda: self._ask(step))
-        except (EngineError, GradingError) as error:
+        except (EngineError, GradingError, ModelError) as error:
             logger.warning("the probe is off, training goes on without it: %s", error)
             self._on = False
             return
@@ -192,16 +192,34 @@ class Probe(TrainerCallback):
             seconds=time.perf_counter() - begun,
         )
 
-    def _opened(self) -> TransformersEngine:
+    def _opened(self) -> "_Engine":
         """Return the engine: one for the whole training, since it tries the model when it begins"""
         if self._engine is None:
-            self._engine = TransformersEngine(
+            self._engine = _Engine(
                 self._trainer.accelerator.unwrap_model(self._trainer.model),
                 self._trainer.tokenizer,
                 model_name="the model in training",
                 batch_size=min(self._source.batch_size, len(self._problems)),
             )
         return self._engine
+
+
+class _Engine(TransformersEngine):
+    """Tries the model in the type of its weights, and draws in the numerics of training.
+
+    Under autocast single tokens differ by 0.1 nats from one way of decoding to another, which of
+    float32 weights would be a fault.
+    """
+
+    def _try(self, reach: int, **given: Any) -> None:
+        model: Any = self.model
+        autocast = model.__dict__.pop("forward", None)  # accelerate's, of this model alone
+        try:
+            with torch.autocast(model.device.type, enabled=False):
+                super()._try(reach, **given)
+        finally:
+            if autocast is not None:
+                model.forward = autocast
 
 
 def _own_random_numbers() -> AbstractContextManager[None]:
