@@ -21,7 +21,7 @@ from topr.config import GradeConfig, Recipe, TrainConfig
 from topr.engines.transformers import TransformersEngine
 from topr.errors import ConfigError, EngineError, GradingError, ModelError
 from topr.generation import draw
-from topr.grading import GRADERS, grade_table
+from topr.grading import grade_table, needs_columns
 from topr.progress import Progress
 from topr.records import FinishReason, Outcome, Problem, SamplingParams, Split
 from topr.stages.callbacks import log_lines
@@ -178,7 +178,7 @@ class Probe(TrainerCallback):
                 1,
                 Path(folder),
                 shard_problems=len(self._problems),
-                keep_columns=source.grader not in GRADERS,
+                keep_columns=needs_columns(source.grader),
             )
             rows = read_table(Path(folder))
         graded = grade_table(rows, source.grader, source.grade, tokenizer=engine.tokenizer)
