@@ -1,5 +1,7 @@
 """How many completions, steps and models a run has: by hand, on small recipes."""
 
+from dataclasses import replace
+
 import pytest
 
 from topr.config import load_recipe
@@ -14,14 +16,14 @@ SMALL = [
 SIZES = Sizes(train=6, evaluation=5, validation=3)
 
 
-def stages_of(*overrides: str, seen: Seen | None = None):
+def stages_of(*overrides: str, seen: Seen | None = None, sizes: Sizes = SIZES):
     recipe = load_recipe("quickstart", [*SMALL, *overrides])
 
     def expect(curations):
         common = {"problems": SIZES.train, "n": recipe.generate.n, "curations": curations}
         return Bounds(**common) if seen is None else Tried(**common, seen=seen)
 
-    return planned(recipe, SIZES, expect)
+    return planned(recipe, sizes, expect)
 
 
 def only(stages, label: str):
@@ -41,6 +43,19 @@ def test_one_iteration():
     assert [stage.completions.high for stage in stages] == [15, 24, 24, 24, 15]  # 5 x (2 + greedy)
     assert only(stages, "train").steps == Span.of(3)
     assert not any(stage.estimated for stage in stages)
+
+
+def test_a_training_is_probed_before_on_its_way_and_at_its_end():
+    sizes = replace(SIZES, probe=100)
+    stages = stages_of("train.max_steps=25", sizes=sizes)
+    probe = only(stages, "probe")
+    # At steps 0, 10, 20 and 25, 32 questions each.
+    assert probe.completions == Span.of(4 * 32)
+    assert len(probe.draws) == 4
+    few = only(stages_of("train.probe_problems=5", "train.watch_steps=1", sizes=sizes), "probe")
+    assert few.completions == Span.of(4 * 5)  # 3 steps
+    for off in ("train.watch=off", "train.probe_problems=0"):
+        assert not [stage for stage in stages_of(off, sizes=sizes) if stage.kind is Kind.PROBE]
 
 
 def test_without_greedy_answers_there_is_one_draw():

@@ -111,6 +111,10 @@ def test_counts_come_true(found, run):
             continue
         assert manifest.details["steps"] == stage.steps.low == stage.steps.high
     for stage in found.stages:
+        if stage.kind == "probe":
+            asked = (run / stage.folder / "probes.jsonl").read_text().splitlines()
+            assert len(asked) == len(stage.draws)
+            continue
         assert read_manifest(run / stage.folder).rows == stage.completions.high, stage.label
     manifests = {str(p.parent.relative_to(run)) for p in run.rglob("manifest.json")}
     assert manifests - {s.folder for s in found.stages} == {

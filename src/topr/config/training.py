@@ -30,6 +30,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _spelled(value: Any) -> Any:
+    """Read the word that YAML takes for a boolean."""
+    return "off" if value is False else value
+
+
 def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -112,7 +117,7 @@ class TrainSettings(Section):
     mask_truncated: bool = False
     """Leave out completions that the token limit cut off (`finish_reason` `length`), and count
     them: for rows that topr did not grade, which `grade.truncated` does not reach."""
-    watch: Literal["warn", "stop", "off"] = "warn"
+    watch: Annotated[Literal["warn", "stop", "off"], BeforeValidator(_spelled)] = "warn"
     """What happens when training ruins the model: right answers are unlearned along with wrong
     ones, the taper shuts in the first steps, or the probe drops. `warn`; `stop`, with the last good
     weights as the trained model; or nothing (`off`)."""

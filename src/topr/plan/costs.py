@@ -218,6 +218,11 @@ def _evaluate(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
     )
 
 
+def _probe(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
+    drawn, graded = _generate(stage, recipe, measured), _grade(stage, recipe, measured)
+    return Cost(seconds=drawn.seconds + graded.seconds, stays=len(stage.draws) * LOG_BYTES)
+
+
 def _recompute(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
     rows = stage.completions.high
     tokens = rows * measured.drawing.mean
@@ -257,6 +262,7 @@ _COSTS = {
     Kind.GRADE: _grade,
     Kind.RECOMPUTE: _recompute,
     Kind.TRAIN: _train,
+    Kind.PROBE: _probe,
     Kind.EVALUATE: _evaluate,
 }
 

@@ -20,6 +20,7 @@ from topr.stages.train_arguments import training_arguments
 from topr.training import TOPRConfig
 from topr.training.batches import ShuffledBatches
 from topr.training.checks import objective_of
+from topr.training.watch import steps_between
 
 
 class Kind(StrEnum):
@@ -29,6 +30,7 @@ class Kind(StrEnum):
     GRADE = "grade"
     RECOMPUTE = "recompute log mu"
     TRAIN = "train"
+    PROBE = "probe"
     EVALUATE = "evaluate"
 
 
@@ -75,6 +77,8 @@ class Sizes:
     """Of `evaluate.split`, as many as are evaluated."""
     validation: int
     """Of the split `validation`, as many as are evaluated for `loop.keep=best`."""
+    probe: int = 0
+    """Of the split `validation`, at most: trainings are probed with `train.probe_problems`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,12 +150,12 @@ def planned(recipe: Recipe, sizes: Sizes, expect: Expect) -> list[Stage]:
         stages += _drawn(now, folder)
         first = max(1, iteration - (recipe.loop.window or iteration) + 1)
         pooled = [drawn[i] for i in range(first, iteration + 1)]
-        stages += _trained(recipe, recipe.curate, recipe.train, pooled, "train", folder)
+        stages += _trained(recipe, sizes, recipe.curate, recipe.train, pooled, "train", folder)
         stages += _measured(recipe, sizes, recipe.train, "evaluate", folder, validate=True)
     for name, comparison in recipe.compare.items():
         curate, train = derived_sections(recipe, comparison, where=f"compare.{name}")
         folder, label = Path("compare") / name, f"compare {name}"
-        stages += _trained(recipe, curate, train, [drawn[1]], f"{label}: train", folder)
+        stages += _trained(recipe, sizes, curate, train, [drawn[1]], f"{label}: train", folder)
         stages += _measured(recipe, sizes, train, f"{label}: evaluate", folder, validate=False)
     if recipe.verifier is not None:
         stages += _drawn(expect(quotas(recipe, recipe.iterations + 1)), Path("candidates"))
@@ -173,10 +177,10 @@ def _drawn(drawn: Drawn, folder: Path) -> Iterator[Stage]:
 
 
 def _trained(
-    recipe: Recipe, curate: CurateConfig, train: TrainConfig, pooled: Sequence[Drawn], label: str,
-    folder: Path,
+    recipe: Recipe, sizes: Sizes, curate: CurateConfig, train: TrainConfig,
+    pooled: Sequence[Drawn], label: str, folder: Path,
 ) -> Iterator[Stage]:  # fmt: skip
-    """Yield a training, and before it what recomputes log mu where that is asked for."""
+    """Yield what recomputes log mu where that is asked for, a training, and its probes."""
     ends = zip(*(each.kept(curate) for each in pooled), strict=True)
     low, high = (np.sum(sizes, axis=0) for sizes in ends)
     rows = Span(low=int(low.sum()), high=int(high.sum()))
@@ -204,6 +208,17 @@ def _trained(
             estimated=stage.estimated,
         )
     yield stage
+    problems = 0 if train.watch == "off" else min(sizes.probe, train.probe_problems)
+    if problems:
+        low, high = (_probes(int(steps), args) for steps in (stage.steps.low, stage.steps.high))
+        yield Stage(
+            kind=Kind.PROBE,
+            label=f"{label.removesuffix('train')}probe",
+            folder=stage.folder,
+            completions=Span(low=low * problems, high=high * problems),
+            draws=(Draw(problems=problems, n=1),) * high,
+            estimated=stage.estimated,
+        )
 
 
 def _steps(kept_P: NDArray[np.int64], args: TOPRConfig) -> tuple[int, float]:
@@ -219,6 +234,11 @@ def _steps(kept_P: NDArray[np.int64], args: TOPRConfig) -> tuple[int, float]:
     )
     steps, per_epoch = args.optimizer_steps(len(batches)), args.steps_per_epoch(len(batches))
     return steps, len(groups) * steps / per_epoch
+
+
+def _probes(steps: int, args: TOPRConfig) -> int:
+    """Return how often a training is probed: before, every so many steps, and at its end."""
+    return 1 + -(-steps // steps_between(steps, args.watch_steps))
 
 
 def _checkpoints(steps: int, args: TOPRConfig) -> int:

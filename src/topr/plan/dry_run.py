@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from topr.config import CurateConfig, ModelConfig, Recipe
+from topr.config.recipe import derived_sections
 from topr.engines import Request
 from topr.engines.base import refuse_unfit
 from topr.grading.survey import Survey, survey
@@ -28,6 +29,7 @@ from topr.prompts import render
 from topr.records import Problem, Split
 from topr.run_directory import holds_run
 from topr.stages.generate import sampling_params
+from topr.stages.probe import probe_source
 from topr.store import read_manifest
 from topr.store.manifest import is_begun
 from topr.tasks import Task
@@ -141,7 +143,19 @@ def sizes_of(recipe: Recipe, task: Task) -> Sizes:
         train=len(task.problems(Split.TRAIN)),
         evaluation=len(task.problems(Split(recipe.evaluate.split))[:most]),
         validation=len(task.problems(Split.VALIDATION)[:most]) if best else 0,
+        probe=_probe_problems(recipe, task),
     )
+
+
+def _probe_problems(recipe: Recipe, task: Task) -> int:
+    """Return how many validation problems there are, where a training asks for a probe."""
+    comparisons = (
+        derived_sections(recipe, each, where="compare")[1] for each in recipe.compare.values()
+    )
+    if not any(t.watch != "off" and t.probe_problems for t in (recipe.train, *comparisons)):
+        return 0
+    source = probe_source(recipe, task)
+    return 0 if source is None else len(source.problems)
 
 
 class _Expect:

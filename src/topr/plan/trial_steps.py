@@ -71,6 +71,9 @@ def _trainer(
         "learning_rate": UNCHANGED,
         "snapshots": (),
         "report_to": (),
+        "watch": "off",
+        "watch_steps": None,
+        "probe_problems": recipe.train.ADDED["probe_problems"],
         "training_arguments": further,
     }
     config = recipe.train.model_copy(update=update)

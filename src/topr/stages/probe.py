@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.compute as pc
 import torch
@@ -46,7 +46,7 @@ class ProbeSource:
     sampling: SamplingParams
     """With one seed, so that a model that did not change answers the same."""
     grade: GradeConfig
-    batch_size: int
+    batch_size: int | Literal["auto"]
     """Completions side by side."""
 
 
@@ -199,7 +199,7 @@ class Probe(TrainerCallback):
                 self._trainer.accelerator.unwrap_model(self._trainer.model),
                 self._trainer.tokenizer,
                 model_name="the model in training",
-                batch_size=min(self._source.batch_size, len(self._problems)),
+                batch_size=_beside(self._source.batch_size, len(self._problems)),
             )
         return self._engine
 
@@ -226,3 +226,7 @@ def _own_random_numbers() -> AbstractContextManager[None]:
     """Give torch's random numbers back as they were."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     return torch.random.fork_rng(devices=devices)
+
+
+def _beside(batch_size: int | Literal["auto"], problems: int) -> int:
+    return problems if batch_size == "auto" else min(batch_size, problems)

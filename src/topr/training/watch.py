@@ -45,6 +45,12 @@ _FOREIGN = (
 )
 
 
+def steps_between(max_steps: int, given: int | None) -> int:
+    """Return the steps between probes, and between good weights: `watch_steps`, else a tenth of the
+    training, at least 10."""
+    return given or max(10, -(-max_steps // 10))
+
+
 def advice(args: TOPRConfig, effective_positive_share: float | None) -> str:
     """Return what to change when training ruins the model."""
     warm = "a longer warm-up" if args.warmup_steps else "a warm-up"
@@ -98,7 +104,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Fix how often weights are kept and probes are taken."""
-        self.every = self._given_every or max(10, -(-state.max_steps // 10))
+        self.every = steps_between(state.max_steps, self._given_every)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Judge the weights that this step began with, and keep good ones."""
