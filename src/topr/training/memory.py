@@ -1,10 +1,14 @@
-"""What is done where memory runs out in a forward or backward pass: fewer tokens at a time.
+"""What is done about memory: fewer tokens at a time where it runs out in a forward or backward
+pass, and freed memory given back.
 
 A budget of tokens changes memory and time, never a number.
 """
 
+import ctypes
 import logging
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -14,6 +18,18 @@ from topr.training.batches import Row
 from topr.training.logprobs import Forward
 
 logger = logging.getLogger(__name__)
+
+
+def trim() -> None:
+    """Give freed memory back to the system. On Linux with glibc, and for tensors on a CPU.
+
+    Activations differ in size from step to step, and glibc keeps what they leave between others:
+    the process of a model of 0.5 billion parameters grew from 13 to 19 GB in six steps. A call
+    takes about a tenth of a second.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def ran_out(error: RuntimeError) -> bool:

@@ -55,7 +55,7 @@ from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
 from topr.training.fitting import forward_of, refuse_untrainable
 from topr.training.last_good import LastGood
 from topr.training.logprobs import Forward
-from topr.training.memory import ran_out
+from topr.training.memory import ran_out, trim
 from topr.training.passes import Passes
 from topr.training.processes import processes_of
 from topr.training.sharding import (
@@ -325,6 +325,8 @@ class TOPRTrainer(Trainer):
             self.processes.sum_gradients(model.parameters())
         if not torch.isfinite(loss) or not torch.isfinite(step.log_ratio_B).all():
             self._stop_diverged(f"the loss is {loss.item()}", rows)
+        if self.accelerator.sync_gradients and self.args.device.type == "cpu":
+            trim()
         self._last_rows = rows
         self._last_taper[[row["row"] for row in rows]] = step.taper_B.cpu().numpy()
         self._statistics.add_step(step)
