@@ -31,9 +31,10 @@ def put_adapter(model: PreTrainedModel, peft_config: Any) -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Model has `tie_word_embeddings=True`"
-            )  # an error here
+            # An error here.
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
+            # peft asks by the old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
             adapted = get_peft_model(model, peft_config)
     except ValueError as error:
         raise ModelError(

@@ -224,3 +224,24 @@ def test_a_solution_without_a_box_is_left_out_and_counted(tmp_path, caplog):
     assert r"row 2: column 'solution' has no \boxed" in caplog.text
     with pytest.raises(DataError, match=r"train.jsonl, row 1: column 'solution' has no \\boxed"):
         problems_of(tmp_path, boxless)
+
+
+def test_levels_are_chosen_in_training_and_test(shared_data, raw):
+    task = load_task(config(shared_data, levels=[1, 2], validation_problems=50))
+    tested = {row["id"]: row for row in read(shared_data / "math500.jsonl.gz")}
+    assert {raw[p.id]["level"] for p in task.problems(Split.TRAIN)} == {"Level 1", "Level 2"}
+    assert {tested[p.id]["level"] for p in task.problems(Split.TEST)} == {1, 2}
+    of_levels = [row for row in tested.values() if row["level"] in (1, 2)]
+    assert len(task.problems(Split.TEST)) == len(of_levels)
+
+
+def test_levels_need_the_column(tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text(json.dumps({"problem": "A?", "solution": r"\boxed{1}"}) + "\n")
+    task = load_task(
+        MathConfig(
+            name="math", prompt="plain", levels=[1], train_file=str(file), test_file=str(file)
+        )
+    )
+    with pytest.raises(DataError, match=r"row 1: there is no 'level'.*task\.levels"):
+        task.problems(Split.TRAIN)

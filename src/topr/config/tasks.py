@@ -117,6 +117,8 @@ class Gsm8kConfig(_DatasetConfig):
 class MathConfig(_DatasetConfig):
     """MATH: competition problems (fields `problem`, `solution` with a boxed answer)."""
 
+    ADDED: ClassVar[Mapping[str, Any]] = {**_DatasetConfig.ADDED, "levels": None}
+
     name: Literal["math"]
     dataset: str = "EleutherAI/hendrycks_math"
     """Hub name of the training problems; all its subject configurations are read."""
@@ -124,6 +126,11 @@ class MathConfig(_DatasetConfig):
     """Hub name of the test problems."""
     few_shot: Annotated[int, Field(ge=0, le=4)] = 4
     """Worked examples of the Minerva prompt."""
+    levels: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] | None = (
+        None
+    )
+    """Levels of difficulty whose problems are taken, 1 to 5, in training and test (column `level`).
+    Defaults to all."""
 
 
 class JsonlConfig(PromptConfig):

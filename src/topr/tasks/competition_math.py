@@ -133,6 +133,8 @@ class MathTask:
         left_out: Counter[str] = Counter()
 
         def problem(index: int) -> Problem | None:
+            if not self._wants(source, index):
+                return None
             question = source.text(index, "problem", _ADVICE)
             gold, whole = _gold(source, index)
             if not gold:
@@ -167,6 +169,8 @@ class MathTask:
         left_out: Counter[str] = Counter()
 
         def problem(index: int) -> Problem | None:
+            if not self._wants(source, index):
+                return None
             gold, _ = _gold(source, index)
             left_out["with an empty answer"] += not gold
             return self._problem(source, index, "test", gold) if gold else None
@@ -174,6 +178,20 @@ class MathTask:
         problems = source.each(problem)
         self._warn(source, left_out)
         return problems
+
+    def _wants(self, source: Source, index: int) -> bool:
+        """Return whether a problem is of the levels that are asked for: 3, or "Level 3"."""
+        levels = self._config.levels
+        if levels is None:
+            return True
+        found = source.rows[index].get("level")
+        if found is None:
+            raise source.fail(
+                index,
+                "there is no 'level', and task.levels asks for some",
+                "Take data with that column (MATH has it), or leave task.levels out",
+            )
+        return str(found).removeprefix("Level").strip() in {str(level) for level in levels}
 
     def _warn(self, source: Source, left_out: Counter[str]) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
