@@ -157,7 +157,7 @@ def test_a_run_whose_base_is_kept_says_so_and_compares_nothing():
         {"name": "base", "iteration": 0, "pass@1": 0.5, "pass@1_ci": (0.4, 0.6)},
         {"name": "topr", "iteration": 1, "pass@1": 0.3, "pass@1_ci": (0.2, 0.4)},
     ]
-    lines = _verdict({"comparisons": [], "models": models})
+    lines = _verdict({"comparisons": [], "models": models, "alarms": []})
     assert lines == [
         "base (iteration 0): pass@1 50.0% [40.0%, 60.0%]",
         "topr (iteration 1): pass@1 30.0% [20.0%, 40.0%]",

@@ -76,7 +76,7 @@ def test_a_run_leaves_what_it_says(straight):
     assert (straight / "report.html").stat().st_size > 1_000_000
     assert (straight / "iteration-01/model/model.safetensors").is_file()
     left = {path.name for path in (straight / "iteration-01/training").iterdir()}
-    assert left == {"log.jsonl", "examples.parquet", "manifest.json", ".lock"}
+    assert left == {"log.jsonl", "probes.jsonl", "examples.parquet", "manifest.json", ".lock"}
     assert not list(straight.rglob("*.bin"))
 
 
