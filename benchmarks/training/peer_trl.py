@@ -109,6 +109,7 @@ BEST = {
     # Not tuned. On a GPU bf16 is the fast type; 141 GB have room for these activations.
     "D": Settings(batch_size=4, bf16=True, checkpointing=False, compact=True),
     "E": Settings(batch_size=2, bf16=False, checkpointing=False, compact=True),
+    "F": Settings(batch_size=4, bf16=False, checkpointing=False, compact=True),
 }
 BFLOAT16_BATCH_SIZE = {
     ("A", "sft"): 8, ("A", "grpo"): 8, ("B", "grpo"): 8, ("C", "sft"): 4, ("C", "grpo"): 4,
