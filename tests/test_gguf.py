@@ -21,7 +21,8 @@ from topr.errors import ModelError
 from topr.gguf_files import gguf_details, plain_model, unpack
 from topr.lineage import read_lineage
 from topr.loop import run
-from topr.models import fingerprint, load
+from topr.model_files import fingerprint
+from topr.models import load
 from topr.publishing import pack
 from topr.store import read_manifest, read_table
 

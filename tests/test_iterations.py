@@ -14,8 +14,8 @@ from topr.config import load_recipe
 from topr.errors import ConfigError, DataError, ToprError
 from topr.lineage import read_lineage
 from topr.loop import run
-from topr.models import fingerprint
-from topr.preparation import _check_adapter, check_recipe
+from topr.model_files import fingerprint
+from topr.recipe_checks import _check_adapter, check_recipe
 from topr.store import read_manifest
 
 pytestmark = pytest.mark.slow

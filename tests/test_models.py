@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
+import topr.model_files
 import topr.models
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
 from topr.config.sections import ModelConfig
@@ -144,8 +145,8 @@ def test_a_fingerprint_changes_with_one_weight_or_setting(copy: Path) -> None:
 def test_large_files_are_sampled_from_end_to_end(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topr.models, "_HASHED_BYTES", 4096)
-    monkeypatch.setattr(topr.models, "_BLOCK_BYTES", 1024)
+    monkeypatch.setattr(topr.model_files, "_HASHED_BYTES", 4096)
+    monkeypatch.setattr(topr.model_files, "_BLOCK_BYTES", 1024)
     weights = copy / "model.safetensors"
     content = bytearray(weights.read_bytes())
     assert len(content) > 8 * 4096

@@ -12,9 +12,10 @@ from topr.config import ModelConfig, load_recipe
 from topr.errors import ConfigError, DataError, ModelError
 from topr.lineage import read_lineage
 from topr.loop import run
-from topr.models import fingerprint, identity, load
-from topr.preparation import check_recipe
+from topr.model_files import fingerprint
+from topr.models import identity, load
 from topr.publishing import pack
+from topr.recipe_checks import check_recipe
 from topr.retention import needed_iterations, remove_weights
 from topr.store import read_manifest
 

@@ -8,13 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from topr import hub
 from topr.config import (
     Comparison,
     CurateConfig,
     EvaluateConfig,
     ModelConfig,
-    ReasoningGymConfig,
     Recipe,
     TrainConfig,
     VerifierConfig,
@@ -28,21 +26,16 @@ from topr.grading import needs_columns
 from topr.grading.survey import first_look
 from topr.models import identity, load_tokenizer
 from topr.plan import brief, sizes_of
-from topr.preparation import (
-    BASE,
-    check_logprobs,
-    check_recipe,
-    decide_prompt,
-    prepare,
-    quotas,
-)
+from topr.preparation import check_logprobs, decide_prompt, prepare, quotas
 from topr.progress import Progress, Silent
+from topr.recipe_checks import BASE, check_recipe
 from topr.records import EvalResult
 from topr.report import write_report
 from topr.retention import needed_iterations, remove_weights
 from topr.run_directory import claimed
+from topr.run_fingerprint import first_fingerprint, source_mark
 from topr.stages.callbacks import snapshot
-from topr.stages.common import content, fingerprint
+from topr.stages.common import fingerprint
 from topr.stages.curate import curate_rollouts, kept
 from topr.stages.evaluate import measure
 from topr.stages.generate import generate_rollouts
@@ -109,43 +102,6 @@ def draw_first(
         started.evaluate_base(start)
         if rollouts:
             started.draw_and_grade(start, 1)
-
-
-def first_fingerprint(recipe: Recipe) -> str:
-    """Return a hash of what the first iteration's rollouts and the base's evaluation depend on."""
-    task = recipe.task
-    if isinstance(task, VerifierConfig):  # what its candidates are counts, not where they lie
-        warmup = task.warmup.model_copy(update={"generator": None})
-        update = {"rollouts": None, "test_rollouts": None, "warmup": warmup}
-        task = task.model_copy(update=update)
-    sections = (task, recipe.model, recipe.generate, recipe.grade, recipe.evaluate)
-    return fingerprint(*sections, *source_mark(recipe), *quotas(recipe, 1), recipe.seed)
-
-
-def source_mark(recipe: Recipe) -> list[Any]:
-    """Return what a task's problems depend on beside its section: the candidates of a verifier, the
-    version of reasoning_gym; nothing for another task.
-
-    Raises:
-        ConfigError: reasoning_gym is not installed.
-
-    """
-    task = recipe.task
-    if isinstance(task, ReasoningGymConfig):
-        from topr.grading.gym_datasets import version
-
-        return [version()]
-    if not isinstance(task, VerifierConfig):
-        return []
-    places = [place for place in (task.rollouts, task.test_rollouts) if place is not None]
-    return [_of_candidates(hub.local(place)) for place in places]
-
-
-def _of_candidates(path: Path) -> list[Any]:
-    commit = hub.commit_of(path)
-    if commit is not None and path.is_file():  # Downloaded again, the file has another time.
-        return [commit, path.name]
-    return content(path)[1:]
 
 
 class _Run:

@@ -4,7 +4,6 @@ Not here: drawing from a model (`topr.engines`), training it (`topr.training`), 
 arithmetic task's own base model (`topr.tasks`).
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,15 +28,7 @@ from topr.config.sections import ModelConfig
 from topr.dtypes import resolve_dtype
 from topr.errors import ModelError
 from topr.lengths import positions_of
-
-ADAPTER = "adapter_config.json"
-REMOVED_FILE = "removed.json"
-"""In a model directory whose weights were deleted: their fingerprint, and why."""
-_CONFIG_FILES = ("config.json", "generation_config.json", ADAPTER)
-# Weights up to this size are hashed whole; of larger files, this much is spread over the file.
-# 64 MiB takes a tenth of a second, and no training leaves all of it as it was.
-_HASHED_BYTES = 64 * 2**20
-_BLOCK_BYTES = 2**20
+from topr.model_files import ADAPTER, CONFIG_FILES, fingerprint, is_adapter, removed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,11 +107,6 @@ def load_model(
     refuse_incomplete(config.path, report)
     model: PreTrainedModel = (weights if quantize else weights.to(device)).eval()
     return model
-
-
-def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter alone."""
-    return (directory / ADAPTER).is_file() and not (directory / "config.json").is_file()
 
 
 def _load_adapted(
@@ -295,36 +281,6 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def fingerprint(path: str | Path) -> str:
-    """Name the weights and config of a local model directory by their content.
-
-    sha256 over names, sizes and content of its config files and weights, as `sha256:` and 16 hex
-    digits. Files above 64 MiB are sampled: 64 blocks of 1 MiB, evenly spread, the first and the
-    last included. It tells one training's result from another's; it is no proof against forgery.
-    Two directories with the same files have the same fingerprint, wherever they are. Where weights
-    were deleted (`topr.retention`), it is the one that they had.
-
-    Raises:
-        ModelError: the directory holds no model.
-
-    """
-    directory = Path(path).expanduser()
-    if (gone := _removed(directory)) is not None:
-        return str(gone["fingerprint"])
-    configs = [directory / name for name in _CONFIG_FILES if (directory / name).is_file()]
-    weights = sorted(directory.glob("*.safetensors"))
-    if not configs or not weights:
-        raise ModelError(
-            f"{directory} holds no model: expected config.json and *.safetensors; "
-            "save one there with `model.save_pretrained`"
-        )
-    digest = hashlib.sha256()
-    for file in (*configs, *weights):
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        _hash_content(file, digest)
-    return f"sha256:{digest.hexdigest()[:16]}"
-
-
 def identity(config: ModelConfig) -> str | None:
     """Return what rollouts of a model carry as its `revision`, without loading its weights.
 
@@ -347,29 +303,6 @@ def identity(config: ModelConfig) -> str | None:
     return getattr(found, "_commit_hash", None) or config.revision
 
 
-def _removed(directory: Path) -> dict[str, Any] | None:
-    """Return what is noted of weights that were deleted; None where none were."""
-    path = directory / REMOVED_FILE
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
-
-
-def _hash_content(file: Path, digest: Any) -> None:
-    """Feed a file to the digest: the whole, or evenly spread blocks of a large one."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= _HASHED_BYTES:
-            for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):
-                digest.update(block)
-            return
-        blocks = _HASHED_BYTES // _BLOCK_BYTES
-        for number in range(blocks):
-            stream.seek(number * (size - _BLOCK_BYTES) // (blocks - 1))
-            digest.update(stream.read(_BLOCK_BYTES))
-
-
 def _mps_devices() -> int:
     return int(torch.backends.mps.is_available())
 
@@ -389,9 +322,9 @@ def _checked_path(config: ModelConfig) -> str:
             "give `model.path` a directory or a hub name"
         )
     if directory.is_dir():
-        if not any((directory / name).is_file() for name in _CONFIG_FILES):
+        if not any((directory / name).is_file() for name in CONFIG_FILES):
             raise ModelError(f"{directory} {_what_is_missing(directory)}")
-        if (gone := _removed(directory)) is not None:
+        if (gone := removed(directory)) is not None:
             raise ModelError(
                 f"the weights of {directory} were deleted ({gone['why']}): give a model that the "
                 "run kept, or make this one again with loop.keep_models=all in another directory"

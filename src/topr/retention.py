@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from topr.config import Recipe
-from topr.models import REMOVED_FILE, fingerprint
+from topr.model_files import REMOVED_FILE, fingerprint
 from topr.stages.train import SNAPSHOTS
 from topr.store import read_manifest, write_json_atomic, write_manifest
 

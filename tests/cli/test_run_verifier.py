@@ -14,7 +14,7 @@ import pytest
 
 from topr.config import load_recipe
 from topr.errors import DataError, ToprError
-from topr.preparation import check_recipe
+from topr.recipe_checks import check_recipe
 from topr.store import read_manifest, read_table
 from topr.studies import cells
 from topr.studies.cells import Job, Kind

@@ -18,7 +18,8 @@ from topr.engines.sampling import sampled_log_probs
 from topr.engines.stops import StopStrings
 from topr.engines.vllm import VllmEngine
 from topr.errors import EngineError
-from topr.models import fingerprint, load_model
+from topr.model_files import fingerprint
+from topr.models import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
 from topr.training.behavior import recompute
 

@@ -15,7 +15,8 @@ from topr.adapters import check_adapter, put_adapter
 from topr.config import ModelConfig, Recipe, TrainConfig
 from topr.errors import ConfigError, ModelError
 from topr.loop import run
-from topr.models import fingerprint, load
+from topr.model_files import fingerprint
+from topr.models import load
 from topr.progress import Silent
 from topr.stages import train_files
 from topr.stages.train import train_model

@@ -9,7 +9,8 @@ import torch
 
 from rollouts_for_training import as_rows, made_rows
 from topr.errors import TrainingError
-from topr.training.batches import ShuffledBatches, padded, shared, shares, split_by_tokens, spread
+from topr.training.batches import padded, shared, split_by_tokens, spread
+from topr.training.ordering import ShuffledBatches, shares
 
 
 def test_split_covers_every_row_once_within_the_budget():

@@ -116,8 +116,8 @@ def generate(
     from topr.engines import open_engine
     from topr.grading import needs_columns
     from topr.grading.survey import first_look
-    from topr.loop import source_mark
     from topr.preparation import starting_model
+    from topr.run_fingerprint import source_mark
     from topr.stages.common import fingerprint, task_for
     from topr.stages.generate import generate_rollouts
     from topr.stages.grade import grade_rollouts, warn_of_concerns

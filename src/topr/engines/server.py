@@ -70,7 +70,7 @@ class ServerEngine:
             config: the section `generate.server`.
             sampling: of the section `generate`: whether log-probabilities are those of it.
             model_name: what records say drew them.
-            revision: likewise; see `topr.models.fingerprint`.
+            revision: likewise; see `topr.model_files.fingerprint`.
             served: the server's process, where it is the engine's own: closed with it.
 
         Raises:

@@ -12,8 +12,8 @@ parts is that over each, weighted by the exponential of its log-sum-exp (float32
 kernel gives both, on a CPU.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from topr.attention import attention_of
 from topr.errors import ModelError
 
 NAME = "topr_shared_prompts"
@@ -201,13 +202,6 @@ AttentionInterface.register(NAME, _attend)
 AttentionMaskInterface.register(NAME, lambda *_, **__: None)
 
 
-@contextmanager
-def attending(model: nn.Module) -> Iterator[None]:
+def attending(model: nn.Module) -> AbstractContextManager[None]:
     """Let a model attend so for a while; each call is then given `shared`."""
-    config: Any = model.config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    return attention_of(model, NAME)

@@ -64,7 +64,7 @@ class TransformersEngine:
             model: any causal LM of transformers with a cache. Its training mode is left as it was.
             tokenizer: turns ids into text; prompts come tokenised.
             model_name: what records say drew them.
-            revision: likewise; see `topr.models.fingerprint`.
+            revision: likewise; see `topr.model_files.fingerprint`.
             batch_size: rows decoded side by side. It changes speed and memory, not the samples.
                 `auto`: as many as memory has room for when they are drawn.
 

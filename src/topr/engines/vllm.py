@@ -60,7 +60,7 @@ class VllmEngine:
             tokenizer: turns ids into text; prompts come tokenised.
             facts: of the model; its `positions` are those that `llm` was given.
             model_name: what records say drew them.
-            revision: likewise; see `topr.models.fingerprint`.
+            revision: likewise; see `topr.model_files.fingerprint`.
 
         """
         self.llm = llm

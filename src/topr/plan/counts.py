@@ -18,8 +18,8 @@ from topr.config.recipe import derived_sections
 from topr.preparation import quotas
 from topr.stages.train_arguments import training_arguments
 from topr.training import TOPRConfig
-from topr.training.batches import ShuffledBatches
 from topr.training.checks import objective_of
+from topr.training.ordering import ShuffledBatches
 from topr.training.watch import steps_between
 
 

@@ -18,14 +18,16 @@ from topr.config.recipe import derived_sections
 from topr.engines import Request
 from topr.engines.base import refuse_unfit
 from topr.grading.survey import Survey, survey
-from topr.models import is_adapter, load_tokenizer, model_facts
+from topr.model_files import is_adapter
+from topr.models import load_tokenizer, model_facts
 from topr.plan.costs import Cost, Measured, cost
 from topr.plan.counts import Drawn, Sizes, Stage, planned
 from topr.plan.curating import Bounds, Seen, Tried
 from topr.plan.measuring import measure, spread
-from topr.preparation import check_recipe, decide_prompt, prepare
+from topr.preparation import decide_prompt, prepare
 from topr.progress import Progress
 from topr.prompts import render
+from topr.recipe_checks import check_recipe
 from topr.records import Problem, Split
 from topr.run_directory import holds_run
 from topr.stages.generate import sampling_params

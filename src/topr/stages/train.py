@@ -17,7 +17,8 @@ from transformers import PrinterCallback, set_seed
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
 from topr.gguf_files import gguf_details
-from topr.models import LoadedModel, fingerprint, identity, load
+from topr.model_files import fingerprint
+from topr.models import LoadedModel, identity, load
 from topr.objectives import BaselineRole, share_advice
 from topr.progress import Advance, Progress, Silent
 from topr.stages.callbacks import Bar, CompleteCheckpoints, LogFile, Snapshots, log_lines

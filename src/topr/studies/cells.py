@@ -71,7 +71,7 @@ class Job:
     @property
     def mark(self) -> str:
         """Return a hash of what the cell's numbers depend on."""
-        from topr.loop import first_fingerprint
+        from topr.run_fingerprint import first_fingerprint
 
         train = self.kind is Kind.TRAIN
         return self.recipe.fingerprint() if train else first_fingerprint(self.recipe)

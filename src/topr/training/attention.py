@@ -9,7 +9,7 @@ one (`topr.training.logprobs`).
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from topr.attention import attention_of
 from topr.errors import TrainingError
 
 NAME = "topr_tree"
@@ -303,13 +304,6 @@ AttentionInterface.register(NAME, tree_attention)
 AttentionMaskInterface.register(NAME, _no_mask)
 
 
-@contextmanager
-def tree_attention_of(model: nn.Module) -> Iterator[None]:
+def tree_attention_of(model: nn.Module) -> AbstractContextManager[None]:
     """Let a model attend by trees for a while; its backward pass belongs inside as well."""
-    config: Any = model.config
-    before = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    return attention_of(model, NAME)

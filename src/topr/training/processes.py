@@ -1,7 +1,7 @@
 """The processes that train one model together, and what they tell each other.
 
 A thin layer over `torch.distributed`; alone, every call returns at once. Not here: who computes
-which completions (`topr.training.batches.shares`), and how weights are sharded (accelerate).
+which completions (`topr.training.ordering.shares`), and how weights are sharded (accelerate).
 """
 
 from collections.abc import Callable, Iterable

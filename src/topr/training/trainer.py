@@ -33,13 +33,7 @@ from topr.models import eos_ids, load_model, load_tokenizer
 from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig, load_models_whole
-from topr.training.batches import (
-    Row,
-    ShuffledBatches,
-    refuse_other_order,
-    shares,
-    write_order,
-)
+from topr.training.batches import Row
 from topr.training.behavior import Behavior, Gap, Writers, recorded
 from topr.training.checks import (
     baseline_of,
@@ -56,6 +50,7 @@ from topr.training.fitting import forward_of, refuse_untrainable
 from topr.training.last_good import LastGood
 from topr.training.logprobs import Forward
 from topr.training.memory import ran_out, trim
+from topr.training.ordering import ShuffledBatches, refuse_other_order, shares, write_order
 from topr.training.passes import Passes
 from topr.training.processes import processes_of
 from topr.training.sharding import (
