@@ -121,7 +121,7 @@ def tiny_model(
     """A random float32 model in eval mode: 2 layers, hidden 32, 4 heads, 256 positions.
 
     The weights are drawn wide (0.5), so that its next-token distributions are far from uniform
-    and differ from position to position. `vocab_size` none given: the tiny tokenizer's.
+    and differ from position to position. `vocab_size` defaults to the tiny tokenizer's.
     """
     settings: dict[str, Any] = {
         "vocab_size": len(tiny_tokenizer()) if vocab_size is None else vocab_size,

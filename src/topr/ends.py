@@ -107,7 +107,7 @@ class Written:
     assumed: bool = False
     """Nothing in the row says how it ended."""
     cut: bool = False
-    """The text went on after an end that it spelled out: that part is left out."""
+    """The text continued after an end that it spelled out: that part is left out."""
 
 
 class Ends:

@@ -6,12 +6,12 @@
     ├── RunDirectoryError    an output directory holds something else, or is in use
     ├── ModelError           a model or tokenizer cannot be loaded or used
     ├── EngineError          rollouts cannot be generated
-    ├── GradingError         grading cannot start or go on (a wrong answer is no error)
-    └── TrainingError        training cannot start or go on
+    ├── GradingError         grading cannot start or continue (a wrong answer is no error)
+    └── TrainingError        training cannot start or continue
         └── DivergedError    a loss or gradient is NaN or infinite
 
 Every message says what was found, what was expected and what to do next. Errors from other
-libraries that are not the user's to mend pass through unchanged.
+libraries that are not the user's to fix pass through unchanged.
 """
 
 
@@ -40,11 +40,11 @@ class EngineError(ToprError):
 
 
 class GradingError(ToprError):
-    """Grading cannot start or go on. A wrong answer is an outcome, never this error."""
+    """Grading cannot start or continue. A wrong answer is an outcome, never this error."""
 
 
 class TrainingError(ToprError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class DivergedError(TrainingError):

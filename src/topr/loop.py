@@ -61,7 +61,7 @@ def run(
     *,
     first: Path | None = None,
 ) -> dict[str, Any]:
-    """Run a recipe, or go on with it, and return the summary that is written.
+    """Run a recipe, or resume it, and return the summary that is written.
 
     Started again on the same directory after an interruption anywhere, it continues, and ends with
     the numbers of an undisturbed run.

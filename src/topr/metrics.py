@@ -103,7 +103,7 @@ def elect(
 
     Args:
         answers: one equivalence class for each completion, None where none could be read.
-        weights: finite, >= 0; none given: 1 each.
+        weights: finite, >= 0; defaults to 1 each.
 
     Returns:
         The winners with their chances, which sum to 1; empty where nobody votes.
@@ -195,7 +195,7 @@ def bootstrap_interval(
         level: coverage aimed at.
         groups_P: what each problem belongs to, [P]: problems that depend on each other, such as
             checks of one question's solutions. Groups are then resampled, and the mean is over the
-            problems of those drawn. None given: each problem by itself.
+            problems of those drawn. By default each problem by itself.
 
     Raises:
         ValueError: no problems, or a value that is not finite.

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def decide_prompt(recipe: Recipe, directory: Path | None, progress: Progress) -> Recipe:
     """Return a run's recipe with `task.prompt=auto` decided by the tokenizer of its starting model.
 
-    Once: what the run in `directory` was begun with, it goes on with.
+    Once: what the run in `directory` was begun with, it keeps.
 
     Raises:
         ConfigError: prompts become plain text, and there is a system prompt.

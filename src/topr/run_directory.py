@@ -43,7 +43,7 @@ def claimed(recipe: Section, directory: Path) -> Iterator[None]:
 
 
 def holds_run(recipe: Section, directory: Path) -> bool:
-    """Return whether a directory holds a run of this recipe that would go on. It is only looked at.
+    """Return whether a directory holds a run of this recipe that would resume. Nothing is written.
 
     Raises:
         RunDirectoryError: it holds something else, or the run of another recipe.
@@ -101,7 +101,7 @@ def _refuse_other_recipe(recipe: Section, path: Path) -> None:
         raise RunDirectoryError(
             f"{path.parent} holds a run of another recipe; it differs in "
             f"{'; '.join(differing[:5])}. Nothing is overwritten: give another output directory, "
-            "or the same recipe to go on"
+            "or the same recipe to resume"
         )
 
 

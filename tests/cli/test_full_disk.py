@@ -50,7 +50,7 @@ def test_it_is_one_message_and_the_same_command_goes_on(tmp_path, room, command,
     assert "Traceback" not in done.stderr
     assert re.search(
         rf"error: {what} could not be written: (File too large|its writer stopped midway, as it "
-        r"does where the disk is full). Make room, and the same command goes on\n\Z",
+        r"does where the disk is full). Make room, and the same command resumes\n\Z",
         done.stderr,
     )
     topr(tmp_path, *command)

@@ -141,7 +141,7 @@ def test_out_of_disk_while_drawing_it_says_so_and_goes_on(
     assert "Traceback" not in said
     assert re.search(
         rf"error: {output}/\S+ could not be written: (File too large|No space left on device). "
-        r"Make room, and the same command goes on\n\Z",
+        r"Make room, and the same command resumes\n\Z",
         said,
     )
     assert ended_the_same(folder, engine, output, undisturbed(engine))

@@ -115,7 +115,7 @@ def test_killed_in_every_stage_it_ends_with_the_undisturbed_numbers(straight, ca
         process.wait(timeout=60)
         assert process.returncode == (130 if stage == "generate" else -signal.SIGKILL)
         said = process.stdout.read().decode()
-        assert ("the same command goes on from here" in said) == (stage == "generate")
+        assert ("the same command resumes here" in said) == (stage == "generate")
         process.stdout.close()
         assert not (killed / "summary.json").exists()
     done = topr(cache, "run", "quickstart", "-o", killed, *OVERRIDES)

@@ -158,7 +158,7 @@ KINDS: dict[str, Kind] = {
     ),
     "an end in the text": Kind(
         rows=[PAIR | {"completion": text} for text in ("2 </s>", "2<|im_end|>\n", "2</s> 3</s>")],
-        rewards=[None] * 3, ended="yyy", said="1 go on after an end that their text spells out",
+        rewards=[None] * 3, ended="yyy", said="1 continue after an end that their text spells out",
     ),
     "ids of a model with several ends": Kind(
         rows=[{"prompt": "p", "completion_ids": [9, end]} for end in (EOS, BOS, TURN_END, 9)],

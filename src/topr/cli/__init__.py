@@ -54,7 +54,7 @@ def options(
 
 def main() -> None:
     """Run the command line. A user's error and a full disk are one message; an interruption says
-    how to go on.
+    how to resume.
     """
     try:
         app()
@@ -62,14 +62,14 @@ def main() -> None:
         _end(str(error))
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            err.print("\ninterrupted; the same command goes on from here")
+            err.print("\ninterrupted; the same command resumes here")
         raise
     except Exception as error:
         reason = _no_room(error)
         if reason is None:
             raise
         what = getattr(error, "filename", None) or "a file"
-        _end(f"{what} could not be written: {reason}. Make room, and the same command goes on")
+        _end(f"{what} could not be written: {reason}. Make room, and the same command resumes")
 
 
 def _end(message: str) -> NoReturn:

@@ -62,7 +62,7 @@ def run(
         typer.Option("--no-measure", help="With --dry-run: checks and counts, no completions."),
     ] = False,
 ) -> None:
-    """Run a recipe: generate, grade, curate, train, evaluate, again. Interrupted, it goes on."""
+    """Run a recipe: generate, grade, curate, train, evaluate, again. Interrupted, it resumes."""
     from topr.config import load_recipe
     from topr.errors import ConfigError
 

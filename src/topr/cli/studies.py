@@ -28,7 +28,7 @@ def study(
         int, typer.Option("--jobs", "-j", min=1, help="Cells side by side; they share the cores.")
     ] = 2,
 ) -> None:
-    """Run a study: arms over seeds on shared rollouts. Interrupted, it goes on."""
+    """Run a study: arms over seeds on shared rollouts. Interrupted, it resumes."""
     from topr.config.study import load_study, shipped_studies
 
     if name is None:

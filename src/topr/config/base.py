@@ -17,7 +17,7 @@ class Section(BaseModel):
     """Dotted keys, `*` for any, that no number depends on."""
     ADDED: ClassVar[Mapping[str, Any]] = {}
     """Keys that came when runs were there already, and the value at which all is as it was without
-    them. There they are left out of hashes: such a run goes on."""
+    them. There they are left out of hashes: such a run resumes."""
     FLOATS: ClassVar[frozenset[str]] = frozenset()
     """Keys of mappings whose numbers were all read as floats once, and are hashed as such still."""
 
@@ -39,7 +39,7 @@ class Section(BaseModel):
 
 RENAMED: dict[str, str] = {"normalization": "loss_normalization", "batch_size": "global_batch_size"}
 """Old names of keys of `train`, and what they are called. Old ones are understood, and hashes have
-them: runs that were begun under them go on."""
+them: runs that were begun under them resume."""
 _HASHED_AS = {new: old for old, new in RENAMED.items()}
 
 

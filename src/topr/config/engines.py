@@ -36,7 +36,7 @@ class VllmConfig(Section):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a GPU's memory (on a CPU, of the machine's) for weights and cache."""
     max_model_len: Annotated[int, Field(ge=2)] | None = None
-    """Tokens of prompt and completion at most; none given: as many as the model allows."""
+    """Tokens of prompt and completion at most; defaults to as many as the model allows."""
     enforce_eager: bool = False
     """No CUDA graphs and no compilation: quicker to start, slower to draw."""
     args: dict[str, Any] = Field(default_factory=dict)
@@ -57,7 +57,7 @@ _SECRET = re.compile(r"(api|access|auth)?[-_]?(key|token|secret|password)", re.I
 SERVER_SHOWN = tuple(
     f"server.{key}" for key in ("url", "concurrency", "timeout", "patience", "api_key_env")
 )
-"""Keys of `generate` that say how a server is reached, not what it draws: a run goes on when its
+"""Keys of `generate` that say how a server is reached, not what it draws: a run resumes when its
 server has moved."""
 
 
@@ -78,14 +78,14 @@ class ServerConfig(Section):
     topr starts for each model and ends."""
 
     url: str | None = None
-    """Of a server that is there, such as `http://10.0.0.7:8000/v1`; none given: topr starts one."""
+    """Of a server that is there, such as `http://10.0.0.7:8000/v1`; by default topr starts one."""
     command: tuple[str, ...] | None = None
     """Words that start a server; in each, `{model}`, `{revision}`, `{dtype}`, `{host}` and `{port}`
-    stand for what they say. None given: vLLM's own server, where vllm can be imported."""
+    stand for what they say. Defaults to vLLM's own server, where vllm can be imported."""
     arguments: tuple[str, ...] = ()
     """Further words for vLLM's own server, such as `--tensor-parallel-size` and `4`."""
     model: str | None = None
-    """What the server calls the model, `{model}` for its path; none given: it is asked."""
+    """What the server calls the model, `{model}` for its path; by default it is asked."""
     concurrency: Annotated[int, Field(ge=1)] = 64
     """Requests under way at a time, one completion each."""
     timeout: Annotated[float, Field(gt=0)] = 600.0
@@ -144,7 +144,7 @@ class ServerConfig(Section):
 RAY_SHOWN = tuple(
     f"ray.{key}" for key in ("workers", "address", "gpus_per_worker", "cpus_per_worker")
 )
-"""Keys of `generate` that say where it is drawn, not what: a run goes on on another cluster."""
+"""Keys of `generate` that say where it is drawn, not what: a run resumes on another cluster."""
 
 
 class RayConfig(Section):
@@ -153,12 +153,12 @@ class RayConfig(Section):
     engine: Literal["transformers", "server", "vllm"] = "transformers"
     """What draws completions in each worker, with the settings that it has without Ray."""
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Copies of the model; none given: as many as the cluster's GPUs allow, or 1 without a GPU."""
+    """Copies of the model; defaults to as many as the cluster's GPUs allow, or 1 without a GPU."""
     address: str | None = None
-    """Of a cluster: `auto` (the one on this machine), or host and port; none given: that of
+    """Of a cluster: `auto` (the one on this machine), or host and port; defaults to that of
     RAY_ADDRESS, else one that is started here and ends with the run."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    """GPUs of each worker; none given: 1 (with vllm, its tensor_parallel_size) where the cluster
+    """GPUs of each worker; defaults to 1 (with vllm, its tensor_parallel_size) where the cluster
     has any."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPU cores of each worker."""

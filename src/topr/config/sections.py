@@ -53,7 +53,7 @@ class GenerateConfig(Section):
     max_tokens: Annotated[int, Field(ge=1)] = 512
     """Completion tokens at most, the end-of-sequence token included."""
     stop: tuple[str, ...] | None = None
-    """Strings that end a completion; none given: the task's own."""
+    """Strings that end a completion; defaults to the task's own."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
     """Completions that are decoded side by side (engine `transformers`). `auto`: as many as half of
     the free memory holds, 256 at most."""
@@ -73,7 +73,7 @@ class GradeConfig(Section):
     SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, "none_right")
 
     workers: Annotated[int, Field(ge=1)] | None = None
-    """Worker processes; none given: one per core."""
+    """Worker processes; defaults to one per core."""
     timeout: Annotated[float, Field(gt=0)] = 3.0
     """Seconds that one completion may take before its worker is killed."""
     memory_mb: Annotated[int, Field(ge=256)] = 2048
@@ -114,7 +114,7 @@ class EvaluateConfig(Section):
     split: Literal["validation", "test"] = "test"
     """`validation` where a choice is made on the numbers, `test` where they are reported."""
     problems: Annotated[int, Field(ge=1)] | None = None
-    """The first this many problems of the split; none given: all."""
+    """The first this many problems of the split; defaults to all."""
     n: Annotated[int, Field(ge=1)] = 16
     """Sampled completions per problem."""
     greedy: bool = True
@@ -128,6 +128,6 @@ class EvaluateConfig(Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     """Likeliest tokens kept. 0 means off."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Completion tokens at most; none given: as in `generate`."""
+    """Completion tokens at most; defaults to that of `generate`."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     """Resamples of the problems for the 95 % intervals."""

@@ -31,7 +31,7 @@ class Arm(Section):
     train: bool = True
     """False: only the arm's starting model is evaluated."""
     rate: str | float | None = None
-    """The learning rate, or the arm whose chosen rate this one takes; none given: chosen by a sweep
+    """The learning rate, or the arm whose chosen rate this one takes; by default chosen by a sweep
     of its own."""
     series: str | None = None
     """Arms of one series are joined by a line, over their `x`."""
@@ -49,7 +49,7 @@ class Claim(Section):
     """Another arm, or `base`: the starting model."""
     metric: str = "pass@1"
     than_metric: str | None = None
-    """Of the other arm; none given: the same."""
+    """Of the other arm; defaults to the same."""
     margin: float = 0.0
     """Negative for "not below by more than"."""
 

@@ -95,9 +95,9 @@ class _DatasetConfig(QuestionConfig):
     validation_problems: Annotated[int, Field(ge=0)] = 500
     """Problems held out of the training split, to make choices on."""
     train_problems: Annotated[int, Field(ge=1)] | None = None
-    """Training problems after shuffling; none given: all."""
+    """Training problems after shuffling; defaults to all."""
     test_problems: Annotated[int, Field(ge=1)] | None = None
-    """Test problems after shuffling; none given: all."""
+    """Test problems after shuffling; defaults to all."""
     seed: int = 0
     """Seed of the shuffling: datasets are stored in topic order."""
 
@@ -154,7 +154,7 @@ class JsonlConfig(PromptConfig):
     split: str | None = None
     """Split of a hub dataset with the training problems. Defaults to `train`."""
     test_file: str | None = None
-    """Problems to report on; none given: `test_problems` are held out of `train_file`, or with
+    """Problems to report on; by default `test_problems` are held out of `train_file`, or with
     `test_split` they are that split of it."""
     test_subset: str | None = None
     """Configuration of the test problems. Defaults to `subset`, where both are of one dataset."""
@@ -172,7 +172,7 @@ class JsonlConfig(PromptConfig):
     several_golds: Several = Several.REFUSE
     """What a list of several gold answers means: `refuse`, or `any` of them is right."""
     id_column: str | None = None
-    """Names of the problems; none given: a hash of the prompt."""
+    """Names of the problems; defaults to a hash of the prompt."""
     template: str = "{prompt}"
     """Text around a text prompt; `{prompt}` stands for it."""
     grader: str = "numeric"
@@ -195,7 +195,7 @@ class CheckWarmupConfig(Section):
     """
 
     generator: str | None = None
-    """Directory of the generator that it starts from; none given: the base of `arithmetic`."""
+    """Directory of the generator that it starts from; defaults to the base of `arithmetic`."""
     arithmetic: ArithmeticConfig = ArithmeticConfig(name="arithmetic")
     """The task whose solutions are checked."""
     steps: Annotated[int, Field(ge=1)] = 1200
@@ -216,26 +216,26 @@ class VerifierConfig(PromptConfig):
     """Graded rollouts to learn from, required: a directory of shards, a file with question,
     solution and whether it is right, or a hub name."""
     test_rollouts: str | None = None
-    """Graded rollouts to report on; none given: `test_problems` are held out of `rollouts`. A
+    """Graded rollouts to report on; by default `test_problems` are held out of `rollouts`. A
     question that is in both is not trained on."""
     validation_problems: Annotated[int, Field(ge=0)] = 0
     """Questions held out of `rollouts`, with all their solutions, to make choices on."""
     test_problems: Annotated[int, Field(ge=0)] = 0
     """Questions held out of `rollouts` to report on, where there are no `test_rollouts`."""
     question_column: str | None = None
-    """Of a file: what was asked; none given: by its usual names."""
+    """Of a file: what was asked; defaults to its usual names."""
     solution_column: str | None = None
-    """Of a file: the solution to be checked; none given: by its usual names."""
+    """Of a file: the solution to be checked; defaults to its usual names."""
     label_column: str | None = None
-    """Of a file: whether the solution is right; none given: by its usual names."""
+    """Of a file: whether the solution is right; defaults to its usual names."""
     per_problem: Annotated[int, Field(ge=1)] | None = None
-    """Different solutions of a training question, at most, right and wrong in turns; none given:
+    """Different solutions of a training question, at most, right and wrong in turns; defaults to
     all."""
     mix: Literal["balanced", "natural"] = "balanced"
     """Training problems: as many right solutions as wrong ones, or as they come. Validation and
     test problems are as they come."""
     template: str | None = None
-    """Text of the prompt, with `{question}` and `{solution}`; none given: the task's own."""
+    """Text of the prompt, with `{question}` and `{solution}`; defaults to the task's own."""
     seed: int = 0
     """Seed of the shuffling and of what is left out."""
     warmup: CheckWarmupConfig = CheckWarmupConfig()

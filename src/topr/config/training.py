@@ -61,11 +61,11 @@ class TrainSettings(Section):
     """Further settings of the objective, such as `beta` of dpo or `level` of ppo."""
     loss_normalization: Literal["length", "none", "constant"] | None = None
     """What each completion's loss is divided by: its tokens (`length`), nothing, or
-    `normalization_constant`. None given: as the objective's paper has it, `length` for TOPR."""
+    `normalization_constant`. Defaults to what the objective's paper has, `length` for TOPR."""
     normalization_constant: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """With loss_normalization `constant`."""
     baseline: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """c in A = R - c. None given: 0, or what `effective_positive_share` asks for."""
+    """c in A = R - c. Defaults to 0, or what `effective_positive_share` asks for."""
     effective_positive_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """The share of positives that the baseline should make the dataset act like."""
     behavior_logprobs: Literal["sampler", "recompute"] = "sampler"
@@ -93,14 +93,14 @@ class TrainSettings(Section):
     num_train_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Passes over the dataset, unless `max_steps` is given."""
     max_steps: Count | None = None
-    """Optimizer steps; none given: as many as the epochs take."""
+    """Optimizer steps; defaults to as many as the epochs take."""
     global_batch_size: Count = 64
     """Completions per optimizer step, over all devices."""
     shuffle_by: Literal["completion", "prompt"] = "completion"
     """What is shuffled into batches: single completions, or prompts with all their completions,
     which are then computed with their prompt once."""
     micro_batch_tokens: Count | None = None
-    """Tokens of one forward pass, padding included and what is shared once; none given: 4096 on a
+    """Tokens of one forward pass, padding included and what is shared once; defaults to 4096 on a
     CPU, else the whole batch, and 16,384 where log mu is recomputed; halved whenever memory runs
     out. It changes memory and time, never the gradient."""
     layout: Literal["auto", "shared", "padded"] = "auto"
@@ -108,7 +108,7 @@ class TrainSettings(Section):
     every sequence by itself; `auto`: `shared` where the model allows it. Same gradient."""
     skip_negatives: Annotated[float, Field(ge=0, lt=1)] | Literal["sample"] | None = None
     """Negatives that get no backward pass: those whose taper is at most this number (0 is exact),
-    or with `sample` each with the chance that its taper leaves, unbiased. None given: every one has
+    or with `sample` each with the chance that its taper leaves, unbiased. By default every one has
     a backward pass."""
     bf16: bool = False
     """Autocast to bfloat16; log-probabilities stay float32."""
@@ -122,7 +122,7 @@ class TrainSettings(Section):
     ones, the taper shuts in the first steps, or the probe drops. `warn`; `stop`, with the last good
     weights as the trained model; or nothing (`off`)."""
     watch_steps: Count | None = None
-    """Steps between probes and, with `stop`, between good weights that are kept; none given: a
+    """Steps between probes and, with `stop`, between good weights that are kept; defaults to a
     tenth of the training, and 10 at least."""
     save_steps: Count = 100
     """Steps between checkpoints: what an interruption may cost at most."""

@@ -51,7 +51,7 @@ class PassingError(EngineError):
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """Where a server is, and how long to bear with it."""
+    """Where a server is, and how long to retry."""
 
     url: str
     """Up to `/v1`, that included."""

@@ -75,7 +75,7 @@ KINDS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What a model is to go on with, both ways."""
+    """What a model is to continue, both ways."""
 
     ids: tuple[int, ...]
     text: str
@@ -106,7 +106,7 @@ def body(
     """Return the request for one sample.
 
     Args:
-        prompt: what the model goes on with.
+        prompt: what the model continues.
         sampling: how; its own seed does not count here.
         seed: of this sample.
         abilities: what the server takes.

@@ -15,7 +15,7 @@ from topr.engines.completions import KINDS, Abilities, Answer, Prompt, body, rea
 from topr.records import FinishReason, SamplingParams
 
 PROMPT = "One day, when the rain had stopped, she went"
-"""What a server is asked to go on with: no model is sure of how. (After three tokens vLLM 0.32 has
+"""What a server is asked to continue: no model is sure of how. (After three tokens vLLM 0.32 has
 died on a CPU.)"""
 GREEDY = SamplingParams(temperature=0.0, max_tokens=4)
 HOT = SamplingParams(temperature=2.0, max_tokens=16)

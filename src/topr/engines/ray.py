@@ -115,7 +115,7 @@ class RayEngine:
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
-        """Refuse to go on without Ray, or without what the engine in the workers needs."""
+        """Refuse to start without Ray, or without what the engine in the workers needs."""
         _check_installed(config)
         from topr.engines import check_engine
 
@@ -302,7 +302,7 @@ def _connect(address: str, **resources: int) -> None:
 
     Args:
         address: of the cluster.
-        resources: of one that is started, such as `num_cpus`; none given: the machine's.
+        resources: of one that is started, such as `num_cpus`; defaults to the machine's.
 
     """
     import ray.data

@@ -43,7 +43,7 @@ class ScriptedEngine:
         Args:
             script: texts by problem id, or a function.
             tokenizer: must have an end-of-sequence token.
-            logprobs: none given: made-up numbers in (-1, 0], the same for the same seed, problem
+            logprobs: by default made-up numbers in (-1, 0], the same for the same seed, problem
                 and sample.
             model_name: what records say drew them.
             revision: likewise.

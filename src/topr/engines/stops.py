@@ -36,7 +36,7 @@ class StopStrings:
         """
         if not self._stop or not self._holds(ids):
             return None
-        # A text that holds a string still does when it goes on: the first end is found by halves.
+        # A text that holds a string still does when it continues: the first end is found by halves.
         return bisect_left(range(len(ids)), True, key=lambda end: self._holds(ids[:end]))
 
     def _holds(self, ids: Sequence[int]) -> bool:

@@ -71,7 +71,7 @@ class VllmEngine:
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
-        """Refuse to go on without vLLM, or with a temperature that it does not draw at."""
+        """Refuse to start without vLLM, or with a temperature that it does not draw at."""
         spec = find_spec("vllm")
         if spec is None or spec.origin is None:  # a folder of that name has no origin
             raise ConfigError(
@@ -180,7 +180,7 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineError(
                 f"vLLM's process ended with {len(waiting)} completions to draw; its own log above "
-                "says why. Run the same command again: it goes on with the first shard that is "
+                "says why. Run the same command again: it resumes with the first shard that is "
                 "not complete"
             ) from error
         finally:

@@ -57,7 +57,7 @@ def evaluate(
 
     Each problem gets `config.n` sampled completions and, with `config.greedy`, one at temperature
     0. All are kept in `evaluation/part-*.parquet`; a greedy row is known by its
-    `sampling.temperature`. Killed anywhere and called again with the same arguments, it goes on:
+    `sampling.temperature`. Killed anywhere and called again with the same arguments, it resumes:
     shards that are there are not drawn again, and a finished evaluation is read, not repeated.
 
     Args:
@@ -70,7 +70,7 @@ def evaluate(
         iteration: written into the result and each row.
         seed: of sampling and of the intervals.
         max_tokens: where `config.max_tokens` is none.
-        stop: strings that end a completion; none given: the task's.
+        stop: strings that end a completion; defaults to the task's.
         shard_problems: problems per shard while drawing.
         fingerprint: hash of what fixes the result, for the manifest.
         on_draw: told of completions and tokens as they are drawn.

@@ -81,9 +81,9 @@ def vote(
         table: graded completions: `grade`, `answer`, and scores.
         score: column of scores: numbers >= 0, bools, or rewards of +1 and -1, which count as 1
             and 0; null weighs nothing.
-        problem: column that names the problem; none given: by its usual names.
+        problem: column that names the problem; defaults to its usual names.
         candidates: of each problem that vote. Problems with fewer are left out, of more a random
-            choice votes. None given: as many as most problems have.
+            choice votes. Defaults to as many as most problems have.
         resamples: of the problems, for the intervals.
         seed: of the intervals and of the subsets that vote.
 

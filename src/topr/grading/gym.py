@@ -61,7 +61,7 @@ def read_answer(text: str, entry: Entry) -> str | None:
     It stands between <answer> tags, after "Answer:" or "The answer is", or in a box: the last such
     place counts. Where the prompt ends in "Answer:", a text without one begins with its answer;
     elsewhere it may be an answer and nothing else. Where the reference has several lines, an answer
-    goes on to the end of the text.
+    continues to the end of the text.
     """
     several = "\n" in entry.answer
     read = _read_lines if several else _read_line

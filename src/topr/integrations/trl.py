@@ -72,7 +72,7 @@ class TOPRGRPOConfig(GRPOConfig):  # type: ignore[misc]
 
     objective: str = field(
         default="topr",
-        metadata={"help": "Name in topr.objectives.OBJECTIVES, or `taper` for limits of one's own"},
+        metadata={"help": "Name in topr.objectives.OBJECTIVES, or `taper` for custom limits"},
     )
     objective_args: Any = field(
         default=None, metadata={"help": "Numbers of the objective, such as {'beta': 0.1} for apo"}
@@ -81,7 +81,7 @@ class TOPRGRPOConfig(GRPOConfig):  # type: ignore[misc]
     loss_normalization: Literal["length", "none", "constant"] | None = field(
         default=None,
         metadata={
-            "help": "What a completion's loss is divided by; none given: the objective's own"
+            "help": "What a completion's loss is divided by; defaults to the objective's own"
         },
     )
     normalization_constant: float = field(

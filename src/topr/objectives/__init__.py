@@ -63,7 +63,7 @@ def make_objective(name: str, **arguments: object) -> Objective:
     """Return the objective of a name, with some of its numbers changed.
 
     Args:
-        name: a key of `OBJECTIVES`, or `taper` for limits of one's own.
+        name: a key of `OBJECTIVES`, or `taper` for custom limits.
         **arguments: fields of the objective, such as `beta` of dpo.
 
     Raises:

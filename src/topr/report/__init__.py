@@ -15,7 +15,7 @@ def write_report(run_directory: Path, output: Path | None = None) -> Path:
 
     Args:
         run_directory: what `topr run RECIPE -o DIR` writes.
-        output: file to write; none given: `report.html` in the run directory. An earlier report
+        output: file to write; defaults to `report.html` in the run directory. An earlier report
             there is replaced.
 
     Raises:

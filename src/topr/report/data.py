@@ -109,7 +109,7 @@ def alarms(run: Run) -> list[str]:
         watch = training.details.get("watch") or {}
         for alarm in watch.get("alarms") or ():
             kept = f" Stopped; the model has the weights of step {watch.get('kept_step')}."
-            end = kept if watch.get("mode") == "stop" else " Training went on."
+            end = kept if watch.get("mode") == "stop" else " Training continued."
             lines.append(visible(f"{training.label}, {alarm.get('message')}.{end}"))
     return lines
 

@@ -10,7 +10,7 @@ class Curve:
     key: str
     """In a row of the training log."""
     color: str | None = None
-    """Named colour; none given: the series' own."""
+    """Named colour; defaults to the series' own."""
     name: str = ""
 
 

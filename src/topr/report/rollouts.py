@@ -87,7 +87,7 @@ def read_source(
         files: parquet files of the rollout schema, with or without the token columns.
         label: what the browser calls it.
         max_problems: problems kept; only their rows are loaded.
-        order: problem ids in the order to show; none given: as they come.
+        order: problem ids in the order to show; by default as they come.
 
     Raises:
         pa.ArrowException, OSError, KeyError: not rollout tables.

@@ -37,7 +37,7 @@ class CompleteCheckpoints(TrainerCallback):
 
 
 class LogFile(TrainerCallback):
-    """Writes the run's own log as training goes on: one that is killed or diverges has it too."""
+    """Writes the run's own log while training runs: one that is killed or diverges has it too."""
 
     def __init__(self, path: Path) -> None:
         """Write `path`, in the process that writes files."""
@@ -45,7 +45,7 @@ class LogFile(TrainerCallback):
         self._written = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin anew, up to where a resumed training goes on."""
+        """Begin anew, up to where a resumed training starts."""
         if state.is_world_process_zero:
             write_text_atomic(self._path, log_lines(state.log_history))
         self._written = len(state.log_history)
@@ -73,7 +73,7 @@ class Bar(TrainerCallback):
         self._start = start
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin, where a resumed training goes on."""
+        """Begin, where a resumed training starts."""
         self.advance = self._start()
         self.advance(state.global_step)
 

@@ -139,7 +139,7 @@ class Probe(TrainerCallback):
         try:
             found = self._trainer.processes.from_first(lambda: self._ask(step))
         except (EngineError, GradingError, ModelError) as error:
-            logger.warning("the probe is off, training goes on without it: %s", error)
+            logger.warning("the probe is off, training continues without it: %s", error)
             self._on = False
             return
         self._trainer.leave_out(found.seconds)

@@ -54,7 +54,7 @@ def draw_in_rounds(
 
     The samples are those that drawing the most for every problem would have given, as far as they
     go, and the curations keep of them what they would keep of all. Killed and called again, it
-    goes on from the last shard. `graded` gets its manifest from `grade_rollouts`.
+    resumes from the last shard. `graded` gets its manifest from `grade_rollouts`.
 
     Args:
         problems: of the training split.

@@ -42,7 +42,7 @@ from topr.training.sharding import shards_weights
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "log.jsonl"
-"""A line for each logged step, in `training/`; there while training goes on."""
+"""A line for each logged step, in `training/`; there while training runs."""
 SNAPSHOTS = "snapshots"
 """Where the models on the way lie, beside `model/` and `training/`."""
 
@@ -61,7 +61,7 @@ def train_model(
 ) -> Manifest:
     """Train, and write `model/`, `training/` and any `snapshots/` into `directory`.
 
-    Killed and called again, it goes on from the last checkpoint and ends with the same weights.
+    Killed and called again, it resumes from the last checkpoint and ends with the same weights.
 
     Args:
         model: what training starts from; `path` is a directory or a hub name.

@@ -66,7 +66,7 @@ def verify_rollouts(
         engine: on the verifier.
         config: the section `generate`: `n` checks of each solution.
         directory: where everything goes.
-        columns: of a file; none given: the usual names.
+        columns: of a file; defaults to the usual names.
         by: columns by whose values the metrics are broken down.
         resamples: of the questions, for the intervals.
         seed: of sampling and of the intervals.

@@ -143,7 +143,7 @@ def reshape(
             except (AttributeError, IndexError, KeyError, TypeError) as error:
                 raise DataError(
                     f"{place}: a value is not what the format {name} has there "
-                    f"({type(error).__name__}: {error}). Mend the row, or say another --format"
+                    f"({type(error).__name__}: {error}). Fix the row, or say another --format"
                 ) from error
             counted["left_out"] += made.count(None) or not made
             yield from ((place, one) for one in made if one is not None)
@@ -195,7 +195,7 @@ def _shaped(row: Row, name: str, shape: Format, requests: dict[Any, Row]) -> Ite
     if missing := shape.needs - set(row):
         raise DataError(
             f"found the columns {', '.join(row)}, expected {', '.join(sorted(missing))} as well, "
-            f"as the format {name} has it. Mend the row, or say another --format"
+            f"as the format {name} has it. Fix the row, or say another --format"
         )
     if shape.joined_by:
         key = row[shape.joined_by]

@@ -65,7 +65,7 @@ def import_rollouts(
         columns: where what is; None in it means the usual names.
         tokenizer: of the model to be trained.
         model: behaviour model of rows that do not name one.
-        sampling: how they were drawn; none given: temperature 1, nothing cut off.
+        sampling: how they were drawn; defaults to temperature 1, nothing cut off.
         reading: how rows are read.
         iteration: number recorded with rollouts that have none.
         tally: counts what was tokenised, kept, decoded and assumed, as `intake` explains.

@@ -57,7 +57,7 @@ def incoming(
     Args:
         rows: as the tool left them.
         columns: names that the user gave; None in it means the usual ones.
-        format_name: of `FORMATS`; none given: by the first row's columns.
+        format_name: of `FORMATS`; by default found by the first row's columns.
         beside: the requests of a batch.
         ends: as in `Reading`: a column of this name may hold a list of a group's entries.
 
@@ -93,13 +93,13 @@ def write_rollouts(
     sampling: SamplingParams | None = None,
     reading: Reading | None = None,
 ) -> Manifest:
-    """Write the rollouts and return the manifest. Killed, the same call goes on.
+    """Write the rollouts and return the manifest. Killed, the same call resumes.
 
     The manifest's details are `details` and: `format`; `tokenized`, how many prompts and
     completions had no ids and were tokenised here; `decoded`, how many completions had ids alone;
     `ends_assumed`, how many did not say how they ended; `ended_by_id` and `cut_off_by_id`, of how
     many their last id said it; `stopped_without_end`, of how many ids hold no end though they
-    ended; `cut_at_end`, how many went on after an end that they spelled out;
+    ended; `cut_at_end`, how many continued after an end that they spelled out;
     `reasoning_rebuilt` and `reasoning_dropped`; `without_logprobs`, and `logprobs_left_out` of
     them; `graded`; `left_out`, rows that hold no completion; `dropped`, those whose finish reason
     the user says to leave out.
@@ -199,8 +199,8 @@ def report(manifest: Manifest, reward: str | None) -> list[str]:
         )
     if found.get("cut_at_end"):
         lines.append(
-            f"{found['cut_at_end']} go on after an end that their text spells out: what follows it "
-            "is left out"
+            f"{found['cut_at_end']} continue after an end that their text spells out: what follows "
+            "it is left out"
         )
     if found.get("reasoning_rebuilt"):
         lines.append(
@@ -271,7 +271,7 @@ def _own(rows: Rows, vocabulary: int) -> Iterator[pa.Table]:
             table = pa.Table.from_pylist([_known(*each) for each in chunk], ROLLOUT_SCHEMA)
         except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError) as error:
             raise DataError(
-                f"{where}: a value does not fit topr's schema ({error}). Mend it, or import text "
+                f"{where}: a value does not fit topr's schema ({error}). Fix it, or import text "
                 "with --format trl"
             ) from error
         table = conform(table, where=where)

@@ -104,7 +104,7 @@ def conform(table: pa.Table, *, where: str, columns: Sequence[str] | None = None
     Args:
         table: rows as another tool may have written them.
         where: what the table is, for messages.
-        columns: those that must be there and are returned; none given: all.
+        columns: those that must be there and are returned; defaults to all.
 
     Raises:
         DataError: written by a newer topr, a column is missing, does not fit its type, or holds
@@ -264,7 +264,7 @@ def _check_column(column: pa.ChunkedArray, name: str, *, where: str) -> None:
         strange = pc.fill_null(pc.invert(pc.is_finite(column)), False)
         _refuse(strange, f"{where}: column {name} holds NaN or infinity; null is for none")
     if pa.types.is_list(column.type) and pc.list_flatten(column).null_count:
-        raise DataError(f"{where}: column {name} holds a list with a null in it. Mend the file")
+        raise DataError(f"{where}: column {name} holds a list with a null in it. Fix the file")
     if pa.types.is_struct(column.type):
         for part in column.type:
             value = pc.struct_field(column, part.name)
@@ -274,4 +274,4 @@ def _check_column(column: pa.ChunkedArray, name: str, *, where: str) -> None:
 def _refuse(bad: pa.ChunkedArray, message: str) -> None:
     if pc.any(bad).as_py():
         row = pc.index(bad, True).as_py()
-        raise DataError(f"{message} (first in row {row + 1}). Mend the file or leave the row out")
+        raise DataError(f"{message} (first in row {row + 1}). Fix the file or leave the row out")

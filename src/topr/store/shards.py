@@ -54,7 +54,7 @@ def read_table(source: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     Args:
         source: the directory or file.
-        columns: those to read; none given: the schema's, then any others there are.
+        columns: those to read; defaults to the schema's, then any others there are.
 
     Raises:
         DataError: nothing to read, not parquet, or not a rollout table of a version known here.
@@ -76,7 +76,7 @@ def read_table(source: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read those of `columns` that one parquet file has (none given: all), whoever wrote it.
+    """Read those of `columns` that one parquet file has (defaults to all), whoever wrote it.
 
     Raises:
         DataError: no such file, not parquet, or a rollout table of a newer topr.
@@ -113,7 +113,7 @@ def read_batches(path: Path, *, rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def gather_tables(paths: Sequence[Path], wanted_N: np.ndarray, *, rows: int) -> Iterator[pa.Table]:
-    """Yield chosen rows of several parquet files in an order of one's own, `rows` at a time.
+    """Yield chosen rows of several parquet files in a given order, `rows` at a time.
 
     For each part, every row group that holds one of its rows is read once: cheap where the order
     is that of the files or of several runs through them, dear where it is random.

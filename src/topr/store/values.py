@@ -254,7 +254,7 @@ class RowReader:
             raise self.error(
                 "reward",
                 f"a finite number, one of {', '.join(VERDICTS)}, or null where there is none "
-                "(NaN is no reward: write null, or mend what computed it)",
+                "(NaN is no reward: write null, or fix what computed it)",
             )
         return number
 

@@ -103,7 +103,7 @@ def drawing_for(job: Job) -> Job:
 
 
 def work(job: Job) -> None:
-    """Compute a cell, or go on with it."""
+    """Compute a cell, or resume it."""
     from topr.loop import draw_first, run
 
     began = time.perf_counter()

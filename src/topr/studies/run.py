@@ -1,6 +1,6 @@
 """A study from its first cell to its results: rates swept, arms and seeds computed, in processes.
 
-Every cell is there or not, and is computed once: a study that was stopped anywhere goes on. Not
+Every cell is there or not, and is computed once: a study that was stopped anywhere resumes. Not
 here: what a cell is (`topr.studies.cells`) and what follows from cells (`topr.studies.results`).
 """
 

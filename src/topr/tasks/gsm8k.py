@@ -82,7 +82,7 @@ class Gsm8kTask:
 
     def __init__(self, config: Gsm8kConfig) -> None:
         self._config = config
-        # A base model goes on with a question of its own after its answer. "\nQuestion:" is also
+        # A base model writes another question after its answer. "\nQuestion:" is also
         # the end of "\n\nQuestion:". A chat model ends its turn itself.
         self.stop: tuple[str, ...] = ("\nQuestion:",) if config.prompt == "plain" else ()
 

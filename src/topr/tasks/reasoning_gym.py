@@ -35,7 +35,7 @@ class ReasoningGymTask:
 
     def __init__(self, config: ReasoningGymConfig) -> None:
         self._config = config
-        # A base model goes on with a question of its own after its answer.
+        # A base model writes another question after its answer.
         self.stop: tuple[str, ...] = ("\nQuestion:",) if config.prompt == "plain" else ()
 
     def problems(self, split: Split) -> Sequence[Problem]:

@@ -114,7 +114,7 @@ class VerifierTask:
             completion=config.solution_column,
             reward=config.label_column,
         )
-        # A model that was not taught to stop goes on with a question of its own.
+        # A model that was not taught to stop writes another question.
         own = config.template is None and config.prompt == "plain"
         self.stop: tuple[str, ...] = ("\nQuestion:",) if own else ()
 

@@ -167,7 +167,7 @@ def tree_attention(
         value: [1, key-value heads, S, D].
         attention_mask: not read.
         tree: over the S tokens.
-        scaling: of the scores; none given: 1/sqrt(D).
+        scaling: of the scores; defaults to 1/sqrt(D).
         dropout: must be 0.
         **further: what other attention functions take; windows, soft caps and sinks are refused.
 
@@ -269,7 +269,7 @@ class _TreeAttention(torch.autograd.Function):
 def _flex_attention(
     query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float | None
 ) -> Tensor:
-    """Attention on a GPU. Uncompiled, as torch goes on beyond its limit, it holds all scores."""
+    """Attention on a GPU. Uncompiled, as torch continues beyond its limit, it holds all scores."""
     limits = {"recompile_limit": COMPILATIONS, "fail_on_recompile_limit_hit": True}
     try:
         with torch._dynamo.config.patch(limits):
@@ -283,8 +283,8 @@ def _flex_attention(
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:
         raise TrainingError(
             f"attention over prompts and completions was compiled {COMPILATIONS} times in this "
-            "process, for other shapes and types each time: set layout=padded, or go on in a new "
-            "process"
+            "process, for other shapes and types each time: set layout=padded, or continue in a "
+            "new process"
         ) from error
     return output
 

@@ -130,7 +130,7 @@ def recompute(
     Args:
         model: on its device.
         rows: of `topr.training.data.ROW_SCHEMA`.
-        forward: how the model is run; none given: found by trying.
+        forward: how the model is run; by default found by trying.
         tokens: of one forward pass at most; None: `GPU_TOKENS`.
         progress: told of rows done.
         processes: that share the work; each gets the whole result.

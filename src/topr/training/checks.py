@@ -230,7 +230,7 @@ def _check_schedule(args: TOPRConfig) -> None:
 
 
 def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
-    """Refuse a model that would be trained wrongly without a word."""
+    """Refuse a model that would be trained wrongly, with no sign of it."""
     names = ("activation_checkpointing", "gradient_checkpointing")  # the second up to 5.22
     if any(getattr(args, name, False) for name in names) and not any(
         isinstance(module, GradientCheckpointingLayer) for module in model.modules()

@@ -91,7 +91,7 @@ def prepare_rows(
             kept as they are; text without ids is tokenised once, with the token that ended it.
             Every cell is read as `topr import` reads it, CSV's too.
         tokenizer: for text, and for the end-of-sequence token.
-        vocabulary: token ids that the model knows; none given: as many as the tokenizer. A model's
+        vocabulary: token ids that the model knows; defaults to as many as the tokenizer. A model's
             embedding is often padded, and a sampler may draw what is beyond the tokenizer.
         max_length: prompt and completion tokens at most.
         mask_truncated: leave out rows that a limit cut off, as their `finish_reason` says.
@@ -168,8 +168,8 @@ def prepare_rows(
         )
     if dropped["cut"]:
         logger.warning(
-            "%d completions go on after an end that their text spells out: what follows it is left "
-            "out", dropped["cut"],
+            "%d completions continue after an end that their text spells out: what follows it is "
+            "left out", dropped["cut"],
         )  # fmt: skip
     composition = Composition(
         rows=len(rows),
@@ -250,7 +250,7 @@ class _Reader:
 
     def read(self, source: RowReader) -> tuple[dict[str, Any], FinishReason, bool]:
         """Return the ids and log-probabilities of a row, how its completion ended, and whether its
-        text went on after that.
+        text continued after that.
         """
         finish = source.finish({})
         prompt_ids = source.ids("prompt_ids", self.vocabulary)
@@ -279,7 +279,7 @@ class _Reader:
     def _written(
         self, source: RowReader, finish: Finish | None, prompt: str | tuple[Message, ...]
     ) -> tuple[list[int], FinishReason, bool]:
-        """Return the tokens of a text, its end among them, how it ended, and whether it went on."""
+        """Return the tokens of a text with its end, how it ended, and whether it continued."""
         text, thought = source.written(), source.reasoning()
         if thought is not None:
             try:

@@ -132,7 +132,7 @@ def write_order(batches: ShuffledBatches, checkpoint: Path) -> None:
 
 
 def refuse_other_order(batches: ShuffledBatches, checkpoint: Path) -> None:
-    """Refuse to go on from a checkpoint whose epoch has other batches.
+    """Refuse to resume from a checkpoint whose epoch has other batches.
 
     Raises:
         TrainingError: it has.

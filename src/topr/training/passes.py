@@ -22,7 +22,7 @@ from topr.training.step import Step
 
 SHARDED_TOKENS = 8192
 """Tokens of a forward pass of sharded weights where nothing else is asked for: running out of
-memory can't be mended there, since the other processes wait in the middle of the pass."""
+memory can't be freed there, since the other processes wait in the middle of the pass."""
 
 
 class Passes:

@@ -35,7 +35,7 @@ class Processes:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Continue when all have come here."""
         if self.count > 1:
             distributed.barrier()
 

@@ -56,7 +56,7 @@ def checkpoint_in_pieces(args: TOPRConfig) -> None:
 def shard_on_cpu(accelerator: Accelerator, args: TOPRConfig) -> None:
     """Let accelerate shard a model on CPUs as it does on GPUs, where FSDP is asked for.
 
-    On CPUs it passes the wish over, and trains on whole weights without a word.
+    On CPUs it ignores FSDP, gives no warning, and trains on whole weights.
     """
     state: Any = accelerator.state
     if state.distributed_type == DistributedType.MULTI_CPU and _wants_fsdp(args):

@@ -81,7 +81,7 @@ class Step:
             number: of the optimizer step.
             last_taper: each row's taper when it was last seen, [B]; NaN where it was not.
             own: positions that this process computes, with whole groups where weights are coupled;
-                none given: all.
+                defaults to all.
 
         """
         self.rows = rows

@@ -1,7 +1,7 @@
 """`TOPRTrainer`: a `transformers.Trainer` that turns the weights of an objective into a gradient.
 
 It does not sample, grade or choose: rows come graded, with the behaviour's log-probabilities or
-the wish to have them recomputed.
+with `recompute` asked for.
 """
 
 import time
@@ -81,12 +81,12 @@ class TOPRTrainer(Trainer):
         args: a `TOPRConfig`.
         train_dataset: rows of `prompt`, `completion`, `reward`, and where there are, ids, logprobs
             and sampling parameters: see `topr.training.data.prepare_rows`.
-        processing_class: the tokenizer; none given: the model's own.
+        processing_class: the tokenizer; defaults to the model's own.
         callbacks: of transformers.
         peft_config: of peft, to train an adapter; without it the model is what wrote the rows where
             `behavior_model` names none.
         behavior_model: who wrote the completions, for `behavior_logprobs=recompute`: one model, or
-            `Writers` of several; none given: `model` as it is before the first step.
+            `Writers` of several; defaults to `model` as it is before the first step.
         optimizers: optimizer and schedule, instead of those that `args` names.
 
     Raises:

@@ -77,7 +77,7 @@ class Watch(TrainerCallback):
         Args:
             mode: `warn`, `stop` or `off`.
             keep: keeps good weights; of `stop`.
-            every: steps between good weights, and between probes; none given: a tenth of the
+            every: steps between good weights, and between probes; defaults to a tenth of the
                 training, and 10 at least.
             advice: what to change, ending the messages.
 

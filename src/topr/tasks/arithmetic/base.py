@@ -40,7 +40,7 @@ def base_model(
     Args:
         config: the task; the problems' seed and counts do not matter here.
         progress: told of each warm-up step.
-        threads: torch threads of the warm-up; none given: as torch is set.
+        threads: torch threads of the warm-up; defaults to what torch is set to.
 
     """
     warmup = config.warmup
