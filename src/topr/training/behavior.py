@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 4096
 """Rows that are sorted into forward passes together."""
-GAP_ROWS = 256
-"""Rows on which the gap is measured when nothing has to be recomputed."""
+LOOKED_AT = (64, 256)
+"""Rows that are scored only to be looked at: a twentieth of those that are trained on, within these
+bounds. On a CPU scoring hundreds of them takes minutes."""
 LARGE_GAP = 0.1
 """Largest difference of a completion's summed log-probability that passes without a warning: a
 weight exp(-0.1) is off by a tenth already."""
@@ -347,5 +348,12 @@ def gap_sample(rows: Dataset) -> Dataset | None:
     ]
     if not usable:
         return None
-    step = max(1, len(usable) // GAP_ROWS)
-    return rows.select(usable[::step][:GAP_ROWS])
+    most = looked_at(len(usable))
+    step = max(1, len(usable) // most)
+    return rows.select(usable[::step][:most])
+
+
+def looked_at(rows: int) -> int:
+    """Return how many of so many trained rows are scored for people to look at, at most."""
+    least, most = LOOKED_AT
+    return min(most, max(least, rows // 20))

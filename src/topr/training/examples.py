@@ -1,27 +1,31 @@
-"""A few hundred trained completions with log pi before and after, for people to look at."""
+"""Some trained completions with log pi before and after, for people to look at."""
 
 import pyarrow as pa
 
-from topr.training.behavior import recompute
+from topr.training.behavior import looked_at, recompute
 from topr.training.trainer import TOPRTrainer
 
-PROBLEMS = 40
 PER_PROBLEM = 8
 
 
 def examples_table(trainer: TOPRTrainer, dataset: pa.Table) -> pa.Table:
-    """Return rows of the dataset as it was given, with columns added.
+    """Return some rows of the dataset as it was given, with columns added.
+
+    They are the first `PER_PROBLEM` rows at most of each of the first problems, until there are
+    `looked_at` many.
 
     `tokens`: the completion's tokens as text, list<string>; `behavior_logprobs` and
     `policy_logprobs`: log mu as used and log pi after training, per token, list<float32>.
     """
     taken: dict[int, int] = {}
-    chosen = []
+    chosen: list[int] = []
+    most = looked_at(len(trainer.rows))
     for position, group in enumerate(trainer.rows["group"]):
-        if group in taken or len(taken) < PROBLEMS:
-            taken[group] = taken.get(group, 0) + 1
-            if taken[group] <= PER_PROBLEM:
-                chosen.append(position)
+        if len(chosen) == most:
+            break
+        taken[group] = taken.get(group, 0) + 1
+        if taken[group] <= PER_PROBLEM:
+            chosen.append(position)
     rows = trainer.rows.select(chosen)
     with trainer.accelerator.autocast():
         model = trainer.accelerator.unwrap_model(trainer.model)
