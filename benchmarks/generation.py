@@ -24,13 +24,13 @@ import torch
 from topr.config import GenerateConfig, ModelConfig, Recipe, load_recipe
 from topr.engines import Engine, Request, open_engine
 from topr.engines.transformers import TransformersEngine
-from topr.environment import prepare_process
-from topr.models import LoadedModel, load
-from topr.preparation import starting_model
+from topr.models.loading import LoadedModel, load
 from topr.progress import Silent
-from topr.prompts import render
 from topr.records import SamplingParams, Split
+from topr.runs.environment import prepare_process
+from topr.runs.preparation import starting_model
 from topr.tasks import load_task
+from topr.tokenization.prompts import render
 
 Draw = Callable[[Sequence[Request], int], int]
 """Draws completions of so many tokens at most; returns how many they have."""

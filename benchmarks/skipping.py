@@ -15,15 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from topr.environment import prepare_process
+from topr.runs.environment import prepare_process
 
 SETTINGS: dict[str, float | str | None] = {"off": None, "0": 0, "0.01": 0.01, "sample": "sample"}
 
 
 def train(recipe: Any, setting: float | str | None, dataset: Path, folder: Path) -> dict[str, Any]:
     """Train and evaluate one setting; return its figures."""
-    from topr.preparation import starting_model
     from topr.progress import Silent
+    from topr.runs.preparation import starting_model
     from topr.stages.evaluate import evaluate_model
     from topr.stages.train import train_model
 
@@ -73,7 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare_process()
     from topr.config import load_recipe
-    from topr.loop import run
+    from topr.runs.loop import run
 
     path = options.output.with_suffix(".json")
     results = json.loads(path.read_text()) if path.is_file() else {}

@@ -9,8 +9,8 @@ from topr.config.engines import ServerConfig
 from topr.config.recipe import derived_sections
 from topr.config.training import _say_renamed
 from topr.errors import ConfigError, RunDirectoryError, ToprError
-from topr.loop import run
-from topr.run_directory import claimed
+from topr.runs.directory import claimed
+from topr.runs.loop import run
 from topr.store import begin
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -11,7 +11,6 @@ from topr.engines.base import Request
 from topr.errors import DataError, RunDirectoryError
 from topr.evaluation import (
     compare,
-    evaluate,
     headline,
     read_evaluation,
     score,
@@ -27,6 +26,7 @@ from topr.records import (
     Rollout,
     SamplingParams,
 )
+from topr.stages.evaluate import evaluate
 from topr.store import read_manifest, read_table, rollouts_to_table, shard_paths
 from topr.tasks.base import Split
 

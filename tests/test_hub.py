@@ -21,10 +21,10 @@ from topr.cli.sources import hub_or_path
 from topr.config import Gsm8kConfig, MathConfig, VerifierConfig, load_recipe
 from topr.errors import ConfigError, DataError, ModelError
 from topr.hub import HubName
-from topr.run_fingerprint import source_mark
+from topr.runs.fingerprint import source_mark
 from topr.tasks import Split, load_task
 from topr.tasks.sources import read_file_or_hub
-from topr.tasks.verifier import VerifierTask
+from topr.verifier.task import VerifierTask
 
 
 class FakeHub:

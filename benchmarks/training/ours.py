@@ -30,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback
 from workloads import Workload, add_arguments, chosen, completion_tokens, rows
 
-from topr.environment import prepare_process
+from topr.runs.environment import prepare_process
 from topr.stages.train_arguments import CHECKPOINTING
 from topr.training import TOPRConfig
 

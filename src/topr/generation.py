@@ -14,18 +14,18 @@ import pyarrow as pa
 
 from topr.engines.base import Engine, Request
 from topr.errors import DataError, EngineError, RunDirectoryError
-from topr.prompts import render
+from topr.interop import as_column
 from topr.records import Problem, Rollout, SamplingParams
 from topr.store import (
     ROLLOUT_SCHEMA,
     Journal,
-    as_column,
     journal_path,
     read_table,
     rollouts_to_table,
     shard_paths,
     write_shard,
 )
+from topr.tokenization.prompts import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,8 +1,8 @@
 """The Hugging Face hub, wherever a path does: names to local files, rows of data sets, uploads.
 
-The one place that talks to it for data. Models are loaded by name in `topr.models`; what is
-uploaded is chosen in `topr.publishing`. The token is the hub client's own affair (`HF_TOKEN`, or
-what `hf auth login` stored): none is read, passed or written here.
+The one place that talks to it for data. Models are loaded by name in `topr.models.loading`; what
+is uploaded is chosen in `topr.publish.upload`. The token is the hub client's own affair
+(`HF_TOKEN`, or what `hf auth login` stored): none is read, passed or written here.
 """
 
 import re

@@ -14,11 +14,11 @@ import pytest
 
 from topr.config import load_recipe
 from topr.errors import DataError, ToprError
-from topr.recipe_checks import check_recipe
+from topr.runs.recipe_checks import check_recipe
 from topr.store import read_manifest, read_table
 from topr.studies import cells
 from topr.studies.cells import Job, Kind
-from topr.tasks.verifier import PROMPT_FILE, noted_prompt
+from topr.verifier.task import PROMPT_FILE, noted_prompt
 
 pytestmark = pytest.mark.slow
 

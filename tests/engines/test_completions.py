@@ -14,14 +14,14 @@ import pytest
 from tiny import EOS, TURN_END, tiny_tokenizer
 from topr.config import GenerateConfig, ServerConfig, load_recipe
 from topr.config.engines import SERVER_BODY_OF_TOPR
-from topr.ends import Ends
 from topr.engines.background import in_background
 from topr.engines.client import _retry_after
 from topr.engines.completions import KINDS, LLAMA_CPP, Answer, Prompt, body, read_answer, whole
 from topr.engines.stops import StopStrings
 from topr.errors import ConfigError, EngineError
-from topr.preparation import check_logprobs
 from topr.records import FinishReason, SamplingParams
+from topr.runs.preparation import check_logprobs
+from topr.tokenization.ends import Ends
 
 TOKENIZER = tiny_tokenizer()
 PROMPT = Prompt(ids=(7, 8), text="#$")

@@ -22,8 +22,8 @@ from topr.config import GenerateConfig, ModelConfig, load_recipe
 from topr.engines import Engine, Request, check_engine, open_engine, ray
 from topr.errors import ConfigError, EngineError
 from topr.generation import draw
-from topr.preparation import check_logprobs
 from topr.records import Problem, SamplingParams
+from topr.runs.preparation import check_logprobs
 from topr.store import read_table
 
 pytestmark = [

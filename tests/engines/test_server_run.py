@@ -13,7 +13,7 @@ from servers import SCRIPT, notes
 from tiny import save_tiny
 from topr.config import load_recipe
 from topr.errors import ConfigError
-from topr.loop import run
+from topr.runs.loop import run
 from topr.store import read_table
 
 RECIPE: dict[str, Any] = {

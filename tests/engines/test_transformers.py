@@ -17,7 +17,7 @@ from topr.engines.base import Request
 from topr.engines.columns import Batching
 from topr.engines.transformers import TransformersEngine
 from topr.errors import EngineError
-from topr.model_files import fingerprint
+from topr.models.files import fingerprint
 from topr.records import FinishReason, Rollout, SamplingParams
 
 TOKENIZER = tiny_tokenizer()

@@ -11,7 +11,7 @@ from topr.engines.columns import Batching
 from topr.engines.transformers import TransformersEngine
 from topr.engines.trial import Case, cases, find_batching, kept_bytes
 from topr.errors import ModelError
-from topr.lengths import named_lengths, positions_of
+from topr.models.lengths import named_lengths, positions_of
 from topr.records import SamplingParams
 
 TOKENIZER = tiny_tokenizer()

@@ -12,10 +12,10 @@ from topr.cli import app
 from topr.config import GradeConfig
 from topr.errors import DataError
 from topr.evaluation import score
-from topr.golds import read_gold, split_gold
 from topr.grading import grade_table
 from topr.grading.verdict import Verdict, any_of
 from topr.records import Outcome, Several
+from topr.store.golds import read_gold, split_gold
 
 CONFIG = GradeConfig(workers=1)
 ANSWER = "The answer is {}."

@@ -2,9 +2,9 @@
 
 import pytest
 
-from topr.evaluation.verdicts import verdict_logprob
 from topr.grading.check import grade_verdict, read_verdict
 from topr.records import Outcome
+from topr.verifier.verdicts import verdict_logprob
 
 ASKED = "Verification: Is the answer correct (Yes/No)?"
 

@@ -30,9 +30,10 @@ from verl.workers.utils.losses import ppo_loss
 from tiny import tiny_tokenizer
 from topr.errors import ConfigError, DataError
 from topr.integrations.verl import AGGREGATIONS, register
+from topr.interop import export_rollouts, write_rows
 from topr.objectives import OBJECTIVES, Taper, sequence_scale
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
-from topr.store import export_rollouts, rollouts_to_table, write_rows
+from topr.store import rollouts_to_table
 
 LENGTHS = torch.tensor([3, 1, 5, 2, 4, 0])  # the last row is empty
 T = 6

@@ -23,7 +23,7 @@ from topr.config import GenerateConfig, ModelConfig
 from topr.engines import Request, open_engine
 from topr.engines.sampling import sampled_log_probs
 from topr.engines.server import ServerEngine
-from topr.models import load_model
+from topr.models.loading import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import read_table
 

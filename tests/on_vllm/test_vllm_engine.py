@@ -18,8 +18,8 @@ from topr.engines.sampling import sampled_log_probs
 from topr.engines.stops import StopStrings
 from topr.engines.vllm import VllmEngine
 from topr.errors import EngineError
-from topr.model_files import fingerprint
-from topr.models import load_model
+from topr.models.files import fingerprint
+from topr.models.loading import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
 from topr.training.behavior import recompute
 

@@ -29,7 +29,7 @@ from topr.engines import Request, check_engine, open_engine
 from topr.engines.sampling import sampled_log_probs
 from topr.engines.server import ServerEngine
 from topr.engines.serving import VLLM
-from topr.models import load_model
+from topr.models.loading import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import read_table
 from topr.training.behavior import recompute

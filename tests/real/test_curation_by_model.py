@@ -11,18 +11,11 @@ import pytest
 from command_line import read_jsonl
 from tiny import tiny_tokenizer
 from topr.config import CurateConfig, GradeConfig
+from topr.interop import ColumnMap, Reading, import_rollouts, read_rows
 from topr.progress import Silent
 from topr.stages.curate import curate_rollouts
 from topr.stages.grade import grade_rollouts
-from topr.store import (
-    ColumnMap,
-    Reading,
-    import_rollouts,
-    read_rows,
-    read_table,
-    rollouts_to_table,
-    write_shard,
-)
+from topr.store import read_table, rollouts_to_table, write_shard
 
 pytestmark = pytest.mark.slow
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from topr.errors import DataError, RunDirectoryError
+from topr.interop import read_rows
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
 from topr.store import (
     ROLLOUT_SCHEMA,
     Manifest,
     atomic_path,
     read_manifest,
-    read_rows,
     read_table,
     rollouts_to_table,
     shard_paths,

@@ -171,7 +171,7 @@ def test_a_training_that_diverges_counts_as_nothing_right(
 
     with monkeypatch.context() as patch:
         patch.setenv("TOPR_CACHE", str(folder.parent / "cache"))
-        patch.setattr("topr.loop.run", falls)
+        patch.setattr("topr.runs.loop.run", falls)
         after = run_study(STUDY, folder, jobs=1, progress=Silent())
     cell = after.of("tis")[1]
     assert cell.diverged == "step 3: the loss is nan"

@@ -18,13 +18,13 @@ from topr.config import (
 )
 from topr.errors import ConfigError, DataError, ModelError
 from topr.grading import GRADERS
-from topr.preparation import decide_prompt
 from topr.progress import Silent
 from topr.records import Message, Outcome, Problem
+from topr.runs.preparation import decide_prompt
 from topr.stages.common import fingerprint
 from topr.tasks import Split, competition_math, gsm8k, load_task
 from topr.tasks.prompts import check_prompts, make_prompt, prompt_kinds, resolve_prompt
-from topr.tasks.verifier import Candidate, VerifierTask, note_prompt, noted_prompt
+from topr.verifier.task import Candidate, VerifierTask, note_prompt, noted_prompt
 
 CHAT, BARE = tiny_tokenizer(chat_template=True), tiny_tokenizer()
 ONE = [("1 + 1?", "2")]

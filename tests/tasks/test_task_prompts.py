@@ -5,9 +5,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from topr.errors import DataError, ModelError
-from topr.prompts import render
 from topr.records import Message
 from topr.tasks.prompts import chat_prompt
+from topr.tokenization.prompts import render
 
 BOS, EOS = 0, 1
 TEMPLATE = (

@@ -15,9 +15,9 @@ from topr.config.recipe import validate
 from topr.errors import ConfigError, DataError
 from topr.grading import gym_datasets
 from topr.grading.gym_datasets import open_dataset
-from topr.recipe_checks import check_recipe
 from topr.records import Problem, Split
-from topr.run_fingerprint import first_fingerprint
+from topr.runs.fingerprint import first_fingerprint
+from topr.runs.recipe_checks import check_recipe
 from topr.tasks import load_task
 from topr.tasks.gym_problems import Item, seed_of
 

@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM
 from command_line import write_jsonl
 from rollouts_for_training import made_rows, plain_logprobs
 from tiny import save_tiny, tiny_model, tiny_tokenizer
-from topr.adapters import check_adapter, put_adapter
 from topr.config import ModelConfig, Recipe, TrainConfig
 from topr.errors import ConfigError, ModelError
-from topr.loop import run
-from topr.model_files import fingerprint
-from topr.models import load
+from topr.models.adapters import check_adapter, put_adapter
+from topr.models.files import fingerprint
+from topr.models.loading import load
 from topr.progress import Silent
+from topr.runs.loop import run
 from topr.stages import train_files
 from topr.stages.train import train_model
 from topr.training import TOPRConfig, TOPRTrainer

@@ -9,7 +9,7 @@ from rollouts_for_training import made_rows, plain_logprobs
 from tiny import tiny_model, tiny_tokenizer
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
-from topr.models import LoadedModel
+from topr.models.loading import LoadedModel
 from topr.stages import train
 from topr.training import TOPRConfig, TOPRTrainer, Writers
 from topr.training.logprobs import Forward

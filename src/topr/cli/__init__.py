@@ -11,8 +11,8 @@ import typer
 
 from topr.cli import data, info, publishing, running, studies, training, verifying
 from topr.cli.console import err, log_to_console
-from topr.environment import launched
 from topr.errors import ConfigError, ToprError
+from topr.runs.environment import launched
 
 TOGETHER = ("train",)
 """Commands that several processes may run together."""

@@ -11,8 +11,8 @@ from topr.cli.sources import hub_or_path
 from topr.records import Several
 
 if TYPE_CHECKING:
-    from topr.ends import Finish
-    from topr.store import Rows
+    from topr.interop import Rows
+    from topr.tokenization.ends import Finish
 
 
 def register(app: typer.Typer) -> None:
@@ -105,12 +105,7 @@ def import_(
 ) -> None:
     """Turn completions that other tools made into rollouts, tokenised once."""
     from topr.config import ModelConfig
-    from topr.ends import Ends
-    from topr.gguf_files import plain_model
-    from topr.models import load_tokenizer, named_eos_ids, named_vocabulary
-    from topr.records import SamplingParams
-    from topr.stages.common import fingerprint
-    from topr.store import (
+    from topr.interop import (
         ColumnMap,
         Reading,
         Rows,
@@ -119,6 +114,11 @@ def import_(
         report_import,
         write_rollouts,
     )
+    from topr.models.gguf import plain_model
+    from topr.models.loading import load_tokenizer, named_eos_ids, named_vocabulary
+    from topr.records import SamplingParams
+    from topr.stages.common import fingerprint
+    from topr.tokenization.ends import Ends
 
     given = ColumnMap(
         prompt=prompt,
@@ -173,7 +173,7 @@ def _source(name: str, subset: str | None, split: str | None) -> "tuple[Rows, li
     """Return the rows of a file, a folder or a hub dataset's split, and what they are known by."""
     from topr import hub
     from topr.errors import ConfigError
-    from topr.store import Rows, data_files
+    from topr.interop import Rows, data_files
 
     if subset is None and split is None:
         path = hub.local(name)
@@ -195,8 +195,8 @@ def _lines(text: str) -> str:
 
 def _finish_words(given: list[str]) -> "dict[str, Finish]":
     """Return what `--finish-reason WORD=MEANING` says."""
-    from topr.ends import Finish
     from topr.errors import ConfigError
+    from topr.tokenization.ends import Finish
 
     meanings = {finish.value: finish for finish in Finish}
     words = {}
@@ -227,7 +227,8 @@ def export(
     ] = "topr",
 ) -> None:
     """Write rollouts in the shape that another tool loads. Nothing is overwritten."""
-    from topr.store import check_output, export_rollouts, read_table, write_rows
+    from topr.interop import check_output, export_rollouts, write_rows
+    from topr.store import read_table
 
     check_output(output)
     found = export_rollouts(read_table(source), format_, data_source=data_source)

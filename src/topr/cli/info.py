@@ -46,7 +46,7 @@ def schema() -> None:
 
 def env() -> None:
     """Print versions and devices, for bug reports."""
-    from topr.environment import environment
+    from topr.runs.environment import environment
 
     typer.echo(json.dumps(environment(), indent=2))
 
@@ -56,7 +56,7 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Tell which rollouts made which model."""
-    from topr.lineage import read_lineage
+    from topr.runs.lineage import read_lineage
 
     found = read_lineage(directory)
     if as_json:

@@ -25,7 +25,7 @@ def card(directory: Published) -> None:
     A README.md that is there is not overwritten; `topr push` uploads it as it is.
     """
     from topr.hub import CARD
-    from topr.publishing import pack
+    from topr.publish.upload import pack
     from topr.store import atomic_path
 
     parcel = pack(directory)
@@ -50,7 +50,7 @@ def push(
 ) -> None:
     """Upload a model or rollouts with a card. The token is HF_TOKEN or that of `hf auth login`."""
     from topr.hub import CARD, upload
-    from topr.publishing import pack
+    from topr.publish.upload import pack
 
     parcel = pack(directory)
     for file, path in parcel.files.items():

@@ -76,14 +76,14 @@ def run(
     loaded = load_recipe(recipe, overrides or [])
     prepare_tensors()
     if dry_run:
-        from topr import plan
+        from topr.runs import plan
 
         found = plan.dry_run(loaded, output, ConsoleProgress(), measured=not no_measure)
         for line in plan.lines(found):
             out.print(escape(line), soft_wrap=True)
         return
     assert output is not None  # noqa: S101 - refused above
-    from topr import loop
+    from topr.runs import loop
 
     progress = ConsoleProgress()
     summary = loop.run(loaded, output, progress)
@@ -116,8 +116,8 @@ def generate(
     from topr.engines import open_engine
     from topr.grading import needs_columns
     from topr.grading.survey import first_look
-    from topr.preparation import starting_model
-    from topr.run_fingerprint import source_mark
+    from topr.runs.fingerprint import source_mark
+    from topr.runs.preparation import starting_model
     from topr.stages.common import fingerprint, task_for
     from topr.stages.generate import generate_rollouts
     from topr.stages.grade import grade_rollouts, warn_of_concerns
@@ -212,9 +212,10 @@ def grade(
     """Grade completions: adds grade, reward and answer beside the input's own columns."""
     from topr.config import GradeConfig, load_section
     from topr.grading import grade_table
+    from topr.interop import Rows, check_output, read_rows, write_rows
     from topr.stages.common import content, fingerprint
     from topr.stages.grade import grade_rollouts, warn_of_concerns
-    from topr.store import Rows, check_output, read_rows, value_at, write_rows
+    from topr.store import value_at
 
     config = load_section(GradeConfig, "grade", recipe, overrides or [])
     grader = GRADER_OF_TASK.get(task, task)
@@ -349,7 +350,7 @@ def _print_counts(outcomes: dict[str, int], rows: int) -> None:
 
 def prepare_tensors() -> None:
     """Set the process up for tensors; keep the bars and chatter of other libraries out of ours."""
-    from topr.environment import prepare_process
+    from topr.runs.environment import prepare_process
 
     prepare_process()
     import datasets

@@ -16,7 +16,7 @@ from topr.cli.running import (
     with_model,
 )
 from topr.cli.sources import hub_or_path
-from topr.environment import launched
+from topr.runs.environment import launched
 
 
 def register(app: typer.Typer) -> None:
@@ -64,8 +64,8 @@ def train(
     prepare_tensors()
     from torch import distributed
 
-    from topr.gguf_files import plain_model
-    from topr.models import identity
+    from topr.models.gguf import plain_model
+    from topr.models.loading import identity
     from topr.stages.common import content, fingerprint
     from topr.stages.probe import asked_source
     from topr.stages.train import alarm_lines, train_model
@@ -124,7 +124,8 @@ def evaluate(
     if _names_rollouts(source):
         from topr.config import EvaluateConfig, load_section
         from topr.evaluation import SCORED_COLUMNS, score
-        from topr.store import read_rows, read_table
+        from topr.interop import read_rows
+        from topr.store import read_table
 
         config = load_section(EvaluateConfig, "evaluate", None, overrides or [])
         if model is not None:
@@ -149,7 +150,7 @@ def evaluate(
 
         loaded = load_recipe(source, overrides or [])
         prepare_tensors()
-        from topr.preparation import starting_model
+        from topr.runs.preparation import starting_model
         from topr.stages.evaluate import evaluate_model
 
         progress = ConsoleProgress()

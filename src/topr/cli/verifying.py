@@ -51,12 +51,12 @@ def verify(
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
     from topr.engines import open_engine
-    from topr.gguf_files import plain_model
+    from topr.interop import ColumnMap
+    from topr.models.gguf import plain_model
     from topr.stages.common import content, fingerprint
     from topr.stages.verify import verify_rollouts
-    from topr.store import ColumnMap
     from topr.tasks.prompts import resolve_prompt
-    from topr.tasks.verifier import VerifierTask
+    from topr.verifier.task import VerifierTask
 
     columns, progress = (question, solution, label), ConsoleProgress()
     with closing(open_engine(plain_model(start, progress), config)) as engine:
@@ -103,8 +103,9 @@ def vote(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from topr.evaluation.voting import vote as count
-    from topr.store import check_output, read_rows, write_text_atomic
+    from topr.interop import check_output, read_rows
+    from topr.store import write_text_atomic
+    from topr.verifier.voting import vote as count
 
     if output is not None:
         check_output(output)
@@ -151,7 +152,7 @@ def _asked(recipe: str | None, overrides: list[str], model: Path) -> tuple[Any, 
     )
     from topr.config.recipe import override_section, validate
     from topr.errors import ConfigError
-    from topr.tasks.verifier import PROMPT_FILE, noted_prompt
+    from topr.verifier.task import PROMPT_FILE, noted_prompt
 
     if recipe is None:
         config = load_section(GenerateConfig, "generate", None, overrides)

@@ -12,11 +12,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from topr.ends import Ends, read_finish
 from topr.engines.client import PassingError
 from topr.engines.stops import StopStrings
 from topr.errors import DataError, EngineError, ModelError
 from topr.records import FinishReason, SamplingParams
+from topr.tokenization.ends import Ends, read_finish
 
 LLAMA_CPP = {
     "verbose": True, "return_tokens": True, "response_fields": ["tokens"],

@@ -24,7 +24,7 @@ import pyarrow as pa
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Request, refuse_unfit
 from topr.errors import ConfigError, EngineError
-from topr.models import ModelFacts, identity, load_tokenizer, model_facts
+from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
 from topr.records import Rollout, SamplingParams
 from topr.store import rollouts_to_table, table_to_rollouts
 

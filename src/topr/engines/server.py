@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 
 from topr.config.engines import ServerConfig
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.ends import Ends
 from topr.engines.background import in_background
 from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.client import Endpoint, Session
@@ -27,8 +26,9 @@ from topr.engines.serving import Served, check_command, model_word
 from topr.engines.stops import StopStrings
 from topr.engines.streams import request_seed
 from topr.errors import ConfigError, EngineError
-from topr.models import ModelFacts, identity, load_tokenizer, model_facts
+from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
 from topr.records import Rollout, SamplingParams
+from topr.tokenization.ends import Ends
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class ServerEngine:
             config: the section `generate.server`.
             sampling: of the section `generate`: whether log-probabilities are those of it.
             model_name: what records say drew them.
-            revision: likewise; see `topr.model_files.fingerprint`.
+            revision: likewise; see `topr.models.files.fingerprint`.
             served: the server's process, where it is the engine's own: closed with it.
 
         Raises:

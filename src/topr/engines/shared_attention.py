@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from topr.attention import attention_of
 from topr.errors import ModelError
+from topr.models.attention import attention_of
 
 NAME = "topr_shared_prompts"
 UNKNOWN = ("sliding_window", "softcap", "s_aux")

@@ -22,8 +22,8 @@ from topr.engines.stops import StopStrings
 from topr.engines.streams import uniform_stream
 from topr.engines.trial import find_batching, kept_bytes
 from topr.errors import EngineError
-from topr.lengths import named_lengths, positions_of
-from topr.models import eos_ids, load, resolve_device
+from topr.models.lengths import named_lengths, positions_of
+from topr.models.loading import eos_ids, load, resolve_device
 from topr.records import FinishReason, Rollout, SamplingParams
 
 SHARED_BYTES = 2**23
@@ -64,7 +64,7 @@ class TransformersEngine:
             model: any causal LM of transformers with a cache. Its training mode is left as it was.
             tokenizer: turns ids into text; prompts come tokenised.
             model_name: what records say drew them.
-            revision: likewise; see `topr.model_files.fingerprint`.
+            revision: likewise; see `topr.models.files.fingerprint`.
             batch_size: rows decoded side by side. It changes speed and memory, not the samples.
                 `auto`: as many as memory has room for when they are drawn.
 

@@ -24,7 +24,7 @@ from topr.engines.decoding import Decoded, Decoding
 from topr.engines.prompt_cache import SHORTEST_BEGINNING
 from topr.engines.stops import StopStrings
 from topr.errors import ModelError
-from topr.lengths import named_lengths, positions_of
+from topr.models.lengths import named_lengths, positions_of
 from topr.records import SamplingParams
 
 logger = logging.getLogger(__name__)

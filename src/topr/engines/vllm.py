@@ -17,7 +17,7 @@ from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Request, make_rollout, refuse_unfit
 from topr.engines.streams import request_seed
 from topr.errors import ConfigError, EngineError
-from topr.models import ModelFacts, identity, load_tokenizer, model_facts
+from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
 from topr.records import FinishReason, Rollout, SamplingParams
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class VllmEngine:
             tokenizer: turns ids into text; prompts come tokenised.
             facts: of the model; its `positions` are those that `llm` was given.
             model_name: what records say drew them.
-            revision: likewise; see `topr.model_files.fingerprint`.
+            revision: likewise; see `topr.models.files.fingerprint`.
 
         """
         self.llm = llm

@@ -1,8 +1,8 @@
-"""How good a model is on held-out problems: completions drawn, graded, and turned into numbers.
+"""How good a model is on held-out problems: graded rollouts, turned into numbers.
 
-`evaluate` draws, grades and scores one model; `score` needs graded rollouts only, whoever made
-them; `compare` sets two models side by side. The formulas are in `topr.metrics`, the keys are
-explained in docs/metrics.md. Nothing here prints or draws a chart.
+`score` needs graded rollouts only, whoever made them; `compare` sets two models side by side.
+Drawing and grading them is the stage `topr.stages.evaluate`. The formulas are in `topr.metrics`,
+the keys are explained in docs/metrics.md. Nothing here prints or draws a chart.
 """
 
 from topr.evaluation.results import (
@@ -14,14 +14,12 @@ from topr.evaluation.results import (
     write_evaluation,
 )
 from topr.evaluation.scoring import SCORED_COLUMNS, score
-from topr.evaluation.stage import evaluate
 
 __all__ = [
     "RESULT_FILE",
     "SCORED_COLUMNS",
     "Difference",
     "compare",
-    "evaluate",
     "headline",
     "read_evaluation",
     "score",

@@ -17,7 +17,7 @@ from topr.config import TrainSettings
 from topr.config.recipe import validate
 from topr.distribution import distribution
 from topr.errors import ConfigError
-from topr.evaluation_mode import evaluate_when_run
+from topr.models.evaluation_mode import evaluate_when_run
 from topr.objectives import (
     BaselineRole,
     Normalization,

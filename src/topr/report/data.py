@@ -8,7 +8,7 @@ from topr.curation import REASONS
 from topr.report.contents import Dataset, Run
 from topr.report.tables import Cell, number, percent, signed
 from topr.report.text import as_number, visible
-from topr.votes import METHODS
+from topr.verifier.votes import METHODS
 
 _OUTCOMES = ("correct", "wrong", "unparseable", "timeout", "gold_unparseable", "unscored")
 

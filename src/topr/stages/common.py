@@ -42,7 +42,7 @@ def task_for(
     """
     if not isinstance(section, PromptConfig):
         return section, load_task(section)
-    from topr.models import load_tokenizer  # torch, which curation has no need of
+    from topr.models.loading import load_tokenizer  # torch, which curation has no need of
 
     tokenizer = load_tokenizer(model)
     section = resolve_prompt(section, tokenizer, progress.say)

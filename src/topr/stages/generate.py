@@ -6,7 +6,7 @@ from pathlib import Path
 from topr.config import GenerateConfig
 from topr.engines import Engine
 from topr.generation import Look, draw
-from topr.gguf_files import gguf_details
+from topr.models.gguf import gguf_details
 from topr.progress import Progress
 from topr.records import Problem, SamplingParams
 from topr.store import Manifest, begin, read_table, shard_paths, write_manifest

@@ -22,7 +22,7 @@ from topr.generation import (
     further_columns,
     shard_count,
 )
-from topr.gguf_files import gguf_details
+from topr.models.gguf import gguf_details
 from topr.progress import Progress
 from topr.records import Problem
 from topr.stages.curate import read_columns

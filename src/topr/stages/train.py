@@ -16,9 +16,10 @@ from transformers import PrinterCallback, set_seed
 
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
-from topr.gguf_files import gguf_details
-from topr.model_files import fingerprint
-from topr.models import LoadedModel, identity, load
+from topr.interop import read_rows
+from topr.models.files import fingerprint
+from topr.models.gguf import gguf_details
+from topr.models.loading import LoadedModel, identity, load
 from topr.objectives import BaselineRole, share_advice
 from topr.progress import Advance, Progress, Silent
 from topr.stages.callbacks import Bar, CompleteCheckpoints, LogFile, Snapshots, log_lines
@@ -29,7 +30,6 @@ from topr.store import (
     Manifest,
     atomic_path,
     begin,
-    read_rows,
     write_json_atomic,
     write_manifest,
     write_text_atomic,

@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
-from topr.adapters import require_same, short_logits
 from topr.config import ModelConfig, TrainConfig
-from topr.models import load_model
+from topr.models.adapters import require_same, short_logits
+from topr.models.loading import load_model
 from topr.stages.callbacks import COMPLETE
 from topr.training import TOPRTrainer
 from topr.training.last_good import LAST_GOOD

@@ -12,26 +12,24 @@ import pyarrow as pa
 from topr.config import GenerateConfig, GradeConfig, ModelConfig, Recipe
 from topr.engines import Engine, open_engine
 from topr.errors import DataError
-from topr.evaluation.verdicts import CHECK_COLUMNS, Score, scores, verdict_metrics
-from topr.evaluation.voting import SCORE, VOTE_COLUMNS, vote
+from topr.interop import ColumnMap, read_rows, write_rows
 from topr.progress import Progress
 from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts
 from topr.store import (
-    ColumnMap,
     Manifest,
     begin,
-    read_rows,
     read_table,
     shard_paths,
     write_json_atomic,
     write_manifest,
-    write_rows,
     write_shard,
 )
 from topr.tasks import load_task
-from topr.tasks.verifier import Candidate, VerifierTask, candidates_of
-from topr.votes import METHODS
+from topr.verifier.task import Candidate, VerifierTask, candidates_of
+from topr.verifier.verdicts import CHECK_COLUMNS, Score, scores, verdict_metrics
+from topr.verifier.votes import METHODS
+from topr.verifier.voting import SCORE, VOTE_COLUMNS, vote
 
 METRICS_FILE = "metrics.json"
 VOTES_FILE = "votes.json"

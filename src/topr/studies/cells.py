@@ -17,12 +17,12 @@ from typing import Any
 
 from topr.config import Recipe
 from topr.config.study import BASE
-from topr.environment import environment
 from topr.errors import DivergedError, RunDirectoryError
 from topr.progress import Silent
+from topr.runs.environment import environment
 from topr.store import read_manifest, write_json_atomic
 from topr.studies.results import Cell, Point, cell_from
-from topr.votes import METHODS
+from topr.verifier.votes import METHODS
 
 CELL_FILE = "cell.json"
 STANDARD_ERROR = "_se"
@@ -71,7 +71,7 @@ class Job:
     @property
     def mark(self) -> str:
         """Return a hash of what the cell's numbers depend on."""
-        from topr.run_fingerprint import first_fingerprint
+        from topr.runs.fingerprint import first_fingerprint
 
         train = self.kind is Kind.TRAIN
         return self.recipe.fingerprint() if train else first_fingerprint(self.recipe)
@@ -104,7 +104,7 @@ def drawing_for(job: Job) -> Job:
 
 def work(job: Job) -> None:
     """Compute a cell, or resume it."""
-    from topr.loop import draw_first, run
+    from topr.runs.loop import draw_first, run
 
     began = time.perf_counter()
     diverged = None

@@ -16,10 +16,10 @@ from threading import Thread
 import yaml
 
 from topr.config.study import BASE, Study
-from topr.environment import environment, prepare_process
 from topr.errors import ConfigError, DataError, ToprError
 from topr.progress import Progress
-from topr.run_directory import claimed
+from topr.runs.directory import claimed
+from topr.runs.environment import environment, prepare_process
 from topr.store import write_text_atomic
 from topr.studies.cells import (
     STANDARD_ERROR,
@@ -80,7 +80,7 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
 
 def _check_arms(study: Study) -> None:
     """Refuse now what the last arm would be refused for when all others are done."""
-    from topr.recipe_checks import check_recipe
+    from topr.runs.recipe_checks import check_recipe
 
     for arm in study.arms:
         try:
@@ -173,7 +173,7 @@ class _Grid:
         self, arm: str, seed: int, rate: float | None, split: str, *, without: bool = False
     ) -> Job:
         """Return a cell's job; `without` snapshots and later iterations."""
-        from topr.run_fingerprint import first_fingerprint
+        from topr.runs.fingerprint import first_fingerprint
 
         recipe = self.study.cell(None if arm == BASE else arm, seed, rate, split)
         if without:

@@ -29,7 +29,7 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "arithmetic": _lazy("topr.tasks.arithmetic", "ArithmeticTask"),
     "gsm8k": _lazy("topr.tasks.gsm8k", "Gsm8kTask"),
     "math": _lazy("topr.tasks.competition_math", "MathTask"),
-    "verifier": _lazy("topr.tasks.verifier", "VerifierTask"),
+    "verifier": _lazy("topr.verifier.task", "VerifierTask"),
     "reasoning_gym": _lazy("topr.tasks.reasoning_gym", "ReasoningGymTask"),
     "jsonl": _lazy("topr.tasks.jsonl", "JsonlTask"),
 }

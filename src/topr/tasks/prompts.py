@@ -1,5 +1,5 @@
 """What tasks make prompts of: messages for a chat template, or text. Which of the two is decided
-here, once a tokenizer is known. Text and ids are made of a prompt in `topr.prompts`.
+here, once a tokenizer is known. Text and ids are made of a prompt in `topr.tokenization.prompts`.
 """
 
 import logging
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from topr.config.prompts import NO_SYSTEM_PROMPT, PromptConfig, QuestionConfig
 from topr.errors import ConfigError
-from topr.prompts import chat_marks, render
 from topr.records import Message, Problem
+from topr.tokenization.prompts import chat_marks, render
 
 if TYPE_CHECKING:  # it takes seconds to import, and nothing here runs it
     from transformers import PreTrainedTokenizerBase

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from topr import hub
 from topr.errors import ConfigError, DataError
-from topr.store import Rows, as_messages, has_column, nested_names, value_at
+from topr.interop import Rows
+from topr.store import as_messages, has_column, nested_names, value_at
 
 logger = logging.getLogger(__name__)
 

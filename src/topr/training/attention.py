@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from topr.attention import attention_of
 from topr.errors import TrainingError
+from topr.models.attention import attention_of
 
 NAME = "topr_tree"
 FEW_QUERIES = 1024

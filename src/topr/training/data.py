@@ -10,14 +10,14 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from topr.ends import Ends, Finish
 from topr.errors import DataError
-from topr.prompts import render
+from topr.interop import ColumnMap
+from topr.interop.column_map import USUAL_NAMES
+from topr.interop.reasoning import rebuild
+from topr.interop.row_values import RowReader, are_verdicts
 from topr.records import FinishReason, Message, SamplingParams
-from topr.store import ColumnMap
-from topr.store.columns import USUAL_NAMES
-from topr.store.reasoning import rebuild
-from topr.store.values import RowReader, are_verdicts
+from topr.tokenization.ends import Ends, Finish
+from topr.tokenization.prompts import render
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from topr.errors import TrainingError
-from topr.evaluation_mode import evaluate
+from topr.models.evaluation_mode import evaluate
 from topr.training.attention import tree_attention_of
 from topr.training.batches import Batch, Row, padded, shared, split_by_tokens
 from topr.training.head import Head, Weigh, head_logprobs, weighted_loss

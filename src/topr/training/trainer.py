@@ -26,10 +26,10 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from topr.adapters import put_adapter
 from topr.config import ModelConfig
 from topr.errors import ConfigError, DivergedError
-from topr.models import eos_ids, load_model, load_tokenizer
+from topr.models.adapters import put_adapter
+from topr.models.loading import eos_ids, load_model, load_tokenizer
 from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig, load_models_whole

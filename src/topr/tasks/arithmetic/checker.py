@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from topr.config.tasks import CheckWarmupConfig
 from topr.errors import ModelError
-from topr.model_files import fingerprint
+from topr.models.files import fingerprint
 from topr.tasks.arithmetic import base
 from topr.tasks.arithmetic.checks import TEMPLATE, WORDS, check, to_check
 from topr.tasks.arithmetic.problems import stream

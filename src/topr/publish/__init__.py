@@ -1,0 +1,1 @@
+"""What is shown to others on the hub: cards and uploads. Nothing is imported here."""
