@@ -72,7 +72,7 @@ def test_env_names_versions():
         (["train", "nowhere", "-o", "x", "-m", "nomodel/"], "nowhere is not there"),
         (["grade", "nowhere.jsonl", "-o", "y.jsonl", "-t", "gsm8k"], "nowhere.jsonl"),
         (["grade", "nowhere", "-o", "y", "-t", "gsm8k"], "nowhere is not there"),
-        (["report", "nowhere"], "is no run directory"),
+        (["report", "nowhere"], "is not a run directory"),
         (["curate", "nowhere", "-o", "x", "train.baseline=0"], "section 'curate' only"),
     ],
 )

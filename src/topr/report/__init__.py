@@ -10,11 +10,12 @@ from topr.store import write_text_atomic
 __all__ = ["write_report"]
 
 
-def write_report(run_directory: Path, output: Path | None = None) -> Path:
+def write_report(run_directory: str | Path, output: str | Path | None = None) -> Path:
     """Write the report of a run, whole or partial, and return where it is.
 
     Args:
-        run_directory: what `topr run RECIPE -o DIR` writes.
+        run_directory: what `topr run RECIPE -o DIR` or `topr train` wrote, or the `output_dir` of a
+            `TOPRTrainer`.
         output: file to write; defaults to `report.html` in the run directory. An earlier report
             there is replaced.
 
@@ -23,9 +24,9 @@ def write_report(run_directory: Path, output: Path | None = None) -> Path:
             report of topr.
 
     """
-    path = output if output is not None else run_directory / "report.html"
+    path = Path(run_directory) / "report.html" if output is None else Path(output)
     _refuse_foreign(path)
-    html = render(read_run(run_directory))
+    html = render(read_run(Path(run_directory)))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, html)
     return path

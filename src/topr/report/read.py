@@ -67,13 +67,15 @@ def read_run(directory: Path) -> Run:
 
     """
     reader = _Reader(directory)
-    if not any(directory.glob("iteration-*")) and not (directory / "recipe.yaml").is_file():
+    trained = _trained_alone(directory)
+    if not (trained or any(directory.glob("iteration-*")) or (directory / "recipe.yaml").is_file()):
         raise RunDirectoryError(
-            f"{directory} is no run directory: it has neither recipe.yaml nor iteration-00, "
-            "iteration-01, ... Give the directory that `topr run RECIPE -o DIR` writes."
+            f"{directory} is not a run directory: it has no recipe.yaml, no iteration-00, "
+            "iteration-01, ... and no training log. Give the directory that `topr run` or "
+            "`topr train` wrote, or the output_dir of a TOPRTrainer."
         )
     recipe = reader.read(directory / "recipe.yaml", _yaml_mapping) or {}
-    stages = _stages(directory, recipe)
+    stages = [trained] if trained else _stages(directory, recipe)
     evaluations = _evaluations(stages, reader)
     trainings = _trainings(stages, reader)
     summary = reader.mapping(directory / "summary.json")
@@ -117,6 +119,19 @@ def _verifier(directory: Path, reader: _Reader) -> Run | None:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _trained_alone(directory: Path) -> _Stage | None:
+    """Return the one stage of a directory that `topr train` or a Trainer wrote, if it is one."""
+    if (directory / "training" / "log.jsonl").is_file() or _trainer_state(directory):
+        return _Stage("trained", "trained", 1, directory)
+    return None
+
+
+def _trainer_state(directory: Path) -> Path | None:
+    """Return the newest file in which a Trainer of transformers left its log."""
+    found = directory.glob("checkpoint-*/trainer_state.json")
+    return max(found, key=lambda path: int(path.parent.name.split("-")[-1]), default=None)
 
 
 def _stages(directory: Path, recipe: Mapping[str, Any]) -> list[_Stage]:
@@ -192,7 +207,11 @@ def _trainings(stages: list[_Stage], reader: _Reader) -> tuple[Training, ...]:
     trainings = []
     for stage in stages:
         folder = stage.folder / "training"
-        log = reader.read(folder / "log.jsonl", _log, expected=stage.iteration > 0)
+        state = _trainer_state(stage.folder)
+        if state is not None and not (folder / "log.jsonl").exists():
+            log = reader.read(state, _log_history)
+        else:
+            log = reader.read(folder / "log.jsonl", _log, expected=stage.iteration > 0)
         if log:
             manifest = reader.mapping(folder / "manifest.json", expected=False)
             trainings.append(
@@ -341,6 +360,10 @@ def _log(path: Path, key: str = "loss") -> tuple[Mapping[str, Any], ...]:
         if isinstance(row, dict) and isinstance(row.get("step"), int) and key in row:
             rows.append(row)
     return tuple(rows)
+
+
+def _log_history(path: Path) -> tuple[Mapping[str, Any], ...]:
+    return tuple(row for row in _json_mapping(path)["log_history"] if "loss" in row)
 
 
 def _json_mapping(path: Path) -> Mapping[str, Any]:

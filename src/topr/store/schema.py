@@ -123,7 +123,7 @@ def conform(table: pa.Table, *, where: str, columns: Sequence[str] | None = None
         raise DataError(
             f"{where} has no column {', '.join(missing)}: it has {', '.join(table.column_names)}. "
             f"A rollout table has {', '.join(ROLLOUT_SCHEMA.names)}; text of other tools is "
-            "brought into this shape by topr.store.import_rollouts"
+            "brought into this shape by topr.interop.import_rollouts"
         )
     arrays = [_cast(table.column(name), name, where=where) for name in wanted]
     result = pa.Table.from_arrays(arrays, names=wanted)
