@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from topr.config import EvaluateConfig, GradeConfig
-from topr.engines.base import Request
+from topr.engines.base import Engine, Request
 from topr.errors import DataError, RunDirectoryError
 from topr.evaluation import (
     compare,
@@ -307,7 +307,7 @@ class CountingTask:
         return [Problem(id=f"c{i}", prompt=f"{i}?", answer=str(i)) for i in range(1, 13)]
 
 
-class CountingEngine:
+class CountingEngine(Engine):
     """Greedily right; sampled, it is right in every sample below a problem's answer modulo 4."""
 
     name = "counting"

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 
 from tiny import EOS, PAD, tiny_tokenizer
 from topr.engines.base import Request
-from topr.engines.columns import Batching
+from topr.engines.kv_cache import Batching
 from topr.engines.transformers import TransformersEngine
 from topr.errors import ToprError
 from topr.records import SamplingParams

@@ -8,7 +8,7 @@ import zoo
 from fitness import Outcome, judge_engine
 
 from topr.engines import transformers
-from topr.engines.columns import Batching
+from topr.engines.kv_cache import Batching
 
 DOCUMENTED = table.documented()
 

@@ -16,7 +16,15 @@ from topr.config import GenerateConfig, ServerConfig, load_recipe
 from topr.config.engines import SERVER_BODY_OF_TOPR
 from topr.engines.background import in_background
 from topr.engines.client import _retry_after
-from topr.engines.completions import KINDS, LLAMA_CPP, Answer, Prompt, body, read_answer, whole
+from topr.engines.completions import (
+    KINDS,
+    LLAMA_CPP,
+    Answer,
+    Prompt,
+    body,
+    finalize_completion,
+    read_answer,
+)
 from topr.engines.stops import StopStrings
 from topr.errors import ConfigError, EngineError
 from topr.records import FinishReason, SamplingParams
@@ -29,8 +37,8 @@ SAMPLING = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=9, stop=("x",),
 
 
 def request(kind: int, sampling: SamplingParams = SAMPLING, **changes: Any) -> dict[str, Any]:
-    abilities = dataclasses.replace(KINDS[kind], **changes)
-    return body(PROMPT, sampling, 77, abilities, model="m", end_ids=(2, 4), extra={"a": 1})
+    capabilities = dataclasses.replace(KINDS[kind], **changes)
+    return body(PROMPT, sampling, 77, capabilities, model="m", end_ids=(2, 4), extra={"a": 1})
 
 
 def test_a_request_says_all_that_fixes_the_distribution() -> None:
@@ -119,7 +127,7 @@ def test_any_end_of_the_model_is_one(end: int) -> None:
     answer = Answer(text="", reason=FinishReason.STOP, ids=(9, end), logprobs=(-1.0, -2.0))
     stops = StopStrings(TOKENIZER, ())
     ends = Ends(TOKENIZER, {EOS, TURN_END})
-    assert whole(answer, "1+1=", TOKENIZER, stops, ends, greedy=False) == answer
+    assert finalize_completion(answer, "1+1=", TOKENIZER, stops, ends, greedy=False) == answer
 
 
 def test_an_end_that_was_left_out_is_that_of_an_answer_to_the_prompt() -> None:
@@ -129,7 +137,7 @@ def test_an_end_that_was_left_out_is_that_of_an_answer_to_the_prompt() -> None:
     answer = Answer(text="2", reason=FinishReason.STOP, ids=None, logprobs=None)
     stops, ends = StopStrings(tokenizer, ()), Ends(tokenizer)
     for prompt, end in (("1+1=", EOS), (chat, TURN_END)):
-        found = whole(answer, str(prompt), tokenizer, stops, ends, greedy=False)
+        found = finalize_completion(answer, str(prompt), tokenizer, stops, ends, greedy=False)
         assert found.ids == (*tokenizer("2", add_special_tokens=False)["input_ids"], end)
 
 

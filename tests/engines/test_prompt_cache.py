@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from tiny import ARCHITECTURES
 from topr.engines import transformers
 from topr.engines.base import Request
-from topr.engines.columns import Batching
+from topr.engines.kv_cache import Batching
 from topr.engines.transformers import TransformersEngine
 from topr.errors import ModelError
 
@@ -60,6 +60,16 @@ def test_the_same_is_drawn_as_with_a_copy_for_each_row(
     for key, rollout in found.items():
         assert rollout.logprobs == pytest.approx(expected[key].logprobs, abs=1e-4)
     assert len({len(rollout.completion_ids) for rollout in found.values()}) > 1
+
+
+def test_weights_of_float32_draw_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the probe of a training in mixed precision does: queries and keys come in float32."""
+    opened = sharing(ending_model(), monkeypatch)
+    draw(opened.model, SETS["unlike"], opened=opened)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = draw(opened.model, SETS["begin alike"], opened=opened)
+    assert opened.batching is Batching.SHARED
+    assert all(len(rollout.completion_ids) > 0 for rollout in found.values())
 
 
 def test_what_prompts_begin_with_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:

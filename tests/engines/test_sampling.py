@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from topr.engines.rng import uniform_stream
 from topr.engines.sampling import draw, sampled_log_probs
-from topr.engines.streams import uniform_stream
 from topr.records import SamplingParams
 
 # Probabilities 0.5, 0.25, 0.15, 0.1 in a shuffled vocabulary order.

@@ -30,7 +30,7 @@ from servers import (
 from tiny import EOS, save_tiny, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
 from topr.engines import Engine, Request, check_engine, open_engine
-from topr.engines.streams import request_seed
+from topr.engines.rng import request_seed
 from topr.errors import ConfigError, EngineError
 from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import Journal, journal_path, read_table, rollouts_to_table

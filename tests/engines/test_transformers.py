@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES, EOS, PAD, TURN_END, tiny_model, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig
 from topr.engines import ENGINES, open_engine, transformers
 from topr.engines.base import Request
-from topr.engines.columns import Batching
+from topr.engines.kv_cache import Batching
 from topr.engines.transformers import TransformersEngine
 from topr.errors import EngineError
 from topr.models.files import fingerprint

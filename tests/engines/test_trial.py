@@ -7,7 +7,7 @@ from transformers import LlamaConfig, MistralConfig, PreTrainedModel
 from tiny import tiny_model, tiny_tokenizer
 from topr.engines import decoding, trial
 from topr.engines.base import Request
-from topr.engines.columns import Batching
+from topr.engines.kv_cache import Batching
 from topr.engines.transformers import TransformersEngine
 from topr.engines.trial import Case, cases, find_batching, kept_bytes
 from topr.errors import ModelError

@@ -79,14 +79,14 @@ def draw(engine: ServerEngine, sampling: SamplingParams = SAMPLING) -> Drawn:
 
 
 def test_it_is_seen_what_the_server_gives(server: str, engine: ServerEngine) -> None:
-    abilities = engine._abilities
-    assert (abilities.takes_further, abilities.takes_ids, abilities.gives_ids) == (True,) * 3
+    capabilities = engine._capabilities
+    assert (capabilities.takes_extra, capabilities.takes_ids, capabilities.gives_ids) == (True,) * 3
     llama_cpp = server == "LLAMA_CPP"
-    assert (abilities.llama_cpp, engine.records_logprobs) == (llama_cpp, not llama_cpp)
-    assert abilities.counts_temperature
+    assert (capabilities.llama_cpp, engine.records_logprobs) == (llama_cpp, not llama_cpp)
+    assert capabilities.counts_temperature
     # llama.cpp overlooks a stop string behind half a character, which is all a random model writes.
-    assert abilities.keeps_stops or llama_cpp
-    assert (abilities.counts_top_p, abilities.counts_top_k) == (llama_cpp, llama_cpp)
+    assert capabilities.keeps_stops or llama_cpp
+    assert (capabilities.counts_top_p, capabilities.counts_top_k) == (llama_cpp, llama_cpp)
 
 
 def test_every_token_is_there(server: str, engine: ServerEngine) -> None:

@@ -63,5 +63,5 @@ def test_every_completion_is_drawn_once_and_is_tokenised_here(drawn: list[Rollou
 
 def test_it_is_seen_that_it_gives_no_logprobs(engine: ServerEngine, drawn: list[Rollout]) -> None:
     assert not engine.records_logprobs
-    assert not engine._abilities.gives_ids
+    assert not engine._capabilities.gives_ids
     assert all(rollout.logprobs is None for rollout in drawn)

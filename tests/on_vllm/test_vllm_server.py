@@ -28,7 +28,7 @@ from topr.config import GenerateConfig, ModelConfig
 from topr.engines import Request, check_engine, open_engine
 from topr.engines.sampling import sampled_log_probs
 from topr.engines.server import ServerEngine
-from topr.engines.serving import VLLM
+from topr.engines.server_process import VLLM
 from topr.models.loading import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import read_table
@@ -131,12 +131,10 @@ def draw(engine: ServerEngine, sampling: SamplingParams = SAMPLING) -> Drawn:
 
 def test_it_is_seen_what_vllm_gives(engine: ServerEngine, model_path: Path) -> None:
     assert engine._served_name == str(model_path)
-    abilities = engine._abilities
-    assert (abilities.takes_further, abilities.takes_ids, abilities.keeps_stops) == (True,) * 3
-    assert (abilities.gives_ids, engine.records_logprobs) == (True, True)
-    assert (abilities.counts_temperature, abilities.counts_top_p, abilities.counts_top_k) == (
-        True, True, True,
-    )  # fmt: skip
+    seen = engine._capabilities
+    assert (seen.takes_extra, seen.takes_ids, seen.keeps_stops) == (True, True, True)
+    assert (seen.gives_ids, engine.records_logprobs) == (True, True)
+    assert (seen.counts_temperature, seen.counts_top_p, seen.counts_top_k) == (True, True, True)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -32,11 +32,7 @@ class Engine(Protocol):
     (seed, problem_id, sample number), not on which other requests travel with it, up to the
     rounding of the model's own arithmetic.
 
-    An engine may further have `journal = True`: its samples cost too much for a shard to be drawn
-    again, so each is noted as it comes (see `topr.generation`). And `records_logprobs = False`: its
-    rollouts have no log-probabilities, which a run must know before it draws for hours. And
-    `spans_shards = True`: it is given the requests of many shards at once, and draws them in about
-    the order given.
+    A class that names `Engine` as its base has the defaults below.
     """
 
     name: str
@@ -46,6 +42,17 @@ class Engine(Protocol):
     """Commit of a hub model; fingerprint of a local one."""
     tokenizer: "PreTrainedTokenizerBase"
     """The model's: it renders prompts and turns ids into text."""
+    journal: bool = False
+    """Whether each sample is written down as it comes: it costs too much for a shard to be drawn
+    again."""
+    spans_shards: bool = False
+    """Whether it is given the requests of many shards at once; it draws them in about the order
+    given."""
+
+    @property
+    def records_logprobs(self) -> bool:
+        """Whether rollouts have log-probabilities: a run must know it before it draws for hours."""
+        return True
 
     def generate(
         self, requests: Sequence[Request], sampling: SamplingParams, *, iteration: int = 0
@@ -94,7 +101,7 @@ def make_rollout(
     )
 
 
-def refuse_unfit(
+def validate_request(
     request: Request, sampling: SamplingParams, *, vocabulary: int, positions: int | None
 ) -> None:
     """Refuse a prompt that the model cannot complete.

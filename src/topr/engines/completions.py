@@ -2,7 +2,8 @@
 tokens. Not here: HTTP (`topr.engines.client`), records (`topr.engines.server`).
 
 Sampling parameters are translated here and nowhere else. What servers give beyond OpenAI's own
-fields differs; `Abilities` says what one of them does, as `topr.engines.probing` has seen it do.
+fields differs; `ServerCapabilities` says what one of them does, as `topr.engines.probing` has seen
+it do.
 """
 
 import math
@@ -29,10 +30,10 @@ temperature comes after top-p, which then cuts otherwise than everywhere else.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Abilities:
+class ServerCapabilities:
     """What a server takes and gives."""
 
-    takes_further: bool
+    takes_extra: bool
     """Fields beyond OpenAI's: top_k, stop_token_ids, return_token_ids and others."""
     takes_ids: bool
     """A prompt as token ids; else it is sent as text."""
@@ -53,7 +54,7 @@ class Abilities:
     draws: bool = True
     """Two seeds at a high temperature gave two texts; else it may not sample at all."""
 
-    def leaves_out(self, sampling: SamplingParams) -> list[str]:
+    def unaccounted_params(self, sampling: SamplingParams) -> list[str]:
         """Return what its log-probabilities would have to count and do not. Greedy ones are 0."""
         if sampling.temperature == 0:
             return []
@@ -66,9 +67,9 @@ class Abilities:
 
 
 KINDS = (
-    Abilities(takes_further=True, takes_ids=True),
-    Abilities(takes_further=False, takes_ids=True),
-    Abilities(takes_further=False, takes_ids=False),
+    ServerCapabilities(takes_extra=True, takes_ids=True),
+    ServerCapabilities(takes_extra=False, takes_ids=True),
+    ServerCapabilities(takes_extra=False, takes_ids=False),
 )
 """Tried in turn until a server takes a request."""
 
@@ -97,7 +98,7 @@ def body(
     prompt: Prompt,
     sampling: SamplingParams,
     seed: int,
-    abilities: Abilities,
+    capabilities: ServerCapabilities,
     *,
     model: str,
     end_ids: Collection[int],
@@ -109,7 +110,7 @@ def body(
         prompt: what the model continues.
         sampling: how; its own seed does not count here.
         seed: of this sample.
-        abilities: what the server takes.
+        capabilities: what the server takes.
         model: what the server calls the model.
         end_ids: tokens that end a text.
         extra: laid over all that.
@@ -120,7 +121,7 @@ def body(
     """
     fields: dict[str, Any] = {
         "model": model,
-        "prompt": list(prompt.ids) if abilities.takes_ids else prompt.text,
+        "prompt": list(prompt.ids) if capabilities.takes_ids else prompt.text,
         "n": 1,
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
@@ -128,11 +129,11 @@ def body(
         "seed": seed,
         "logprobs": 1,  # llama.cpp gives none for 0; all give the token's own for 1
     }
-    if sampling.stop and abilities.keeps_stops:
+    if sampling.stop and capabilities.keeps_stops:
         fields |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
-    if abilities.llama_cpp:
+    if capabilities.llama_cpp:
         fields |= LLAMA_CPP
-    if abilities.takes_further:
+    if capabilities.takes_extra:
         # A server's defaults, or those that the model brings along, must not cut the distribution.
         fields |= {
             "top_k": sampling.top_k or -1,
@@ -216,7 +217,7 @@ def _checked(ids: Any, logprobs: Any) -> _Tokens:
     return found, None if any(map(math.isnan, values)) else values
 
 
-def whole(
+def finalize_completion(
     answer: Answer,
     prompt: str,
     tokenizer: PreTrainedTokenizerBase,

@@ -1,6 +1,6 @@
 """Draws completions side by side with a key-value cache: as some end, others take their places.
 
-Not here: how the cache is laid out (`topr.engines.columns`); how a token is chosen
+Not here: how the cache is laid out (`topr.engines.kv_cache`); how a token is chosen
 (`topr.engines.sampling`); records (`topr.engines.transformers`). Shapes: _B rows of the batch, _P
 distinct prompts, _T positions.
 
@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from topr.engines.columns import Batching, Columns, Ids, WholeBatch
+from topr.engines.kv_cache import Batching, BatchKVCache, Ids, SlotKVCache
 from topr.engines.prompt_cache import PromptCache
 from topr.engines.sampling import draw, widest_float
 from topr.engines.stops import StopStrings
 from topr.errors import ModelError
+from topr.models.wrappers import logits_to_keep
 from topr.records import SamplingParams
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
@@ -73,7 +74,7 @@ class _Rows:
 
 def _cache_for(
     model: PreTrainedModel, batching: Batching, prefixes: Sequence[Ids]
-) -> PromptCache | Columns | WholeBatch:
+) -> PromptCache | SlotKVCache | BatchKVCache:
     """Return an empty cache.
 
     Raises:
@@ -82,7 +83,7 @@ def _cache_for(
     """
     if batching is Batching.SHARED:
         return PromptCache(model, prefixes)
-    return Columns(model.config) if batching is Batching.REFILLED else WholeBatch()
+    return SlotKVCache(model.config) if batching is Batching.REFILLED else BatchKVCache()
 
 
 class Decoding:
@@ -130,7 +131,7 @@ class Decoding:
             (name for name in CACHE_NAMES if name in parameters), CACHE_NAMES[0]
         )
         # Spares the head all positions of a prompt; models that take no such argument compute them.
-        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+        self._last_only = logits_to_keep(model, 1)
         self._entered = 0  # completions that have been begun: the others wait
         self._columns = _cache_for(model, batching, [prompt[:-1] for prompt in prompts])
         self._rows = self._new_rows(range(0))

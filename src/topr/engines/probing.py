@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from topr.engines.client import RefusedError, Session
-from topr.engines.completions import KINDS, Abilities, Answer, Prompt, body, read_answer
+from topr.engines.completions import KINDS, Answer, Prompt, ServerCapabilities, body, read_answer
 from topr.records import FinishReason, SamplingParams
 
 PROMPT = "One day, when the rain had stopped, she went"
@@ -38,7 +38,7 @@ async def probe(
     model: str,
     end_ids: frozenset[int],
     extra: Mapping[str, Any],
-) -> Abilities:
+) -> ServerCapabilities:
     """Ask a server for a few tokens, to see what it takes and gives.
 
     Args:
@@ -64,7 +64,7 @@ async def probe(
                 raise
     drawn = {(await probes.ask(kind, HOT, seed=seed)).text for seed in (1, 2)}
     kind = replace(kind, draws=len(drawn) > 1)
-    if answer.ids is None and kind.takes_further:
+    if answer.ids is None and kind.takes_extra:
         own = await probes.ask_if_taken(replace(kind, llama_cpp=True), GREEDY)
         if own is not None and own.llama_cpp:
             kind, answer = replace(kind, llama_cpp=True), own
@@ -72,7 +72,7 @@ async def probe(
         return kind
     kind = replace(kind, gives_ids=True)
     kind = await _with_logprobs(probes, kind, answer)
-    if not kind.takes_further:
+    if not kind.takes_extra:
         return kind
     first = answer.ids[0]
     if (await probes.ask(kind, GREEDY, ends=[first])).ids == ():
@@ -105,7 +105,7 @@ class _Probes:
 
     async def ask(
         self,
-        kind: Abilities,
+        kind: ServerCapabilities,
         sampling: SamplingParams,
         *,
         seed: int = 0,
@@ -118,7 +118,9 @@ class _Probes:
         )
         return await self._session.ask("completions", read_answer, fields, longest=1.0)
 
-    async def ask_if_taken(self, kind: Abilities, sampling: SamplingParams) -> Answer | None:
+    async def ask_if_taken(
+        self, kind: ServerCapabilities, sampling: SamplingParams
+    ) -> Answer | None:
         """Return the answer, or None where the server refuses the request."""
         try:
             return await self.ask(kind, sampling)
@@ -126,8 +128,10 @@ class _Probes:
             return None
 
 
-async def _with_logprobs(probes: _Probes, kind: Abilities, answer: Answer) -> Abilities:
-    """Return the abilities with which distribution the log-probabilities are of.
+async def _with_logprobs(
+    probes: _Probes, kind: ServerCapabilities, answer: Answer
+) -> ServerCapabilities:
+    """Return the capabilities with which distribution the log-probabilities are of.
 
     Tokens are drawn from the likeliest alone, of some of which no model is sure. Where a cut
     counts, that is not seen in their numbers. Where top-p does not, the temperature counts if the
@@ -140,9 +144,7 @@ async def _with_logprobs(probes: _Probes, kind: Abilities, answer: Answer) -> Ab
     hot = await probes.ask_if_taken(kind, replace(HOT, **TOP_P))
     cold = await probes.ask_if_taken(kind, replace(COLD, **TOP_P))
     top_p = _counts_cut(hot)
-    top_k = kind.takes_further and _counts_cut(
-        await probes.ask_if_taken(kind, replace(HOT, **TOP_K))
-    )
+    top_k = kind.takes_extra and _counts_cut(await probes.ask_if_taken(kind, replace(HOT, **TOP_K)))
     return replace(
         kind,
         gives_logprobs=True,

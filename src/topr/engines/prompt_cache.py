@@ -1,7 +1,7 @@
 """A key-value cache in which rows share what they begin with. On a CPU.
 
 Not here: which rows, and when (`topr.engines.decoding`); how a token attends to what is held
-(`topr.engines.shared_attention`); the cache of models that cannot share (`topr.engines.columns`).
+(`topr.engines.shared_attention`); the cache of models that cannot share (`topr.engines.kv_cache`).
 
 Three stretches make the context of a row: the beginning that all prompts share (worked examples, a
 system prompt), the rest of its prompt, and what it has written. The first two are held once,
@@ -9,7 +9,7 @@ whoever continues them:
 
     beginning   tokens 0-529     for all rows
     prompts     tokens 530-629   for the 16 rows of each problem
-    own         tokens 630-      for each row, in `Columns`
+    own         tokens 630-      for each row, in `SlotKVCache`
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from topr.engines.columns import Columns, Ids
-from topr.engines.shared_attention import Layers, Prefill, Step, attending
+from topr.engines.kv_cache import Ids, SlotKVCache
+from topr.engines.shared_attention import Layers, Prefill, Step, attending, computed_in
 from topr.errors import ModelError
 
 SHORTEST_BEGINNING = 16
@@ -32,7 +32,7 @@ PREFILL_TOKENS = 4096
 
 
 class PromptCache:
-    """Keys and values of the rows of a batch; used as `Columns` is."""
+    """Keys and values of the rows of a batch; used as `SlotKVCache` is."""
 
     replaces = True
     """Rows can enter in place of others."""
@@ -55,12 +55,12 @@ class PromptCache:
         self._begun: Layers = []
         self._prompts: dict[Ids, Layers] = {}
         self._rows: list[Ids] = []
-        self._own = Columns(model.config)
+        self._own = SlotKVCache(model.config)
         self._step: Step | None = None
 
     @property
     def width(self) -> int:
-        """Columns in use, of what rows have written."""
+        """SlotKVCache in use, of what rows have written."""
         return self._own.width
 
     @property
@@ -93,12 +93,12 @@ class PromptCache:
         self._step = None
 
     def fit(self, length_B: Tensor) -> None:
-        """Make ready for a token of each row; see `Columns`."""
+        """Make ready for a token of each row; see `SlotKVCache`."""
         own_B = length_B - torch.tensor([len(ids) for ids in self._rows])
         self._own.fit(own_B)
         if self._step is None:
             self._step = Step(self._rows, self._prompts, self._begun)
-        self._step.see(own_B, self._own.width + 1, self._model.dtype)
+        self._step.see(own_B, self._own.width + 1)
 
     @contextmanager
     def running(self) -> Iterator[dict[str, Any]]:
@@ -142,7 +142,11 @@ class PromptCache:
                 shared=Prefill(lengths, self._begun),
             )
         layers: list[Any] = list(cache.layers)
-        split = [(x.keys[0].split(lengths, 1), x.values[0].split(lengths, 1)) for x in layers]
+        dtype = computed_in(layers[0].values)
+        split = [
+            [kept[0].to(dtype).split(lengths, 1) for kept in (layer.keys, layer.values)]
+            for layer in layers
+        ]
         return [
             [(keys[number].clone(), values[number].clone()) for keys, values in split]
             for number in range(len(prompts))

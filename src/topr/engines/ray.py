@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Request, refuse_unfit
+from topr.engines.base import Engine, Request, validate_request
 from topr.errors import ConfigError, EngineError
 from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
 from topr.records import Rollout, SamplingParams
@@ -54,7 +54,7 @@ REQUEST_SCHEMA = pa.schema(
 )
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Draws completions in the workers of a Ray cluster."""
 
     name = "ray"
@@ -172,7 +172,7 @@ class RayEngine:
 
         """
         for request in requests:
-            refuse_unfit(
+            validate_request(
                 request,
                 sampling,
                 vocabulary=self.facts.vocabulary,
@@ -256,7 +256,7 @@ def _records_logprobs(model: dict[str, Any], name: str, config: dict[str, Any]) 
     from topr.engines import open_engine
 
     with closing(open_engine(ModelConfig(**model), GenerateConfig(**config))) as engine:
-        return getattr(engine, "records_logprobs", True)
+        return engine.records_logprobs
 
 
 def inner_config(config: GenerateConfig) -> GenerateConfig:

@@ -1,7 +1,7 @@
 """From logits to tokens and their log-probabilities: pure tensor functions.
 
 Not here: models, caches, when a completion ends, and where the random numbers come from
-(`topr.engines.streams`). Shapes: _B sequences, _V vocabulary.
+(`topr.engines.rng`). Shapes: _B sequences, _V vocabulary.
 """
 
 import torch

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from topr.engines.base import Request, make_rollout
+from topr.engines.base import Engine, Request, make_rollout
+from topr.engines.rng import uniform_stream
 from topr.engines.stops import StopStrings
-from topr.engines.streams import uniform_stream
 from topr.errors import EngineError
 from topr.records import FinishReason, Rollout, SamplingParams
 
@@ -17,7 +17,7 @@ LogprobScript = Callable[[Request, int, Sequence[int]], Sequence[float]]
 """One log-probability for each of the completion ids given."""
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Yields given texts as rollouts, tokenised, with the end-of-sequence token appended.
 
     Token limits and stop strings act as they do on a model's own writing: a text longer than

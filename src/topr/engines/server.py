@@ -1,7 +1,7 @@
 """The engine that asks a server: any OpenAI-compatible completions endpoint.
 
 Not here: the wire format (`topr.engines.completions`), retries (`topr.engines.client`), and the
-process of a server that topr starts (`topr.engines.serving`).
+process of a server that topr starts (`topr.engines.server_process`).
 """
 
 import asyncio
@@ -18,13 +18,20 @@ from transformers import PreTrainedTokenizerBase
 from topr.config.engines import ServerConfig
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.background import in_background
-from topr.engines.base import Request, make_rollout, refuse_unfit
+from topr.engines.base import Engine, Request, make_rollout, validate_request
 from topr.engines.client import Endpoint, Session
-from topr.engines.completions import Abilities, Answer, Prompt, body, read_answer, whole
+from topr.engines.completions import (
+    Answer,
+    Prompt,
+    ServerCapabilities,
+    body,
+    finalize_completion,
+    read_answer,
+)
 from topr.engines.probing import probe
-from topr.engines.serving import Served, check_command, model_word
+from topr.engines.rng import request_seed
+from topr.engines.server_process import ServerProcess, check_command, model_word
 from topr.engines.stops import StopStrings
-from topr.engines.streams import request_seed
 from topr.errors import ConfigError, EngineError
 from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
 from topr.records import Rollout, SamplingParams
@@ -43,7 +50,7 @@ class _Row:
     seed: int
 
 
-class ServerEngine:
+class ServerEngine(Engine):
     """Draws completions from a server, one request for each, many under way at a time."""
 
     name = "server"
@@ -59,7 +66,7 @@ class ServerEngine:
         sampling: SamplingParams,
         model_name: str,
         revision: str | None = None,
-        served: Served | None = None,
+        served: ServerProcess | None = None,
     ) -> None:
         """Wait until the server answers, and see what it takes and gives.
 
@@ -84,21 +91,26 @@ class ServerEngine:
         self._facts = facts
         self._config = config
         self._served = served
-        self._served_name, self._abilities = self._meet()
+        self._served_name, self._capabilities = self._handshake()
         if served is not None:
             served.check_alive()  # else another server has taken its port, and was met
         self._warned = False
-        left_out = self._abilities.leaves_out(sampling)
-        self.records_logprobs = self._abilities.gives_logprobs and not left_out
-        if not self._abilities.draws:
+        left_out = self._capabilities.unaccounted_params(sampling)
+        self._records_logprobs = self._capabilities.gives_logprobs and not left_out
+        if not self._capabilities.draws:
             logger.warning(
                 "the server at %s wrote the same text with two seeds at temperature 2: see that it "
                 "samples at all. transformers serve needs do_sample (docs/engines/server.md)",
                 endpoint.url,
             )
-        if not self._abilities.gives_logprobs:
+        if not self._capabilities.gives_logprobs:
             self._warn("does not give a log-probability of every token id that it draws")
         self._warn_of(left_out)
+
+    @property
+    def records_logprobs(self) -> bool:
+        """Whether the server gives the log-probability of every token that it samples."""
+        return self._records_logprobs
 
     @staticmethod
     def check(model: ModelConfig, config: GenerateConfig) -> None:
@@ -125,7 +137,7 @@ class ServerEngine:
         served, url = None, server.url
         if url is None:
             check_command(server)
-            served = Served(model, server)
+            served = ServerProcess(model, server)
             url = served.url
         endpoint = Endpoint(
             url=_up_to_version(url),
@@ -164,7 +176,7 @@ class ServerEngine:
 
         """
         for request in requests:
-            refuse_unfit(
+            validate_request(
                 request,
                 sampling,
                 vocabulary=self._facts.vocabulary,
@@ -187,14 +199,14 @@ class ServerEngine:
     ) -> Iterator[Rollout]:
         stops = StopStrings(self.tokenizer, sampling.stop)
         ends = Ends(self.tokenizer, self._facts.eos_ids)
-        left_out = self._abilities.leaves_out(sampling)
+        left_out = self._capabilities.unaccounted_params(sampling)
         self._warn_of(left_out)
 
         def ask(put: Callable[[tuple[_Row, Answer]], None]) -> Awaitable[None]:
             return self._ask_all(rows, sampling, put)
 
         for row, answer in in_background(ask):
-            complete = whole(
+            complete = finalize_completion(
                 replace(answer, logprobs=None) if left_out else answer,
                 row.request.prompt,
                 self.tokenizer,
@@ -222,7 +234,7 @@ class ServerEngine:
                     row.prompt,
                     sampling,
                     row.seed,
-                    self._abilities,
+                    self._capabilities,
                     model=self._served_name,
                     end_ids=self._facts.eos_ids,
                     extra=self._config.extra_body,
@@ -237,26 +249,26 @@ class ServerEngine:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    def _meet(self) -> tuple[str, Abilities]:
+    def _handshake(self) -> tuple[str, ServerCapabilities]:
         """Return what the server calls the model, and what it takes and gives."""
 
-        async def meet(put: Callable[[tuple[str, Abilities]], None]) -> None:
+        async def handshake(put: Callable[[tuple[str, ServerCapabilities]], None]) -> None:
             async with Session(self._endpoint) as session:
                 name = self._config.model
                 if name is not None:
                     name = name.replace("{model}", model_word(self.model_name))
                 else:
                     name = self._find(await session.ask("models", _models, longest=1.0))
-                abilities = await probe(
+                capabilities = await probe(
                     session,
                     self.tokenizer,
                     model=name,
                     end_ids=self._facts.eos_ids,
                     extra=self._config.extra_body,
                 )
-                put((name, abilities))
+                put((name, capabilities))
 
-        (met,) = in_background(meet)
+        (met,) = in_background(handshake)
         return met
 
     def _find(self, listed: dict[str, set[str]]) -> str:
@@ -283,7 +295,7 @@ class ServerEngine:
     def _prompt(self, request: Request) -> Prompt:
         """Return a request's prompt; as text, where the server will tokenise it likewise."""
         text, bos = request.prompt, self.tokenizer.bos_token
-        if self._abilities.takes_ids:
+        if self._capabilities.takes_ids:
             return Prompt(ids=request.prompt_ids, text=text)
         for form in (text, text.removeprefix(bos or "")):
             if tuple(self.tokenizer(form)["input_ids"]) == request.prompt_ids:
@@ -297,7 +309,7 @@ class ServerEngine:
     def _warn_of(self, left_out: Sequence[str]) -> None:
         """Say once that log-probabilities are of another distribution than the sampled one."""
         if left_out:
-            plain = not self._abilities.counts_temperature
+            plain = not self._capabilities.counts_temperature
             hint = ", as vLLM's do without --logprobs-mode processed_logprobs" if plain else ""
             self._warn(
                 f"gives log-probabilities that leave out {' and '.join(left_out)}{hint}: they are "
@@ -317,7 +329,7 @@ class ServerEngine:
     def _rollout(
         self, row: _Row, answer: Answer, sampling: SamplingParams, iteration: int
     ) -> Rollout:
-        assert answer.ids is not None  # noqa: S101 - `whole` tokenises a text
+        assert answer.ids is not None  # noqa: S101 - `finalize_completion` tokenised a text
         return make_rollout(
             self,
             row.request,

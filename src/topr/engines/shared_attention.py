@@ -92,21 +92,29 @@ class Step:
         self._place_B = torch.tensor([place[row] for row in range(len(rows))])
         self._prompts, self._lengths_P = _stacked([prompts[name] for name in members])
 
-    def see(self, own_B: Tensor, width: int, dtype: torch.dtype) -> None:
-        """Note how many of the last `width` columns are a row's own, for scores of some type."""
-        self._own_mask = _mask(torch.arange(width) < (width - own_B)[:, None], dtype)
+    def see(self, own_B: Tensor, width: int) -> None:
+        """Note how many of the last `width` columns are a row's own."""
         prompt_T = torch.arange(int(self._lengths_P.max()))
-        self._prompt_mask = _mask(prompt_T >= self._lengths_P[:, None], dtype)
+        own_BT = torch.arange(width) < (width - own_B)[:, None]
+        self._hidden = own_BT, prompt_T >= self._lengths_P[:, None]
+        self._masks: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+
+    def _masks_of(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the masks of own columns and of prompts for scores of this type."""
+        if dtype not in self._masks:  # the first layer of a forward pass
+            own, prompt = self._hidden
+            self._masks[dtype] = _mask(own, dtype), _mask(prompt, dtype)
+        return self._masks[dtype]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Return the attention, as `query`, [B, H * G, 1, D]."""
         rows, kept = key.shape[:2]
         queries = query.reshape(rows, kept, -1, query.shape[-1])  # [B, H, G, D]
-        parts = [_kernel(queries, key, value, scale=scale, attn_mask=self._own_mask)]
+        own_mask, mask = self._masks_of(query.dtype)
+        parts = [_kernel(queries, key, value, scale=scale, attn_mask=own_mask)]
         if self._prompts:
             by_prompt = queries[self._row_PR].view(-1, self._most, *queries.shape[1:])
             together = by_prompt.transpose(1, 2).flatten(2, 3)  # [P, H, R * G, D]
-            mask = self._prompt_mask
             found = _kernel(together, *self._prompts[layer], scale=scale, attn_mask=mask)
             out, lse = (_rows_first(x, self._most).flatten(0, 1)[self._place_B] for x in found)
             parts.append((out, lse))
@@ -154,6 +162,14 @@ def _mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
     return zeros.masked_fill_(hidden, torch.finfo(dtype).min)[:, None, None]
 
 
+def computed_in(value: Tensor) -> torch.dtype:
+    """Return the type that attention is computed in: autocast's where it is on, as torch's own is.
+
+    Queries and keys come in float32 then, from their rotation.
+    """
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
+
+
 def _kernel(query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Part:
     """Return the attention of queries to some keys. There must be a key: without, it is a crash."""
     found: Part = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
@@ -195,6 +211,8 @@ def _attend(
         raise ModelError(f"{type(module).__name__} attends with {what}")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer: Any = module.layer_idx
+    dtype = computed_in(value)
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     return shared.attend(int(layer), query, key, value, scale).transpose(1, 2), None
 
 

@@ -14,12 +14,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Request, make_rollout, refuse_unfit
-from topr.engines.columns import Batching
+from topr.engines.base import Engine, Request, make_rollout, validate_request
+from topr.engines.batch_sizing import MOST, rows_that_fit
 from topr.engines.decoding import Decoded, Decoding
-from topr.engines.room import MOST, rows_that_fit
+from topr.engines.kv_cache import Batching
+from topr.engines.rng import uniform_stream
 from topr.engines.stops import StopStrings
-from topr.engines.streams import uniform_stream
 from topr.engines.trial import find_batching, kept_bytes
 from topr.errors import EngineError
 from topr.models.lengths import named_lengths, positions_of
@@ -33,7 +33,7 @@ many takes some milliseconds of a step on a CPU; attention in parts costs a tent
 SCORE_BYTES = 16
 """Of logits, and of what is made of them to choose a token, for each token of the vocabulary."""
 SLACK_SHARE = 1.25
-"""Columns of a cache beside those in use: see `topr.engines.columns`."""
+"""SlotKVCache of a cache beside those in use: see `topr.engines.kv_cache`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class _Row:
     sample: int
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Draws completions from a model that lies in memory."""
 
     name = "transformers"
@@ -235,7 +235,7 @@ class TransformersEngine:
 
     def _refuse_unfit(self, request: Request, sampling: SamplingParams) -> None:
         embedding: Any = self.model.get_input_embeddings()
-        refuse_unfit(
+        validate_request(
             request,
             sampling,
             vocabulary=int(embedding.weight.shape[0]),

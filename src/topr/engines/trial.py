@@ -9,7 +9,6 @@ depend on the longest sequence of a batch all show there, whatever the architect
 Not here: how rows are decoded (`topr.engines.decoding`).
 """
 
-import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from topr.engines.columns import Batching
 from topr.engines.decoding import Decoded, Decoding
+from topr.engines.kv_cache import Batching
 from topr.engines.prompt_cache import SHORTEST_BEGINNING
 from topr.engines.stops import StopStrings
 from topr.errors import ModelError
 from topr.models.lengths import named_lengths, positions_of
+from topr.models.wrappers import logits_to_keep
 from topr.records import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -232,9 +232,8 @@ def _plain_logprobs(model: PreTrainedModel, ids: Sequence[int], start: int) -> T
     """Return the log-probabilities of a lone sequence's tokens from `start` on, [T] float32."""
     ids_BT = torch.tensor([list(ids)], device=model.device)
     count = len(ids) - start
-    last = "logits_to_keep" in inspect.signature(model.forward).parameters
-    spared = {"logits_to_keep": count + 1} if last else {}
-    logits: Tensor = model(input_ids=ids_BT, use_cache=False, **spared).logits
+    kept = logits_to_keep(model, count + 1)
+    logits: Tensor = model(input_ids=ids_BT, use_cache=False, **kept).logits
     log_probs = logits[0, -count - 1 : -1].float().log_softmax(-1)
     return log_probs.gather(1, ids_BT[0, start:, None])[:, 0]
 

@@ -14,8 +14,8 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Request, make_rollout, refuse_unfit
-from topr.engines.streams import request_seed
+from topr.engines.base import Engine, Request, make_rollout, validate_request
+from topr.engines.rng import request_seed
 from topr.errors import ConfigError, EngineError
 from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
 from topr.records import FinishReason, Rollout, SamplingParams
@@ -37,7 +37,7 @@ TEMPERATURES = (0.01, 2.0)
 """vLLM refuses what is above, and silently raises what is below, except for 0."""
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """Draws completions from a model that vLLM serves to this process alone."""
 
     name = "vllm"
@@ -138,7 +138,7 @@ class VllmEngine:
         """
         _refuse_temperature(sampling.temperature)
         for request in requests:
-            refuse_unfit(
+            validate_request(
                 request,
                 sampling,
                 vocabulary=self.facts.vocabulary,

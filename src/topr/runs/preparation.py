@@ -155,7 +155,7 @@ def check_logprobs(engine: Engine, recipe: Recipe) -> None:
     trainings = _trainings(recipe).items()
     wanted = [where for where, train in trainings if train.behavior_logprobs == "sampler"]
     # Last, since it may cost the engine `ray` the start of a server.
-    if wanted and not getattr(engine, "records_logprobs", True):
+    if wanted and not engine.records_logprobs:
         raise ConfigError(
             f"{wanted[0]}.behavior_logprobs=sampler, but engine {engine.name!r} gives no "
             "log-probabilities of what it draws (its warning says why): set "

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from topr.config import CurateConfig, ModelConfig, Recipe
 from topr.config.recipe import derived_sections
 from topr.engines import Request
-from topr.engines.base import refuse_unfit
+from topr.engines.base import validate_request
 from topr.grading.survey import Survey, survey
 from topr.models.files import is_adapter
 from topr.models.loading import load_tokenizer, model_facts
@@ -201,7 +201,7 @@ def _prompts(
         sampling = sampling_params(recipe.generate, task.stop, recipe.seed)
         more = recipe.evaluate.max_tokens or sampling.max_tokens
         sampling = replace(sampling, max_tokens=max(sampling.max_tokens, more))
-        refuse_unfit(longest, sampling, vocabulary=facts.vocabulary, positions=facts.positions)
+        validate_request(longest, sampling, vocabulary=facts.vocabulary, positions=facts.positions)
     first = _request(task.problems(Split.TRAIN)[0], tokenizer)
     return Prompts(
         shown=str(tokenizer.decode(list(first.prompt_ids))),

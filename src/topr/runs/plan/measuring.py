@@ -109,7 +109,7 @@ def _measure_drawing(
         side_by_side=at_a_time,
         lengths=tuple(map(len, table["completion_ids"].to_pylist())),
         rounds=tuple(rounds),
-        spans_shards=bool(getattr(engine, "spans_shards", False)),
+        spans_shards=engine.spans_shards,
     )
     return drawing, table
 

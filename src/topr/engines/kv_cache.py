@@ -5,7 +5,11 @@ columns, D width of a head.
 
 Columns are aligned on the right: what a row has written fills its last columns, however much that
 is, and the newest token of every row goes into the same column. So a row that enters takes the
-place of one that left, and nothing else is moved.
+place of one that left, and nothing else is moved:
+
+    row 0   . a b c d      row 0   . a b c d e      row 1 (f g) has ended; x y z enters in its
+    row 1   . . . f g  ->  row 1   . . x y z u      place, and both rows write their next token,
+                                                    e and u, into the same new column
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +52,7 @@ class Batching(StrEnum):
         return self in (Batching.REFILLED, Batching.PADDED)
 
 
-class Columns:
+class SlotKVCache:
     """Keys and values of the rows of a batch, in buffers that are written in place.
 
     A layer with a sliding window keeps what has left the window too; its mask leaves it out.
@@ -152,7 +156,7 @@ class Columns:
         self.start, self.end = width - (used.stop - used.start), width
 
 
-class WholeBatch:
+class BatchKVCache:
     """The model's own cache, of whatever kind: rows leave, but none enters before all have left."""
 
     replaces = False
@@ -196,7 +200,7 @@ class WholeBatch:
 class _Layer(DynamicLayer):
     """The buffers of one layer, [B, H, T, D]; their number of columns is the capacity."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: SlotKVCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._columns = columns
         self._buffers: tuple[Tensor, Tensor] | None = None

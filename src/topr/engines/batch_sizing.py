@@ -33,10 +33,16 @@ def rows_that_fit(device: torch.device, row_bytes: int) -> int:
 def _free_cpu(device: torch.device) -> int:
     free = int(psutil.virtual_memory().available)
     try:
-        limit, used = ((CGROUP / f"memory.{name}").read_text() for name in ("max", "current"))
+        limit, used, stat = (
+            (CGROUP / f"memory.{name}").read_text() for name in ("max", "current", "stat")
+        )
     except OSError:
         return free
-    return free if limit.strip() == "max" else min(free, int(limit) - int(used))
+    if limit.strip() == "max":
+        return free
+    # Files that were read count as used; Linux gives their memory back when it is needed.
+    cached = dict(line.split() for line in stat.splitlines()).get("inactive_file", "0")
+    return min(free, int(limit) - int(used) + int(cached))
 
 
 def _free_cuda(device: torch.device) -> int:

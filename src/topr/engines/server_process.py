@@ -14,7 +14,7 @@ from pathlib import Path
 
 from topr.config.engines import ServerConfig
 from topr.config.sections import ModelConfig
-from topr.engines import guard
+from topr.engines import supervisor
 from topr.errors import ConfigError, EngineError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def check_command(config: ServerConfig) -> None:
         )
 
 
-class Served:
+class ServerProcess:
     """A server process that runs."""
 
     def __init__(self, model: ModelConfig, config: ServerConfig) -> None:
@@ -76,7 +76,7 @@ class Served:
         """What it writes; removed when it is closed while it runs."""
         with os.fdopen(descriptor, "wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the user's own command
-                [sys.executable, "-I", guard.__file__, str(os.getpid()), *command],
+                [sys.executable, "-I", supervisor.__file__, str(os.getpid()), *command],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         logger.info("started a server for %s on port %d; log: %s", model.path, port, self.log)
@@ -105,7 +105,7 @@ class Served:
         else:
             self._process.terminate()
             try:
-                self._process.wait(guard.GRACE_SECONDS + 5)
+                self._process.wait(supervisor.GRACE_SECONDS + 5)
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)

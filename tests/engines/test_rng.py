@@ -2,7 +2,7 @@
 
 import hashlib
 
-from topr.engines.streams import request_seed, uniform_stream
+from topr.engines.rng import request_seed, uniform_stream
 
 
 def test_a_request_seed_is_the_head_of_the_digest_in_31_bits() -> None:
