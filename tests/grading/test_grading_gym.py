@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from topr.tasks.gym_problems import Wanted, make_items
 
 SCORING = {"reward": "threshold", "threshold": 1.0, "label": False}
 EVALUATING = (
-    "countdown", "puzzle24", "polynomial_multiplication", "simple_integration",
+    "countdown", "polynomial_multiplication", "simple_integration",
     "intermediate_integration", "binary_matrix", "n_queens", "spiral_matrix", "string_insertion",
 )  # fmt: skip
 """Datasets whose scorers run an answer as Python."""
@@ -31,12 +32,12 @@ EVALUATING = (
 
 @pytest.fixture(scope="module")
 def items():
-    """Return two items of every dataset that is not refused; one of those that take long."""
-    slow = {"sokoban", "knight_swap", "zebra_puzzles", "puzzle24", "intermediate_integration"}
+    """Return items of every dataset that is not refused; fewer of those that take long."""
+    slow = {"sokoban", "knight_swap", "zebra_puzzles", "intermediate_integration"}
     wanted = [
         Wanted(split="train", part=part, dataset=name, parameters={}, seed=5, count=count)
         for part, name in enumerate(sorted(DATASETS.keys() - REFUSED.keys()))
-        for count in [1 if name in slow else 2]
+        for count in [2 if name in slow else 4]
     ]
     return make_items(wanted, **SCORING)
 
@@ -85,6 +86,25 @@ def test_of_every_dataset_other_text_is_not_right(items):
         assert grade.outcome in expected, (item.dataset, text, item.answer)
 
 
+def test_the_answer_to_one_problem_is_not_right_for_others(items):
+    """A scorer that takes one answer for every problem teaches a model that answer."""
+    asked = [
+        (item, other)
+        for item in items
+        for other in items
+        if item.dataset == other.dataset and item.answer != other.answer
+    ]
+    grades = graded([(f"<answer>{other.answer}</answer>", item.entry) for item, other in asked])
+    right = Counter(
+        item.dataset
+        for (item, _), grade in zip(asked, grades, strict=True)
+        if grade.outcome is Outcome.CORRECT
+    )
+    # A colouring of one graph, or queens on one board, can fit another.
+    assert right.keys() <= {"graph_color", "n_queens"}
+    assert all(count <= 2 for count in right.values())  # of 12
+
+
 def test_no_answer_is_no_wrong_answer(items):
     texts = ("", "  \n", "<answer></answer>", "Answer:\n", "I think.\n" * 60)
     grades = graded([(text, item.entry) for item in items for text in texts])
@@ -99,6 +119,9 @@ def test_refused_datasets_are_as_the_reasons_say():
         for name in REFUSED
         if name != "composite"
     }
+    twenty_four, logic = made["puzzle24"], made["propositional_logic"]
+    assert all(twenty_four.score_answer("6*4*1*1", twenty_four[i]) == 1.0 for i in range(8))
+    assert any(logic.score_answer("(P ∧ ¬P)", logic[i]) == 1.0 for i in range(8))
     any_text, zero = made["game_of_life_halting"], made["coin_flip"]
     assert all(any_text.score_answer("no idea", any_text[i]) == 1.0 for i in range(8))
     assert any(zero.score_answer("0", zero[i]) == 1.0 and zero[i]["answer"] > "0" for i in range(8))
@@ -140,7 +163,7 @@ def test_nothing_else_in_the_package_evaluates_text():
         ("propositional_logic", "parse_expr"),  # its own parser, of the same name
     }  # fmt: skip
     assert found == scorers | of_their_own_text
-    assert {name for name, _ in scorers} == set(EVALUATING)
+    assert {name for name, _ in scorers} == {*EVALUATING, "puzzle24"}
 
 
 HOSTILE = (

@@ -65,6 +65,16 @@ def test_what_is_wrong_is_counted(rows, concerns):
     assert list(found(*rows).concerns) == concerns
 
 
+def test_rewards_that_differ_teach_something_although_none_is_right():
+    """A linear reward below the threshold is negative, and better than a lower one."""
+    rows = table(("a", W, 0), ("a", W, 0))
+    low = rows.set_column(rows.column_names.index("reward"), "reward", pa.array([-1.0, -0.5]))
+    assert survey(lambda columns: [low.select(columns)]).concerns == ()
+    at_threshold = table(("a", C, 0))
+    zero = at_threshold.set_column(rows.column_names.index("reward"), "reward", pa.array([0.0]))
+    assert survey(lambda columns: [zero.select(columns)]).concerns == ()
+
+
 def test_counts_go_over_all_parts():
     parts = [table(("a", C, 0), ("a", U, 1)), table(("b", W, 1), ("b", U, 1))]
     whole = survey(lambda columns: [part.select(columns) for part in parts])

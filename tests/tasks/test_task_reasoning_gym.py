@@ -19,7 +19,7 @@ from topr.records import Problem, Split
 from topr.runs.fingerprint import first_fingerprint
 from topr.runs.recipe_checks import check_recipe
 from topr.tasks import load_task
-from topr.tasks.gym_problems import Item, seed_of
+from topr.tasks.gym_problems import Item, Wanted, make_items, seed_of
 
 SMALL = {"train_problems": 12, "validation_problems": 5, "test_problems": 6}
 SUMS = {"dataset": "chain_sum", "parameters": {"max_terms": 2, "max_digits": 2}}
@@ -198,6 +198,15 @@ def test_a_run_is_refused_with_what_the_other_process_found():
     few = {"dataset": "products", "parameters": {"max_terms": 2, "max_digits": 1}}
     with pytest.raises(DataError, match=r"products.*train.*99.*task\.train_problems"):
         problems_of(**few, train_problems=99)
+
+
+def test_parameters_that_allow_no_item_end_with_an_error():
+    wanted = Wanted(
+        split="train", part=0, dataset="knights_knaves",
+        parameters={"depth_constraint": 1}, seed=1, count=2,
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"knights_knaves.*depth_constraint"):
+        make_items([wanted], reward="threshold", threshold=1.0, label=False)
 
 
 def test_dates_are_read_from_text():

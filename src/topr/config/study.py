@@ -60,6 +60,7 @@ class Study(Section):
     # What is said of cells can be changed when they are there, and seeds can be added.
     SHOWN: ClassVar[tuple[str, ...]] = (
         "seeds",
+        "recipe.grade.none_right",
         "description", "needs", "claims", "metrics", "curves", "axis", "scale",
         "arms.*.label", "arms.*.series", "arms.*.x",
     )  # fmt: skip

@@ -27,12 +27,14 @@ REFUSED: dict[str, str] = {
     "boxnet": "it has no reference answers, and its scorer fails on what is not a plan",
     "coin_flip": "its scorer takes 0 for every probability",
     "game_of_life_halting": "its scorer takes any text for the right answer",
+    "propositional_logic": "its scorer takes what follows from anything, such as (P ∧ ¬P) from "
+    "premises that contradict each other",
+    "puzzle24": "its scorer does not look at which numbers an answer is made of",
     "rush_hour": "it has no reference answers, so that nothing shows whether its scorer is right",
 }
 """Datasets that cannot be trained on, and why."""
 _REFERENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "graph_color": lambda found: json.dumps(found["possible_answer"]),
-    "propositional_logic": lambda found: str(found["example_answer"]),
     "rubiks_cube": lambda found: str(found["example_correct_answer"]),
 }
 """Where any of many answers is right, the one that the generator found is in an item's metadata."""
@@ -48,7 +50,6 @@ _LIST_OF_NUMBERS = re.compile(r"[\d\s\[\],.'\"+-]{1,20000}")
 _GUARDS: dict[str, re.Pattern[str]] = {
     # These give an answer to sympy's parse_expr, which evaluates it as Python.
     "countdown": _ARITHMETIC,
-    "puzzle24": _ARITHMETIC,
     "polynomial_multiplication": _POLYNOMIAL,
     "simple_integration": _FORMULA,
     "intermediate_integration": _FORMULA,

@@ -65,7 +65,9 @@ class Survey:
     rewarded: int
     """With a reward, of any sign."""
     right: int
-    """With a reward above 0."""
+    """Correct, or with a reward above 0."""
+    differ: bool = False
+    """Whether rewards differ: something can be learned although nothing is right."""
     examples: tuple[str, ...] = ()
     """Lines about completions that show the first concern."""
 
@@ -75,7 +77,7 @@ class Survey:
         found = {
             Concern.TRUNCATED: 2 * self.truncated > self.rows,
             Concern.UNREADABLE: 2 * self.unreadable > self.rows,
-            Concern.NONE_RIGHT: self.rewarded > 0 and self.right == 0,
+            Concern.NONE_RIGHT: self.rewarded > 0 and self.right == 0 and not self.differ,
         }
         return tuple(concern for concern, holds in found.items() if holds)
 
@@ -98,15 +100,24 @@ def survey(read: Read) -> Survey:
 
     """
     rows = stopped = unreadable = rewarded = right = 0
+    seen: set[float] = set()
     for table in read(("finish_reason", "grade", "reward")):
-        rewards = [reward for reward in table["reward"].to_pylist() if reward is not None]
+        grades, rewards = table["grade"].to_pylist(), table["reward"].to_pylist()
         rows += len(table)
         stopped += sum(truncated(table))
-        unreadable += table["grade"].to_pylist().count(Outcome.UNPARSEABLE)
-        rewarded += len(rewards)
-        right += sum(reward > 0 for reward in rewards)
+        unreadable += grades.count(Outcome.UNPARSEABLE)
+        for grade, reward in zip(grades, rewards, strict=True):
+            if reward is not None:
+                rewarded += 1
+                right += grade == Outcome.CORRECT or reward > 0
+                seen.add(reward)
     found = Survey(
-        rows=rows, truncated=stopped, unreadable=unreadable, rewarded=rewarded, right=right
+        rows=rows,
+        truncated=stopped,
+        unreadable=unreadable,
+        rewarded=rewarded,
+        right=right,
+        differ=len(seen) > 1,
     )
     if not found.concerns:
         return found

@@ -290,7 +290,10 @@ def identity(config: ModelConfig) -> str | None:
         ModelError: there is no such model.
 
     """
-    if config.gguf_file is None and Path(config.path).expanduser().is_dir():
+    directory = Path(config.path).expanduser()
+    if config.gguf_file is None and directory.is_dir():
+        if removed(directory) is None:  # weights that are gone have their name still
+            _checked_path(config)
         return fingerprint(config.path)
     try:
         found = AutoConfig.from_pretrained(

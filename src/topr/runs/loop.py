@@ -230,7 +230,8 @@ class _Run:
         )
         counts = ", ".join(f"{n} {name}" for name, n in graded.details["outcomes"].items())
         self._say(iteration, f"graded {graded.rows} completions: {counts}")
-        if not self._earlier(iteration) and read_manifest(folder / "training") is None:
+        # Later on a model that was ruined is a result: it is evaluated and reported.
+        if iteration == 1 and read_manifest(folder / "training") is None:
             refuse_none_right(folder / "graded", self.task.grader, recipe.grade)
         if is_new:
             warn_of_concerns(folder / "graded")

@@ -100,8 +100,11 @@ def _made(wanted: Sequence[Wanted], scoring: Mapping[str, Any]) -> Iterator[Item
     for one in wanted:
         left, wasted, chunk = one.count, 0, 0
         while left:
+            if wasted > _PATIENCE:
+                raise _exhausted(one, one.count - left)
+            made = 0
             for item in _items(one, chunk):
-                wasted += 1
+                made, wasted = made + 1, wasted + 1
                 key = " ".join(str(item["question"]).split())
                 if key not in seen and (entry := _entry(one, item, scoring)) is not None:
                     seen.add(key)
@@ -114,11 +117,11 @@ def _made(wanted: Sequence[Wanted], scoring: Mapping[str, Any]) -> Iterator[Item
                         answer=entry.answer,
                         entry=entry.to_json(),
                     )
-                if not left:
+                if not left or wasted > _PATIENCE:
                     break
-                if wasted > _PATIENCE:
-                    raise _exhausted(one, one.count - left)
-            chunk, wasted = chunk + 1, wasted + 1
+            if not made:  # an index that is not there: the dataset, or one of its parameters
+                raise _exhausted(one, one.count - left)
+            chunk += 1
 
 
 def _items(one: Wanted, chunk: int) -> Iterator[Mapping[str, Any]]:

@@ -236,14 +236,17 @@ def _train(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
     seconds = stage.loads * training.start_seconds + steps * training.update_seconds
     seconds += stage.passes.high * training.completion_seconds
     weights = model_bytes(recipe, training)
-    checkpoint = training.trained_parameters * BYTES[recipe.train.dtype] + training.optimizer_bytes
+    trained = training.trained_parameters * BYTES[recipe.train.dtype]
+    checkpoint = trained + training.optimizer_bytes
+    # The last good weights, and new ones while they are written in place of those.
+    good = 2 * trained if recipe.train.watch == "stop" else 0
     rows = stage.completions.high
     dataset = stage.problems * measured.storage.prompt + rows * measured.storage.row
     logs = 2 * steps * LOG_BYTES + rows * EXAMPLE_BYTES
     return Cost(
         seconds=seconds,
         stays=stage.models * (weights + measured.storage.tokenizer) + dataset + logs,
-        passing=stage.checkpoints.high * checkpoint,
+        passing=stage.checkpoints.high * checkpoint + good,
     )
 
 

@@ -27,21 +27,12 @@ much, and many are never solved or always."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """Grades of a few completions, by problem.
-
-    >>> Seen(right=(2, 0), wrong=(0, 1), unscored=(0, 1)).right_share
-    0.6666666666666666
-    """
+    """Grades of a few completions, by problem."""
 
     right: tuple[int, ...]
     wrong: tuple[int, ...]
     unscored: tuple[int, ...]
     """Those that have no reward."""
-
-    @property
-    def right_share(self) -> float:
-        """Share of right ones among those that have a reward."""
-        return sum(self.right) / max(1, sum(self.right) + sum(self.wrong))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ def _answers(found: DryRun) -> Iterator[str]:
     middle = duration((whole.seconds.low + whole.seconds.high) / 2)
     rest = ", for what is left" if found.done else ""
     yield f"time    about {middle} ({low} to {high}){rest}{_not_counted(recipe)}"
-    fits = "enough" if whole.peak_disk < 0.9 * found.free_disk else "NOT ENOUGH"
+    fits = _fits(whole.peak_disk, found.free_disk)
     stays, peak = data_size(whole.disk), data_size(whole.peak_disk)
     yield (
         f"disk    about {stays}{'' if stays == peak else f', {peak} at most on the way'}; "
@@ -83,10 +83,9 @@ def _answers(found: DryRun) -> Iterator[str]:
     seen = ""
     if drawn < at_a_time:
         seen = f" as far as was seen, with {drawn} completions side by side of {at_a_time}"
-    peak_memory = data_size(max(measured.drawing_memory, measured.training_memory))
-    yield (
-        f"memory  about {peak_memory}; {found.device} has {data_size(found.memory)}: enough{seen}"
-    )
+    peak_memory = max(measured.drawing_memory, measured.training_memory)
+    has, fits = data_size(found.memory), _fits(peak_memory, found.memory)
+    yield f"memory  about {data_size(peak_memory)}; {found.device} has {has}: {fits}{seen}"
     share = measured.training.processor_share
     if share is not None and share < BUSY:
         alone = duration(share * (whole.seconds.low + whole.seconds.high) / 2)
@@ -96,6 +95,10 @@ def _answers(found: DryRun) -> Iterator[str]:
         )
     if found.survey is not None and found.survey.concerns:
         yield f"but     {found.survey.concerns[0].value}, of the {drawn} that were drawn: see below"
+
+
+def _fits(needed: float, there: float) -> str:
+    return "enough" if needed < 0.9 * there else "NOT ENOUGH"
 
 
 def _not_counted(recipe: Recipe) -> str:
