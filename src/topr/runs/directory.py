@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from topr.config import dump_recipe
 from topr.config.base import Section, present_name
 from topr.config.training import STORED
-from topr.runs.environment import environment
 from topr.errors import RunDirectoryError
-from topr.tokenization.prompts import TODAY
+from topr.runs.environment import environment
 from topr.store import locked, write_json_atomic, write_text_atomic
 from topr.store.atomic import TEMPORARY_SUFFIX
 from topr.store.lock import LOCK_FILE
 from topr.store.manifest import STARTED_FILE
+from topr.tokenization.prompts import TODAY
 
 _NO_WORK = frozenset({"recipe.yaml", "environment.json", LOCK_FILE, STARTED_FILE})
 """What a run writes before it has made anything."""

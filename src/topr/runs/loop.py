@@ -25,15 +25,16 @@ from topr.evaluation import RESULT_FILE, headline, read_evaluation
 from topr.grading import needs_columns
 from topr.grading.survey import first_look
 from topr.models.loading import identity, load_tokenizer
-from topr.runs.plan import brief, sizes_of
-from topr.runs.preparation import check_logprobs, decide_prompt, prepare, quotas
 from topr.progress import Progress, Silent
-from topr.runs.recipe_checks import BASE, check_recipe
 from topr.records import EvalResult
 from topr.report import write_report
-from topr.runs.retention import needed_iterations, remove_weights
 from topr.runs.directory import claimed
 from topr.runs.fingerprint import first_fingerprint, source_mark
+from topr.runs.plan import brief, sizes_of
+from topr.runs.preparation import check_logprobs, decide_prompt, prepare, quotas
+from topr.runs.recipe_checks import BASE, check_recipe
+from topr.runs.retention import needed_iterations, remove_weights
+from topr.runs.summary import Evaluated, best_of, model_lines, write_metrics, write_summary
 from topr.stages.callbacks import snapshot
 from topr.stages.common import fingerprint
 from topr.stages.curate import curate_rollouts, kept
@@ -45,7 +46,6 @@ from topr.stages.rounds import draw_in_rounds, spent
 from topr.stages.train import SNAPSHOTS, alarm_lines, train_model
 from topr.stages.verify import vote_with, votes_line
 from topr.store import begin, read_manifest
-from topr.runs.summary import Evaluated, best_of, model_lines, write_metrics, write_summary
 from topr.tasks import Split, Task
 from topr.verifier.task import note_prompt
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from topr.models.adapters import check_adapter
 from topr.config import (
     CurateConfig,
     ModelConfig,
@@ -21,14 +20,15 @@ from topr.config.recipe import derived_sections
 from topr.curation import max_candidates
 from topr.engines import Engine
 from topr.errors import ConfigError
-from topr.models.gguf import plain_model
 from topr.grading import GRADERS
 from topr.grading.user import load_function
+from topr.models.adapters import check_adapter
 from topr.models.files import is_adapter
+from topr.models.gguf import plain_model
 from topr.models.loading import load_tokenizer
 from topr.progress import Advance, Progress
-from topr.runs.recipe_checks import BUILTIN, own_base
 from topr.runs.directory import recipe_at_work
+from topr.runs.recipe_checks import BUILTIN, own_base
 from topr.stages.train_arguments import peft_config_of
 from topr.tasks import Split, Task, load_task
 from topr.tasks.prompts import check_prompts, resolve_prompt

@@ -23,8 +23,8 @@ from topr.curation import max_candidates, most_per_problem, whole_draw_rule
 from topr.distribution import distribution
 from topr.engines import check_engine
 from topr.errors import ConfigError
-from topr.models.gguf import plain_model
 from topr.grading import GRADERS
+from topr.models.gguf import plain_model
 from topr.models.loading import check_quantization, identity
 from topr.objectives import BaselineRole, Objective
 from topr.stages.train_arguments import training_arguments

@@ -8,8 +8,8 @@ from typing import Any
 
 from topr.config import Recipe
 from topr.evaluation import compare
-from topr.runs.recipe_checks import BASE
 from topr.records import EvalResult
+from topr.runs.recipe_checks import BASE
 from topr.stages.probe import PROBES_FILE
 from topr.store import read_manifest, write_json_atomic, write_text_atomic
 

@@ -20,21 +20,21 @@ from topr.engines.base import validate_request
 from topr.grading.survey import Survey, survey
 from topr.models.files import is_adapter
 from topr.models.loading import load_tokenizer, model_facts
+from topr.progress import Progress
+from topr.records import Problem, Split
+from topr.runs.directory import holds_run
 from topr.runs.plan.costs import Cost, Measured, cost
 from topr.runs.plan.counts import Drawn, Sizes, Stage, planned
 from topr.runs.plan.curating import Bounds, Seen, Tried
 from topr.runs.plan.measuring import measure, spread
 from topr.runs.preparation import decide_prompt, prepare
-from topr.progress import Progress
-from topr.tokenization.prompts import render
 from topr.runs.recipe_checks import check_recipe
-from topr.records import Problem, Split
-from topr.runs.directory import holds_run
 from topr.stages.generate import sampling_params
 from topr.stages.probe import probe_source
 from topr.store import read_manifest
 from topr.store.manifest import is_begun
 from topr.tasks import Task
+from topr.tokenization.prompts import render
 
 PROMPTS = 200
 """Prompts that are tokenised for their mean length."""

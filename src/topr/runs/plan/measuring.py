@@ -22,11 +22,11 @@ from topr.config import GenerateConfig, ModelConfig, Recipe
 from topr.engines import Engine, open_engine
 from topr.generation import draw
 from topr.grading import grade_table, needs_columns
+from topr.progress import Progress
+from topr.records import Problem, SamplingParams
 from topr.runs.plan.costs import Drawing, Grading, Measured, Round, Storage
 from topr.runs.plan.trial_steps import measure_training
 from topr.runs.preparation import check_logprobs
-from topr.progress import Progress
-from topr.records import Problem, SamplingParams
 from topr.stages.generate import sampling_params
 from topr.store import read_table
 from topr.tasks import Task

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from topr.config import Recipe
+from topr.records import FinishReason, Outcome
+from topr.report.text import visible
 from topr.runs.plan.costs import Cost, Measured, Total, total
 from topr.runs.plan.counts import NONE, Kind, Sizes, Span, Stage, planned
 from topr.runs.plan.curating import Bounds
 from topr.runs.plan.dry_run import DryRun
 from topr.runs.plan.quantities import count, data_size, duration
-from topr.records import FinishReason, Outcome
-from topr.report.text import visible
 
 
 def brief(recipe: Recipe, sizes: Sizes) -> str:
