@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from topr.config import EvaluateConfig, GradeConfig
+from topr.config import EvaluateConfig, GenerateConfig, GradeConfig
 from topr.engines.base import Engine, Request
 from topr.errors import DataError, RunDirectoryError
 from topr.evaluation import (
@@ -17,6 +18,7 @@ from topr.evaluation import (
     write_evaluation,
 )
 from topr.metrics import pass_at_k
+from topr.progress import Silent
 from topr.records import (
     EvalResult,
     FinishReason,
@@ -26,7 +28,8 @@ from topr.records import (
     Rollout,
     SamplingParams,
 )
-from topr.stages.evaluate import evaluate
+from topr.stages import evaluate as evaluate_stage
+from topr.stages.evaluate import evaluate, plan_evaluation
 from topr.store import read_manifest, read_table, rollouts_to_table, shard_paths
 from topr.tasks.base import Split
 
@@ -312,6 +315,7 @@ class CountingEngine(Engine):
 
     name = "counting"
     model_name = "m"
+    journal = spans_shards = False
 
     def __init__(self, tokenizer=None, *, fail_after=None):
         self.tokenizer = tokenizer
@@ -345,38 +349,44 @@ def tokenizer():
     return tiny_tokenizer()
 
 
-def run(directory, engine, tokenizer, **options):
-    engine.tokenizer = tokenizer
-    return evaluate(
-        CountingTask(),
-        engine,
-        config=EvaluateConfig(n=4, pass_at=(1, 2), bootstrap=200),
-        grade=GradeConfig(workers=1),
-        directory=directory,
-        name="base",
-        shard_problems=5,
-        **options,
+class Steps(Silent):
+    """Remembers every step forward: (completions, tokens)."""
+
+    def __init__(self):
+        self.steps = []
+
+    @contextmanager
+    def bar(self, title, total, unit):
+        yield lambda done, *, tokens=0, note="": self.steps.append((done, tokens))
+
+
+def run(
+    directory, engine, *, task=None, seed=0, fingerprint="f", progress=None, grade=None, **config
+):
+    plan = plan_evaluation(
+        task or CountingTask(),
+        EvaluateConfig(**{"n": 4, "pass_at": (1, 2), "bootstrap": 200, **config}),
+        GenerateConfig(shard_problems=5),
+        grade or GradeConfig(workers=1),
+        seed=seed,
     )
+    return evaluate(
+        plan, engine, directory, name="base", fingerprint=fingerprint,
+        progress=progress or Silent(),
+    )  # fmt: skip
 
 
 def test_an_evaluation_draws_grades_scores_and_writes(tmp_path, tokenizer):
-    drawn, graded = [], []
-    result = run(
-        tmp_path,
-        CountingEngine(),
-        tokenizer,
-        fingerprint="f",
-        on_draw=lambda completions, tokens: drawn.append((completions, tokens)),
-        on_grade=graded.append,
-    )
+    progress = Steps()
+    result = run(tmp_path, CountingEngine(tokenizer), progress=progress)
     correct = [i % 4 for i in range(1, 13)]
     assert [row["correct"] for row in result.per_problem] == correct
     assert result.metrics["pass@2"] == pytest.approx(pass_at_k([4] * 12, correct, 2).mean())
     assert result.metrics["greedy"] == 1.0
     # 3 of 4 right wins, 2 of 4 wins 2 to 1 to 1, 1 of 4 ties with three others, 0 never wins.
     assert result.metrics["maj@4"] == pytest.approx((1 + 1 + 0.25 + 0) / 4)
-    assert sum(c for c, _ in drawn) == sum(graded) == 12 * 5
-    assert sum(t for _, t in drawn) == 12 * 5 * 4
+    assert sum(completions for completions, _ in progress.steps) == 12 * 5
+    assert sum(tokens for _, tokens in progress.steps) == 12 * 5 * 4
     assert read_evaluation(tmp_path / "evaluation.json") == result
     table = read_table(tmp_path / "evaluation")
     assert table.num_rows == 60
@@ -387,23 +397,23 @@ def test_an_evaluation_draws_grades_scores_and_writes(tmp_path, tokenizer):
 
 
 def test_a_finished_evaluation_is_read_not_repeated(tmp_path, tokenizer):
-    first = run(tmp_path, CountingEngine(), tokenizer, fingerprint="f")
-    idle = CountingEngine(fail_after=0)
-    assert run(tmp_path, idle, tokenizer, fingerprint="f") == first
+    first = run(tmp_path, CountingEngine(tokenizer))
+    idle = CountingEngine(tokenizer, fail_after=0)
+    assert run(tmp_path, idle) == first
     with pytest.raises(RunDirectoryError, match="made with other settings"):
-        run(tmp_path, idle, tokenizer, fingerprint="g")
+        run(tmp_path, idle, fingerprint="g")
 
 
 @pytest.mark.parametrize("killed_after", [0, 17, 30, 50, 59])
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path, tokenizer, killed_after):
-    straight = run(tmp_path / "straight", CountingEngine(), tokenizer)
+    straight = run(tmp_path / "straight", CountingEngine(tokenizer))
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", CountingEngine(fail_after=killed_after), tokenizer)
+        run(tmp_path / "killed", CountingEngine(tokenizer, fail_after=killed_after))
     assert not (tmp_path / "killed/evaluation.json").exists()
     # Of 60 completions, whole shards are kept: 20, 20, 8 sampled, then 5, 5, 2 greedy.
     kept = max(total for total in (0, 20, 40, 48, 53, 58) if total <= killed_after)
-    again = CountingEngine()
-    assert run(tmp_path / "killed", again, tokenizer) == straight
+    again = CountingEngine(tokenizer)
+    assert run(tmp_path / "killed", again) == straight
     assert len(again.drawn) == 60 - kept
     for one, other in zip(
         shard_paths(tmp_path / "straight/evaluation"),
@@ -413,29 +423,33 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path, tokenizer
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_an_evaluation_killed_while_grading_goes_on(tmp_path, tokenizer):
-    straight = run(tmp_path / "straight", CountingEngine(), tokenizer)
+def test_an_evaluation_killed_while_grading_goes_on(tmp_path, tokenizer, monkeypatch):
+    straight = run(tmp_path / "straight", CountingEngine(tokenizer))
     graded = []
+    original = evaluate_stage.grade_table
 
-    def kill(count):
-        graded.append(count)
-        if sum(graded) > 50:  # the 48 sampled completions are graded, the greedy ones not
+    def killed(table, *given, **named):
+        if graded:  # the sampled completions are graded, the greedy ones not
             raise KeyboardInterrupt
+        graded.append(len(table))
+        return original(table, *given, **named)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "killed", CountingEngine(), tokenizer, on_grade=kill)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_stage, "grade_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed", CountingEngine(tokenizer))
+    assert graded == [48]
     assert len(shard_paths(tmp_path / "killed/evaluation")) == 1
-    told = []
-    idle = CountingEngine(fail_after=0)
-    assert run(tmp_path / "killed", idle, tokenizer, on_grade=told.append) == straight
-    assert sum(told) == 60
+    progress, idle = Steps(), CountingEngine(tokenizer, fail_after=0)
+    assert run(tmp_path / "killed", idle, progress=progress) == straight
+    assert sum(completions for completions, _ in progress.steps) == 60
 
 
 def test_other_settings_do_not_continue_what_was_begun(tmp_path, tokenizer):
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, CountingEngine(fail_after=30), tokenizer, seed=1)
+        run(tmp_path, CountingEngine(tokenizer, fail_after=30), seed=1)
     with pytest.raises(RunDirectoryError, match="settings have changed"):
-        run(tmp_path, CountingEngine(), tokenizer, seed=2)
+        run(tmp_path, CountingEngine(tokenizer), seed=2)
 
 
 @pytest.mark.parametrize("rule", ["wrong", "drop"])
@@ -447,14 +461,8 @@ def test_a_cut_off_completion_counts_as_wrong_even_where_training_drops_it(
             for each in super().generate(requests, sampling, iteration=iteration):
                 yield dataclasses.replace(each, finish_reason=FinishReason.LENGTH)
 
-    result = evaluate(
-        CountingTask(),
-        CutOff(tokenizer),
-        config=EvaluateConfig(n=2, bootstrap=100),
-        grade=GradeConfig(workers=1, truncated=rule),
-        directory=tmp_path,
-        name="base",
-    )
+    grade = GradeConfig(workers=1, truncated=rule)
+    result = run(tmp_path, CutOff(tokenizer), grade=grade, n=2)
     assert result.metrics["unscored"] == 0
     assert (result.metrics["pass@1"], result.metrics["truncated"]) == (0.0, 1.0)
 
@@ -465,14 +473,7 @@ def test_a_split_without_problems_is_refused(tmp_path, tokenizer):
             return []
 
     with pytest.raises(DataError, match="no test problems"):
-        evaluate(
-            Empty(),
-            CountingEngine(tokenizer),
-            config=EvaluateConfig(),
-            grade=GradeConfig(),
-            directory=tmp_path,
-            name="base",
-        )
+        run(tmp_path, CountingEngine(tokenizer), task=Empty())
 
 
 def test_a_users_reward_function_is_given_the_problems_columns(tmp_path, tokenizer, monkeypatch):
@@ -493,14 +494,7 @@ def test_a_users_reward_function_is_given_the_problems_columns(tmp_path, tokeniz
                 for problem, parity in zip(super().problems(split), parities, strict=True)
             ]
 
-    result = evaluate(
-        Own(),
-        CountingEngine(tokenizer),
-        config=EvaluateConfig(n=2, bootstrap=100),
-        grade=GradeConfig(workers=1),
-        directory=tmp_path,
-        name="base",
-    )
+    result = run(tmp_path, CountingEngine(tokenizer), task=Own(), n=2)
     assert result.metrics["pass@1"] == pytest.approx(6 / 11)
     assert result.metrics["unscored"] == 1
 

@@ -35,7 +35,7 @@ class Silent:
     @contextmanager
     def bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
         """See `Progress.bar`."""
-        yield _nothing
+        yield ignore
 
     def say(self, text: str) -> None:
         """See `Progress.say`."""
@@ -44,5 +44,5 @@ class Silent:
         """See `Progress.results`."""
 
 
-def _nothing(done: int, *, tokens: int = 0, note: str = "") -> None:
-    pass
+def ignore(done: int, *, tokens: int = 0, note: str = "") -> None:
+    """Show nothing of a step forward: an `Advance`."""

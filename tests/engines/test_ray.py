@@ -21,9 +21,10 @@ from tiny import save_tiny, tiny_model, tiny_tokenizer
 from topr.config import GenerateConfig, ModelConfig, load_recipe
 from topr.engines import Engine, Request, check_engine, open_engine, ray
 from topr.errors import ConfigError, EngineError
-from topr.generation import draw
 from topr.records import Problem, SamplingParams
 from topr.runs.preparation import check_logprobs
+from topr.stages.draw import draw
+from topr.stages.draw_plan import DrawPlan
 from topr.store import read_table
 
 pytestmark = [
@@ -76,10 +77,8 @@ def draw_all(
     sampling: SamplingParams,
     told: Callable[[], None] | None = None,
 ) -> pa.Table:
-    made = draw(
-        PROBLEMS, engine, sampling, 4, directory, shard_problems=2,
-        progress=lambda *_: told() if told else None,
-    )  # fmt: skip
+    plan = DrawPlan(problems=PROBLEMS, sampling=sampling, n=4, shard_problems=2)
+    made = draw(plan, engine, directory, advance=lambda *_, **__: told() if told else None)
     assert made == 48
     return read_table(directory)
 

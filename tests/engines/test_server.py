@@ -173,7 +173,7 @@ def test_text_alone_is_tokenised_once_and_said(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving(tmp_path / "log", "textual") as url, closing(open_server(model, url=url)) as e:
-        assert not e.records_logprobs  # type: ignore[attr-defined]
+        assert not e.records_logprobs
         drawn = draw(e, dataclasses.replace(SAMPLING, stop=("~",)))
         with pytest.raises(EngineError, match="top_k=5 is none of them"):
             draw(e, dataclasses.replace(SAMPLING, top_k=5))
@@ -195,7 +195,7 @@ def test_tokens_that_end_within_a_character_are_there(
     """llama.cpp lists them only when it is asked in its own words; it has no number for them."""
     stops = dataclasses.replace(SAMPLING, stop=("~",))
     with serving(tmp_path / "log", "listing") as url, closing(open_server(model, url=url)) as e:
-        assert not e.records_logprobs  # type: ignore[attr-defined]
+        assert not e.records_logprobs
         drawn, stopped = draw(e), draw(e, stops)
     full = 0
     for key, rollout in drawn.items():
@@ -233,7 +233,7 @@ def test_logprobs_of_another_distribution_are_not_used(
         with closing(open_engine(ModelConfig(path=str(model)), config)) as engine:
             drawn = draw(engine, dataclasses.replace(SAMPLING, **sampling))
             greedy = draw(engine, SamplingParams(temperature=0.0, max_tokens=3))
-            records = engine.records_logprobs  # type: ignore[attr-defined]
+            records = engine.records_logprobs
     assert records == (said is None)
     assert {rollout.logprobs is None for rollout in drawn.values()} == {said is not None}
     assert all(set(rollout.logprobs or ()) == {0.0} for rollout in greedy.values())
@@ -250,7 +250,7 @@ def test_other_sampling_than_the_recipes_is_warned_of(
         serving(tmp_path / "log", "plain") as url,
         closing(open_server(model, url=url)) as engine,
     ):
-        assert engine.records_logprobs  # type: ignore[attr-defined]
+        assert engine.records_logprobs
         assert "recompute" not in caplog.text
         drawn = draw(engine, dataclasses.replace(SAMPLING, temperature=0.7))
     assert {rollout.logprobs for rollout in drawn.values()} == {None}
@@ -270,7 +270,7 @@ def test_an_end_that_is_left_out_is_added_without_log_probabilities(
     undisturbed: dict[Any, Rollout], model: Path, tmp_path: Path
 ) -> None:
     with serving(tmp_path / "log", "endless") as url, closing(open_server(model, url=url)) as e:
-        assert not e.records_logprobs  # type: ignore[attr-defined]
+        assert not e.records_logprobs
         drawn = draw(e)
     for key, rollout in drawn.items():
         assert rollout.completion_ids == undisturbed[key].completion_ids
@@ -329,7 +329,7 @@ def test_an_own_server_is_ended_with_all_that_it_started(
         assert draw(engine) == undisturbed
         processes = own_processes(log)
         assert len(processes) == 4  # the two that watch it, it, its child
-        noted: Path = engine._served.log  # type: ignore[attr-defined]
+        noted: Path = engine._served.log
     assert all(map(gone, processes))
     assert not noted.exists()
 
@@ -364,7 +364,7 @@ def test_a_server_ends_when_what_watches_it_is_killed(model: Path, tmp_path: Pat
     log = tmp_path / "log"
     with closing(open_server(model, **own(log, "parent"))) as engine:
         processes = own_processes(log)
-        engine._served._process.kill()  # type: ignore[attr-defined]
+        engine._served._process.kill()
         assert soon(lambda: all(map(gone, processes)))
 
 
@@ -372,13 +372,15 @@ DRIVER = """
 import sys
 from pathlib import Path
 from servers import open_server
-from topr.generation import draw
 from topr.records import Problem, SamplingParams
+from topr.stages.draw import draw
+from topr.stages.draw_plan import DrawPlan
 model, output, *command = sys.argv[1:]
 engine = open_server(Path(model), command=command)
 problems = [Problem(id=f"What is {i} ?", prompt=f"What is {i} ?", answer="1") for i in range(6)]
-drawn = draw(problems, engine, SamplingParams(max_tokens=30, seed=3), 8, Path(output),
-             shard_problems=4)
+sampling = SamplingParams(max_tokens=30, seed=3)
+plan = DrawPlan(problems=problems, sampling=sampling, n=8, shard_problems=4)
+drawn = draw(plan, engine, Path(output))
 engine.close()
 print(drawn)
 """

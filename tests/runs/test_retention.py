@@ -189,7 +189,7 @@ def test_interrupted_it_resumes_with_the_same_numbers(tmp_path, monkeypatch):
     for stage, iteration in {
         "generate_rollouts": "iteration-02",
         "train_model": "iteration-03",
-        "measure": "iteration-03",
+        "evaluate": "iteration-03",
     }.items():
         with monkeypatch.context() as patch:
             patch.setattr(topr.runs.loop, stage, interrupted(stage, iteration))

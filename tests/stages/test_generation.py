@@ -6,8 +6,9 @@ import pytest
 
 from tiny import tiny_tokenizer
 from topr.errors import DataError, EngineError, RunDirectoryError
-from topr.generation import draw
 from topr.records import FinishReason, Problem, Rollout, SamplingParams
+from topr.stages.draw import draw
+from topr.stages.draw_plan import DrawPlan, extra_columns
 from topr.store import Journal, journal_path, read_table, shard_paths, table_to_rollouts
 
 SAMPLING = SamplingParams(temperature=0.7, stop=("\n",), seed=3)
@@ -18,6 +19,7 @@ class Backwards:
     """Finishes everything in the opposite order, and remembers what it was asked."""
 
     name = "backwards"
+    journal = spans_shards = False
 
     def __init__(self):
         self.requests = []
@@ -51,11 +53,17 @@ def tokenizer():
 
 @pytest.fixture
 def draw_into(tokenizer):
-    def call(directory, engine=None, problems=PROBLEMS, *, sampling=SAMPLING, n=2, **options):
-        options = {"shard_problems": 3, "iteration": 2} | options
+    def call(directory, engine=None, *, look=None, steps=None, **changed):
+        given = {"problems": PROBLEMS, "sampling": SAMPLING, "n": 2, "shard_problems": 3}
         engine = engine or Backwards()
         engine.tokenizer = tokenizer
-        return draw(problems, engine, sampling, n, directory, **options)
+
+        def advance(done, *, tokens=0):
+            if steps is not None:
+                steps.append((done, tokens))
+
+        plan = DrawPlan(**{**given, "iteration": 2, **changed})
+        return draw(plan, engine, directory, advance=advance, look=look)
 
     return call
 
@@ -87,7 +95,7 @@ def test_shards_that_are_there_are_not_drawn_again(tmp_path, draw_into):
     before = {path.name: path.read_bytes() for path in shard_paths(tmp_path)}
     (tmp_path / "part-00001.parquet").unlink()
     engine, steps = Backwards(), []
-    drawn = draw_into(tmp_path, engine, progress=lambda *step: steps.append(step))
+    drawn = draw_into(tmp_path, engine, steps=steps)
     assert drawn == 6
     assert {request.problem_id for request in engine.requests} == {"p3", "p4", "p5"}
     assert {path.name: path.read_bytes() for path in shard_paths(tmp_path)} == before
@@ -179,7 +187,7 @@ def test_what_an_interrupted_engine_answered_is_not_asked_again(tmp_path, draw_i
     with journal.open("ab") as file:
         file.write('{"problem_id": "é'.encode()[:-1])  # cut off within a character
     engine, steps = Noting(), []
-    drawn = draw_into(tmp_path / "other", engine, n=4, progress=lambda *step: steps.append(step))
+    drawn = draw_into(tmp_path / "other", engine, n=4, steps=steps)
     assert drawn == 28 - 5
     asked = [(r.problem_id, r.first_sample, r.n) for r in engine.requests[:2]]
     assert asked == [("p0", 0, 4), ("p1", 0, 3)]  # p2's four and the last of p1 were there
@@ -366,8 +374,9 @@ def test_further_columns_of_the_problems_are_kept_where_asked_for(tmp_path, draw
         )
         for i, p in enumerate(PROBLEMS)
     ]
+    assert extra_columns(problems, "numeric") == {}  # topr's own graders need none
     draw_into(tmp_path / "without", problems=problems)
-    draw_into(tmp_path / "with", problems=problems, keep_columns=True)
+    draw_into(tmp_path / "with", problems=problems, extra=extra_columns(problems, "mine:reward"))
     plain, table = read_table(tmp_path / "without"), read_table(tmp_path / "with")
     assert table.column_names == [*plain.column_names, "tests", "hint"]
     assert table.select(plain.column_names).equals(plain)
@@ -380,6 +389,6 @@ def test_a_further_column_of_unlike_types_becomes_text_as_in_any_file(tmp_path, 
         dataclasses.replace(p, columns={"level": i if i % 2 else "easy"})
         for i, p in enumerate(PROBLEMS)
     ]
-    draw_into(tmp_path, problems=problems, keep_columns=True)
+    draw_into(tmp_path, problems=problems, extra=extra_columns(problems, "mine:reward"))
     levels = read_table(tmp_path)["level"].to_pylist()
     assert levels == [str(i) if i % 2 else "easy" for i in range(7) for _ in range(2)]

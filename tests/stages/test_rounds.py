@@ -19,14 +19,14 @@ from topr.config import (
 from topr.engines.scripted import ScriptedEngine
 from topr.engines.transformers import TransformersEngine
 from topr.errors import RunDirectoryError
-from topr.generation import draw
 from topr.progress import Silent
 from topr.records import Problem
-from topr.stages import rounds
+from topr.stages import generate
 from topr.stages.curate import curate_rollouts
-from topr.stages.generate import sampling_params
+from topr.stages.draw import draw
+from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
+from topr.stages.generate import Quota, generate_rollouts, spent
 from topr.stages.grade import grade_rollouts
-from topr.stages.rounds import draw_in_rounds, spent
 from topr.store import read_manifest, read_table, shard_paths
 
 PROBLEMS = [
@@ -68,12 +68,22 @@ class Counting(ScriptedEngine):
             yield rollout
 
 
-def in_rounds(folder, engine, config=GENERATE, curations=(CONFIG,), mark="m", **options):
-    manifest = draw_in_rounds(
-        PROBLEMS, engine, config, curations,
-        folder / "rollouts", folder / "graded", grader="numeric", grade=GRADE, stop=(),
-        keep_columns=True, seed=5, iteration=1, mark=mark, progress=Silent(), **options,
+def plan(config=GENERATE, **options):
+    given = {
+        "problems": PROBLEMS, "sampling": sampling_params(config, (), 5), "n": config.n,
+        "shard_problems": config.shard_problems, "iteration": 1,
+        "extra": extra_columns(PROBLEMS, "mine:reward"),
+    }  # fmt: skip
+    return DrawPlan(**{**given, **options})
+
+
+def in_rounds(folder, engine, config=GENERATE, curations=(CONFIG,), mark="m"):
+    quota = Quota(
+        curations=curations, grader="numeric", grade=GRADE, graded=folder / "graded"
     )  # fmt: skip
+    manifest = generate_rollouts(
+        plan(config), engine, folder / "rollouts", fingerprint=mark, progress=Silent(), quota=quota
+    )
     grade_rollouts(
         folder / "rollouts", "numeric", GRADE, folder / "graded", mark=mark, progress=Silent()
     )
@@ -81,10 +91,7 @@ def in_rounds(folder, engine, config=GENERATE, curations=(CONFIG,), mark="m", **
 
 
 def whole(folder, engine, n=QUOTA.max_candidates):
-    draw(
-        PROBLEMS, engine, sampling_params(GENERATE, (), 5), n,
-        folder / "rollouts", shard_problems=2, iteration=1, keep_columns=True,
-    )  # fmt: skip
+    draw(plan(n=n), engine, folder / "rollouts")
     grade_rollouts(
         folder / "rollouts", "numeric", GRADE, folder / "graded", mark="m", progress=Silent()
     )
@@ -180,7 +187,7 @@ def test_interrupted_while_drawing_it_ends_with_the_same_files(tmp_path, straigh
 
 def test_interrupted_while_grading_it_ends_with_the_same_files(tmp_path, straight, monkeypatch):
     calls = []
-    grade = rounds.grade_shards
+    grade = generate.grade_shards
 
     def killed(sources, *arguments, **options):
         calls.append(len(sources))
@@ -189,7 +196,7 @@ def test_interrupted_while_grading_it_ends_with_the_same_files(tmp_path, straigh
             raise KeyboardInterrupt
         grade(sources, *arguments, **options)
 
-    monkeypatch.setattr(rounds, "grade_shards", killed)
+    monkeypatch.setattr(generate, "grade_shards", killed)
     with pytest.raises(KeyboardInterrupt):
         in_rounds(tmp_path, Counting())
     monkeypatch.undo()
@@ -249,10 +256,7 @@ def test_a_models_samples_are_those_of_the_whole_draw(tmp_path):
         steps=(AnnaKareninaRule(per_problem=4, max_positives=0, max_candidates=6),)
     )
     in_rounds(tmp_path, engine(), config, curations=(quota,))
-    draw(
-        PROBLEMS, engine(), sampling_params(config, (), 5), 6, tmp_path / "whole",
-        shard_problems=2,
-    )  # fmt: skip
+    draw(plan(config, n=6), engine(), tmp_path / "whole")
     there = {
         (row["problem_id"], row["sample"]): row["completion_ids"]
         for row in read_table(tmp_path / "whole").to_pylist()

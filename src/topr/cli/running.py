@@ -114,14 +114,12 @@ def generate(
     most = _most_candidates(loaded, graded)
     prepare_tensors()
     from topr.engines import open_engine
-    from topr.grading import needs_columns
     from topr.grading.survey import first_look
     from topr.runs.fingerprint import source_mark
     from topr.runs.preparation import starting_model
     from topr.stages.common import fingerprint, task_for
-    from topr.stages.generate import generate_rollouts
+    from topr.stages.generate import Quota, generate_rollouts, plan_rollouts, spent
     from topr.stages.grade import grade_rollouts, warn_of_concerns
-    from topr.stages.rounds import draw_in_rounds, spent
 
     progress = ConsoleProgress()
     start = starting_model(with_model(loaded, model), progress)
@@ -131,40 +129,29 @@ def generate(
         section, start, engine.revision, loaded.generate, loaded.seed, split, iteration,
         *source_mark(loaded),
     )  # fmt: skip
-    common: dict[str, Any] = {
-        "stop": task.stop,
-        "keep_columns": needs_columns(task.grader),
-        "seed": loaded.seed,
-        "iteration": iteration,
-        "progress": progress,
-        "look": first_look(task.grader, loaded.grade, engine.tokenizer),
-    }
-    problems = task.problems(split)
+    mark = fingerprint(*what) if graded is None else fingerprint(*what, loaded.grade, loaded.curate)
+    quota = None
+    if graded is not None:
+        quota = Quota(
+            curations=[loaded.curate], grader=task.grader, grade=loaded.grade, graded=graded
+        )
+    with closing(engine):
+        manifest = generate_rollouts(
+            plan_rollouts(loaded, task, iteration=iteration, seed=loaded.seed, split=split),
+            engine,
+            output,
+            fingerprint=mark,
+            progress=progress,
+            quota=quota,
+            look=first_look(task.grader, loaded.grade, engine.tokenizer),
+        )
     if graded is None:
-        with closing(engine):
-            manifest = generate_rollouts(
-                problems, engine, loaded.generate, output, mark=fingerprint(*what), **common
-            )
         if most is not None and most > loaded.generate.n:
             out.print(
                 f"this recipe's curation takes up to {most} completions of a problem; here are "
                 f"{loaded.generate.n}. --graded DIR draws on in rounds, as `topr run` does"
             )
     else:
-        mark = fingerprint(*what, loaded.grade, loaded.curate)
-        with closing(engine):
-            manifest = draw_in_rounds(
-                problems,
-                engine,
-                loaded.generate,
-                [loaded.curate],
-                output,
-                graded,
-                grader=task.grader,
-                grade=loaded.grade,
-                mark=mark,
-                **common,
-            )
         grade_rollouts(
             output,
             task.grader,

@@ -2,8 +2,8 @@
 
 What is drawn is the other engine's; here is only who draws what. The problems of one shard are one
 block, so a worker is asked for exactly what the engine would be asked for without Ray. Not here:
-progress on disk (`topr.generation` writes every shard that is complete), and servers that Ray knows
-nothing of (engine `server`).
+progress on disk (`topr.stages.draw` writes every shard that is complete), and servers that Ray does
+not know (engine `server`).
 """
 
 import logging
@@ -59,7 +59,7 @@ class RayEngine(Engine):
 
     name = "ray"
     spans_shards = True
-    """Workers load the model once for all that one call gives: see `topr.generation`."""
+    """Workers load the model once for all that one call gives: see `topr.stages.draw`."""
 
     def __init__(
         self,

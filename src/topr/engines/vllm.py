@@ -42,7 +42,7 @@ class VllmEngine(Engine):
 
     name = "vllm"
     spans_shards = True
-    """Its batch runs dry only at the end of what it is given: see `topr.generation`."""
+    """Its batch runs dry only at the end of what it is given: see `topr.stages.draw`."""
 
     def __init__(
         self,

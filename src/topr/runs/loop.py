@@ -19,10 +19,8 @@ from topr.config import (
     verifier_recipe,
 )
 from topr.config.recipe import derived_sections
-from topr.curation import max_candidates
 from topr.engines import Engine, open_engine
 from topr.evaluation import RESULT_FILE, headline, read_evaluation
-from topr.grading import needs_columns
 from topr.grading.survey import first_look
 from topr.models.loading import identity, load_tokenizer
 from topr.progress import Progress, Silent
@@ -38,15 +36,14 @@ from topr.runs.summary import Evaluated, best_of, model_lines, write_metrics, wr
 from topr.stages.callbacks import snapshot
 from topr.stages.common import fingerprint
 from topr.stages.curate import curate_rollouts, kept
-from topr.stages.evaluate import measure
-from topr.stages.generate import generate_rollouts
+from topr.stages.evaluate import evaluate, plan_evaluation
+from topr.stages.generate import Quota, generate_rollouts, plan_rollouts, spent
 from topr.stages.grade import grade_rollouts, refuse_none_right, warn_of_concerns
 from topr.stages.probe import probe_source
-from topr.stages.rounds import draw_in_rounds, spent
 from topr.stages.train import SNAPSHOTS, alarm_lines, train_model
 from topr.stages.verify import vote_with, votes_line
 from topr.store import begin, read_manifest
-from topr.tasks import Split, Task
+from topr.tasks import Task
 from topr.verifier.task import note_prompt
 
 logger = logging.getLogger(__name__)
@@ -239,36 +236,27 @@ class _Run:
 
     def _draw(self, model: ModelConfig, iteration: int, folder: Path, mark: str) -> None:
         recipe, engine = self.recipe, self._open(model)
-        common: dict[str, Any] = {
-            "stop": self.task.stop,
-            "keep_columns": needs_columns(self.task.grader),
-            # With the same random numbers a model that changed little would write again what it
-            # wrote before.
-            "seed": recipe.seed + SEEDS_APART * iteration,
-            "iteration": iteration,
-            "mark": mark,
-            "progress": self.progress,
-            "look": first_look(self.task.grader, recipe.grade, engine.tokenizer),
-        }
-        problems, rollouts = self.task.problems(Split.TRAIN), folder / "rollouts"
-        most = max_candidates(recipe.curate)
-        if most is None:
-            self._say(iteration, f"draw {recipe.generate.n} completions per problem")
-            generate_rollouts(problems, engine, recipe.generate, rollouts, **common)
-            return
-        self._say(iteration, f"draw up to {most} completions per problem, in rounds")
-        drawn = draw_in_rounds(
-            problems,
-            engine,
-            recipe.generate,
-            quotas(recipe, iteration),
-            rollouts,
-            folder / "graded",
+        # With the same random numbers a model that changed little would write again what it wrote
+        # before.
+        seed = recipe.seed + SEEDS_APART * iteration
+        curations = quotas(recipe, iteration)
+        quota = Quota(
+            curations=curations,
             grader=self.task.grader,
             grade=recipe.grade,
-            **common,
+            graded=folder / "graded",
         )
-        self._say(iteration, spent(drawn.details))
+        drawn = generate_rollouts(
+            plan_rollouts(recipe, self.task, iteration=iteration, seed=seed),
+            engine,
+            folder / "rollouts",
+            fingerprint=mark,
+            progress=self.progress,
+            quota=quota if curations else None,
+            look=first_look(self.task.grader, recipe.grade, engine.tokenizer),
+        )
+        if curations:
+            self._say(iteration, spent(drawn.details))
 
     def _curate(self, curate: CurateConfig, iteration: int, graded: Path, folder: Path) -> Path:
         mark = fingerprint(self.mark, iteration, curate)
@@ -376,10 +364,13 @@ class _Run:
         with begin(folder / "evaluation", "evaluate", mark) as done:
             if done is not None:  # no engine is opened for it
                 return read_evaluation(folder / RESULT_FILE)
-        return measure(
-            self.recipe, config, self.task, self._open(model), folder, name, iteration, mark,
-            self.progress,
-        )  # fmt: skip
+        recipe = self.recipe
+        plan = plan_evaluation(
+            self.task, config, recipe.generate, recipe.grade, seed=recipe.seed, iteration=iteration
+        )
+        return evaluate(
+            plan, self._open(model), folder, name=name, fingerprint=mark, progress=self.progress
+        )
 
     def _open(self, model: ModelConfig) -> Engine:
         if self._engine is None or self._engine.model_name != model.path:

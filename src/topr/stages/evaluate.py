@@ -1,36 +1,30 @@
-"""One model on held-out problems, from a recipe to `evaluation.json`. Resumable.
+"""One model on held-out problems, to `evaluation.json`: the stage `evaluate`.
 
-The formulas and the files' shapes are elsewhere; this is the order in which things happen.
+An evaluation is two plans: some samples of each problem, and one greedy completion. The formulas
+and the files' shapes are elsewhere (`topr.evaluation`); this is the order in which things happen.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topr.config import EvaluateConfig, GradeConfig, ModelConfig, Recipe
+from topr.config import EvaluateConfig, GenerateConfig, GradeConfig, ModelConfig, Recipe
 from topr.engines import Engine, open_engine
 from topr.errors import DataError
 from topr.evaluation.results import RESULT_FILE, read_evaluation, write_evaluation
 from topr.evaluation.scoring import SCORED_COLUMNS, score
-from topr.generation import Progress as OnDraw
-from topr.generation import draw
-from topr.grading import grade_table, needs_columns
+from topr.grading import grade_table
 from topr.grading.survey import first_look
 from topr.progress import Progress
 from topr.records import EvalResult, SamplingParams
 from topr.stages.common import fingerprint as fingerprint_of
 from topr.stages.common import task_for
-from topr.store import (
-    Manifest,
-    begin,
-    read_table,
-    shard_paths,
-    write_manifest,
-    write_shard,
-)
+from topr.stages.draw import draw
+from topr.stages.draw_plan import DrawPlan, extra_columns
+from topr.store import Manifest, begin, read_table, shard_paths, write_manifest, write_shard
 from topr.tasks.base import Split, Task
 from topr.verifier.task import check_question
 from topr.verifier.verdicts import CHECK_COLUMNS, scores, verdict_metrics
@@ -41,87 +35,112 @@ if TYPE_CHECKING:  # it takes seconds to import, and scoring alone does not need
 SHARDS = "evaluation"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationPlan:
+    """What a model is measured on, and how."""
+
+    draws: Mapping[str, DrawPlan]
+    """By the folder they go to: `sampled`, and `greedy` where that is wanted."""
+    grader: str
+    grade: GradeConfig
+    config: EvaluateConfig
+    """Split, metrics and resamples; the rest of it is in `draws`."""
+    seed: int
+    """Of the intervals, and of sampling."""
+
+    @property
+    def completions(self) -> int:
+        """How many are sampled."""
+        return sum(plan.completions for plan in self.draws.values())
+
+
+def plan_evaluation(
+    task: Task,
+    config: EvaluateConfig,
+    generate: GenerateConfig,
+    grade: GradeConfig,
+    *,
+    seed: int = 0,
+    iteration: int = 0,
+) -> EvaluationPlan:
+    """Return what the section `evaluate` says, with what it leaves to the section `generate`.
+
+    Raises:
+        DataError: the split holds no problems.
+
+    """
+    problems = task.problems(Split(config.split))[: config.problems]
+    if not problems:
+        raise DataError(
+            f"task {task.name!r} has no {config.split} problems: choose another "
+            "`evaluate.split`, or give the task some"
+        )
+    sampling = SamplingParams(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        max_tokens=config.max_tokens or generate.max_tokens,
+        stop=task.stop if generate.stop is None else generate.stop,
+        seed=seed,
+    )
+    sampled = DrawPlan(
+        problems=problems,
+        sampling=sampling,
+        n=config.n,
+        shard_problems=generate.shard_problems,
+        iteration=iteration,
+        extra=extra_columns(problems, task.grader),
+    )
+    greedy = replace(sampled, sampling=replace(sampling, temperature=0.0, top_p=1.0, top_k=0), n=1)
+    return EvaluationPlan(
+        draws={"sampled": sampled} | ({"greedy": greedy} if config.greedy else {}),
+        grader=task.grader,
+        grade=grade,
+        config=config,
+        seed=seed,
+    )
+
+
 def evaluate_model(
     recipe: Recipe, model: ModelConfig, directory: Path, *, name: str, progress: Progress
 ) -> EvalResult:
     """Measure one model as a recipe says; see `evaluate`."""
     section, task = task_for(model, recipe.task, Split(recipe.evaluate.split), progress)
+    plan = plan_evaluation(task, recipe.evaluate, recipe.generate, recipe.grade, seed=recipe.seed)
     engine = open_engine(model, recipe.generate)
     sections = (section, recipe.generate, recipe.evaluate, recipe.grade)
     mark = fingerprint_of(*sections, model, engine.revision, recipe.seed, name)
     with closing(engine):
-        return measure(recipe, recipe.evaluate, task, engine, directory, name, 0, mark, progress)
-
-
-def measure(
-    recipe: Recipe, config: EvaluateConfig, task: Task, engine: Engine, directory: Path,
-    name: str, iteration: int, mark: str, progress: Progress,
-) -> EvalResult:  # fmt: skip
-    """Measure an engine's model, with a bar; see `evaluate`."""
-    problems = len(task.problems(Split(config.split))[: config.problems])
-    total = problems * (config.n + int(config.greedy))
-    with progress.bar(f"evaluating {name}", total, "completions") as advance:
-        return evaluate(
-            task,
-            engine,
-            config=config,
-            grade=recipe.grade,
-            directory=directory,
-            name=name,
-            iteration=iteration,
-            seed=recipe.seed,
-            max_tokens=recipe.generate.max_tokens,
-            stop=recipe.generate.stop,
-            shard_problems=recipe.generate.shard_problems,
-            fingerprint=mark,
-            on_draw=lambda n, tokens: advance(n, tokens=tokens),
-        )
+        return evaluate(plan, engine, directory, name=name, fingerprint=mark, progress=progress)
 
 
 def evaluate(
-    task: Task,
+    plan: EvaluationPlan,
     engine: Engine,
-    *,
-    config: EvaluateConfig,
-    grade: GradeConfig,
     directory: Path,
+    *,
     name: str,
-    iteration: int = 0,
-    seed: int = 0,
-    max_tokens: int = 512,
-    stop: tuple[str, ...] | None = None,
-    shard_problems: int = 64,
-    fingerprint: str = "",
-    on_draw: OnDraw | None = None,
-    on_grade: Callable[[int], None] | None = None,
+    fingerprint: str,
+    progress: Progress,
 ) -> EvalResult:
     """Measure one model; write `evaluation/` and `evaluation.json` into `directory`.
 
-    Each problem gets `config.n` sampled completions and, with `config.greedy`, one at temperature
-    0. All are kept in `evaluation/part-*.parquet`; a greedy row is known by its
-    `sampling.temperature`. Killed anywhere and called again with the same arguments, it resumes:
-    shards that are there are not drawn again, and a finished evaluation is read, not repeated.
+    All completions are kept in `evaluation/part-*.parquet`, a shard for each of the plan's draws; a
+    greedy row is known by its `sampling.temperature`. Killed anywhere and called again, it resumes:
+    shards that are there are not sampled again, and a finished evaluation is read, not repeated.
 
     Args:
-        task: problems, stop strings and the grader.
-        engine: draws from the model that is measured.
-        config: how many problems and completions, sampling, metrics.
-        grade: how completions are graded.
+        plan: what is measured, and how.
+        engine: on the model that is measured.
         directory: of this model: an iteration's, or a comparison's.
         name: the model's name in tables.
-        iteration: written into the result and each row.
-        seed: of sampling and of the intervals.
-        max_tokens: where `config.max_tokens` is none.
-        stop: strings that end a completion; defaults to the task's.
-        shard_problems: problems per shard while drawing.
-        fingerprint: hash of what fixes the result, for the manifest.
-        on_draw: told of completions and tokens as they are drawn.
-        on_grade: told of completions as they are graded.
+        fingerprint: of the result.
+        progress: receives completions and tokens.
 
     Raises:
-        DataError: the split holds no problems, or none of them can be scored.
+        DataError: none of the problems can be scored.
         RunDirectoryError: `directory` holds another evaluation.
-        EngineError: drawing failed.
+        EngineError: sampling failed.
         GradingError: grading cannot start.
 
     """
@@ -131,53 +150,57 @@ def evaluate(
         if done is not None:
             shutil.rmtree(drawn, ignore_errors=True)
             return read_evaluation(directory / RESULT_FILE)
-        problems = task.problems(Split(config.split))[: config.problems]
-        if not problems:
-            raise DataError(
-                f"task {task.name!r} has no {config.split} problems: choose another "
-                "`evaluate.split`, or give the task some"
-            )
-        draws = _draws(config, max_tokens, task.stop if stop is None else stop, seed)
-        look = first_look(task.grader, grade, engine.tokenizer)
-        for folder, (sampling, n) in draws.items():
-            draw(
-                problems,
-                engine,
-                sampling,
-                n,
-                drawn / folder,
-                shard_problems=shard_problems,
-                iteration=iteration,
-                keep_columns=needs_columns(task.grader),
-                progress=on_draw,
-                look=look if sampling.temperature else None,
-            )
-        _grade(task, engine, shards, [drawn / folder for folder in draws], grade, on_grade)
-        result = score(
-            read_table(shards, SCORED_COLUMNS),
-            name=name,
-            iteration=iteration,
-            model=engine.model_name,
-            split=config.split,
-            pass_at=config.pass_at,
-            resamples=config.bootstrap,
-            seed=seed,
-            group_of=check_question if task.grader == "verdict" else None,
-        )
-        if task.grader == "verdict":
-            metrics = _of_verdicts(shards, engine.tokenizer, config.bootstrap, seed)
-            result = replace(result, metrics={**result.metrics, **metrics})
+        with progress.bar(f"evaluating {name}", plan.completions, "completions") as advance:
+            look = first_look(plan.grader, plan.grade, engine.tokenizer)
+            for folder, each in plan.draws.items():
+                sampled = each.sampling.temperature > 0
+                draw(each, engine, drawn / folder, advance=advance, look=look if sampled else None)
+            _grade(plan, engine, shards, drawn)
+        result = _score(plan, engine, shards, name)
         write_evaluation(directory / RESULT_FILE, result)
-        _finish(shards, fingerprint)
+        files = tuple(path.name for path in shard_paths(shards))
+        manifest = Manifest(
+            stage="evaluate", fingerprint=fingerprint, rows=plan.completions, files=files
+        )
+        write_manifest(shards, manifest)
         # The graded shards hold everything that the drawn ones do.
         shutil.rmtree(drawn)
         return result
 
 
+def _grade(plan: EvaluationPlan, engine: Engine, shards: Path, drawn: Path) -> None:
+    """Write the sampled rows with their grades, one shard for each draw."""
+    done = {path.name for path in shard_paths(shards)}
+    for index, folder in enumerate(plan.draws):
+        if f"part-{index:05d}.parquet" not in done:
+            table = read_table(drawn / folder)
+            graded = grade_table(table, plan.grader, plan.grade, tokenizer=engine.tokenizer)
+            write_shard(shards, index, graded)
+
+
+def _score(plan: EvaluationPlan, engine: Engine, shards: Path, name: str) -> EvalResult:
+    of_verdicts = plan.grader == "verdict"
+    result = score(
+        read_table(shards, SCORED_COLUMNS),
+        name=name,
+        iteration=plan.draws["sampled"].iteration,
+        model=engine.model_name,
+        split=plan.config.split,
+        pass_at=plan.config.pass_at,
+        resamples=plan.config.bootstrap,
+        seed=plan.seed,
+        group_of=check_question if of_verdicts else None,
+    )
+    if of_verdicts:
+        more = _of_verdicts(shards, engine.tokenizer, plan.config.bootstrap, plan.seed)
+        result = replace(result, metrics={**result.metrics, **more})
+    return result
+
+
 def _of_verdicts(
     shards: Path, tokenizer: "PreTrainedTokenizerBase", resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Return what is measured of a verifier beside the share of verdicts that agree."""
+    """Return what is measured of a verifier next to the share of verdicts that agree."""
     checks = read_table(shards, CHECK_COLUMNS)
     right = dict(zip(*(checks[name].to_pylist() for name in ("problem_id", "gold")), strict=True))
     found = verdict_metrics(
@@ -189,56 +212,3 @@ def _of_verdicts(
     )
     kept = ("right_share", "balanced_accuracy", "auc", "calibration_error")
     return {key: value for key, value in found.items() if key.removesuffix("_ci") in kept}
-
-
-def _draws(
-    config: EvaluateConfig, max_tokens: int, stop: tuple[str, ...], seed: int
-) -> dict[str, tuple[SamplingParams, int]]:
-    """Return what is drawn, by the folder it is drawn into: how, and how often per problem."""
-    limit = config.max_tokens or max_tokens
-    sampled = SamplingParams(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        max_tokens=limit,
-        stop=stop,
-        seed=seed,
-    )
-    greedy = SamplingParams(temperature=0.0, max_tokens=limit, stop=stop, seed=seed)
-    draws = {"sampled": (sampled, config.n)}
-    return draws | {"greedy": (greedy, 1)} if config.greedy else draws
-
-
-def _grade(
-    task: Task,
-    engine: Engine,
-    shards: Path,
-    folders: list[Path],
-    config: GradeConfig,
-    progress: Callable[[int], None] | None,
-) -> None:
-    """Write the drawn rows with their grades, one shard for each folder of draws."""
-    done = {path.name for path in shard_paths(shards)}
-    for index, folder in enumerate(folders):
-        table = read_table(folder)
-        if f"part-{index:05d}.parquet" not in done:
-            graded = grade_table(
-                table, task.grader, config, tokenizer=engine.tokenizer, progress=progress
-            )
-            write_shard(shards, index, graded)
-        elif progress is not None:
-            progress(table.num_rows)
-
-
-def _finish(shards: Path, fingerprint: str) -> None:
-    files = shard_paths(shards)
-    rows = read_table(shards, ["problem_id"]).num_rows
-    write_manifest(
-        shards,
-        Manifest(
-            stage="evaluate",
-            fingerprint=fingerprint,
-            rows=rows,
-            files=tuple(path.name for path in files),
-        ),
-    )

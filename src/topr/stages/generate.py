@@ -1,96 +1,183 @@
-"""Problems and a model to rollouts on disk."""
+"""Problems and a model to rollouts on disk: the stage `generate`, in one round or in several.
 
-from collections.abc import Sequence
+With a quota there are rounds: each samples completions of the problems that still need some, grades
+them, and asks curation which problems are full. All completions stay in the stores, kept or not.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from topr.config import GenerateConfig
+import numpy as np
+import pyarrow.compute as pc
+
+from topr.config import CurateConfig, GradeConfig, Recipe
+from topr.curation import finished, max_candidates
 from topr.engines import Engine
-from topr.generation import Look, draw
 from topr.models.gguf import gguf_details
 from topr.progress import Progress
-from topr.records import Problem, SamplingParams
+from topr.stages.curate import read_columns
+from topr.stages.draw import Look, draw, refuse_other_shards
+from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
+from topr.stages.grade import grade_shards
 from topr.store import Manifest, begin, read_table, shard_paths, write_manifest
+from topr.tasks import Split, Task
 from topr.tasks.prompts import prompt_kinds
 
 
-def sampling_params(config: GenerateConfig, stop: tuple[str, ...], seed: int) -> SamplingParams:
-    """Return how the section says that completions are drawn.
-
-    Args:
-        config: the section `generate`.
-        stop: the task's stop strings, where the section names none.
-        seed: of sampling.
-
-    """
-    return SamplingParams(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        max_tokens=config.max_tokens,
-        stop=config.stop if config.stop is not None else stop,
-        seed=seed,
+def plan_rollouts(
+    recipe: Recipe, task: Task, *, iteration: int, seed: int, split: Split = Split.TRAIN
+) -> DrawPlan:
+    """Return what a recipe samples of its problems: all of it, or the first round."""
+    problems, config = task.problems(split), recipe.generate
+    return DrawPlan(
+        problems=problems,
+        sampling=sampling_params(config, task.stop, seed),
+        n=config.n,
+        shard_problems=config.shard_problems,
+        iteration=iteration,
+        extra=extra_columns(problems, task.grader),
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quota:
+    """When a problem has enough completions, and how they are graded to tell."""
+
+    curations: Sequence[CurateConfig]
+    """Each with a rule that knows when a problem is full; it needs to be full by all of them."""
+    grader: str
+    """A name in `topr.grading.GRADERS`, or a user's `module:function`."""
+    grade: GradeConfig
+    graded: Path
+    """Where graded shards go, under the names of the others. `grade_rollouts` completes it."""
+
+    @property
+    def most(self) -> int:
+        """Completions of a problem, at most."""
+        return max(max_candidates(curation) or 0 for curation in self.curations)
+
+    def needing(self, shards: int) -> list[int]:
+        """Return the indices of problems that are not full by the first shards."""
+        columns = read_columns(self.graded, shards=shards)
+        # The first round has every problem, so names are in the order of the plan's problems.
+        full = np.all([finished(columns, curation) for curation in self.curations], axis=0)
+        return [int(index) for index in np.flatnonzero(~full)]
+
+    def savings(self) -> dict[str, Any]:
+        """Return about how many tokens more `most` completions of every problem would be.
+
+        What was not sampled has no length: missing completions of a problem count as long as the
+        mean of those that it has.
+        """
+        columns, saved = read_columns(self.graded), 0.0
+        if columns.tokens_N is not None:
+            drawn_P = np.bincount(columns.problems_N)
+            tokens_P = np.bincount(columns.problems_N, weights=columns.tokens_N)
+            saved = float(((self.most - drawn_P) * tokens_P / drawn_P).sum())
+        return {"max_candidates": self.most, "saved_tokens_estimate": round(saved)}
+
+
 def generate_rollouts(
-    problems: Sequence[Problem],
+    plan: DrawPlan,
     engine: Engine,
-    config: GenerateConfig,
     directory: Path,
     *,
-    stop: tuple[str, ...],
-    keep_columns: bool,
-    seed: int,
-    iteration: int,
-    mark: str,
+    fingerprint: str,
     progress: Progress,
+    quota: Quota | None = None,
     look: Look | None = None,
 ) -> Manifest:
-    """Draw `config.n` completions of each problem; see `topr.generation.draw`.
+    """Sample what a plan says; with a quota, in rounds of `plan.n` until every problem is full.
+
+    The samples of rounds are those that sampling the most for every problem would have given, as
+    far as they go, and curation keeps of them what it would keep of all. Killed and called again,
+    it resumes from the last shard.
 
     Args:
-        problems: of the training split.
-        engine: on the behaviour model.
-        config: the section `generate`.
-        directory: where the shards go.
-        stop: the task's stop strings, where the section names none.
-        keep_columns: also store the problems' own columns, for a user's reward function.
-        seed: of sampling.
-        iteration: written into each row.
-        mark: fingerprint of the result.
-        progress: told of completions and tokens.
-        look: given the first shard, where there are more to come.
+        plan: of the problems of the training split.
+        engine: on the behavior model.
+        directory: where the shards go, numbered on from round to round.
+        fingerprint: of the result.
+        progress: receives completions and tokens.
+        quota: when a problem is full.
+        look: receives the first shard, where there are more to come.
 
     """
-    with begin(directory, "generate", mark) as done:
+    with ExitStack() as held:
+        done = held.enter_context(begin(directory, "generate", fingerprint))
         if done is not None:
             return done
-        sampling = sampling_params(config, stop, seed)
-        with progress.bar("generating", len(problems) * config.n, "completions") as advance:
-            draw(
-                problems,
-                engine,
-                sampling,
-                config.n,
-                directory,
-                shard_problems=config.shard_problems,
-                iteration=iteration,
-                keep_columns=keep_columns,
-                progress=lambda completions, tokens: advance(completions, tokens=tokens),
-                look=look,
+        if quota is not None:
+            held.enter_context(begin(quota.graded, "grade", fingerprint))
+            progress.say(
+                f"[iteration {plan.iteration}] draw up to {quota.most} completions per problem, in "
+                "rounds"
             )
+        rounds = _rounds(plan, engine, directory, quota, progress, look)
         ids = read_table(directory, ["completion_ids"]).column("completion_ids")
+        details: dict[str, Any] = {
+            "problems": len(plan.problems),
+            "prompt": prompt_kinds(plan.problems),
+            "tokens": pc.sum(pc.list_value_length(ids)).as_py() or 0,
+            **gguf_details(engine.model_name),
+        }
+        if quota is not None:
+            details |= {"rounds": rounds, **quota.savings()}
         manifest = Manifest(
             stage="generate",
-            fingerprint=mark,
+            fingerprint=fingerprint,
             rows=len(ids),
             files=tuple(path.name for path in shard_paths(directory)),
-            details={
-                "problems": len(problems),
-                "prompt": prompt_kinds(problems),
-                "tokens": sum(map(len, ids)),
-                **gguf_details(engine.model_name),
-            },
+            details=details,
         )
         write_manifest(directory, manifest)
         return manifest
+
+
+def _rounds(
+    plan: DrawPlan,
+    engine: Engine,
+    directory: Path,
+    quota: Quota | None,
+    progress: Progress,
+    look: Look | None,
+) -> list[dict[str, int]]:
+    """Carry out a plan in rounds. Without a quota there is one, of all problems."""
+    rounds: list[dict[str, int]] = []
+    needing, drawn, shards = list(range(len(plan.problems))), 0, 0
+    most = plan.n if quota is None else quota.most
+    while needing and drawn < most:
+        now = plan if quota is None else plan.round(
+            needing, n=min(plan.n, most - drawn), first_sample=drawn, first_shard=shards
+        )  # fmt: skip
+        title = "generating"
+        if quota is not None:
+            title = f"generating, round {len(rounds) + 1} ({len(needing)} problems)"
+        with progress.bar(title, now.completions, "completions") as advance:
+            draw(now, engine, directory, advance=advance, look=None if rounds else look)
+        rounds.append({"problems": len(needing), "completions": now.completions})
+        drawn += now.n
+        if quota is not None:
+            made = shard_paths(directory)[shards : now.end]
+            grade_shards(
+                made, quota.grader, quota.grade, quota.graded, progress=progress,
+                tokenizer=engine.tokenizer,
+            )  # fmt: skip
+            needing = quota.needing(now.end)
+        shards = now.end
+    refuse_other_shards(directory, shards)
+    return rounds
+
+
+def spent(details: Mapping[str, Any]) -> str:
+    """Say what sampling in rounds cost, and saved, from the manifest's details."""
+    drawn, saved = details["tokens"], details["saved_tokens_estimate"]
+    rounds = ", ".join(str(each["problems"]) for each in details["rounds"])
+    return (
+        f"drew {drawn} tokens in {len(details['rounds'])} rounds (of {rounds} problems); drawing "
+        f"{details['max_candidates']} for all would have taken about {saved} more, "
+        f"{saved / max(1, drawn + saved):.0%} (an estimate from each problem's mean length)"
+    )

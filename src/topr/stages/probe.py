@@ -20,11 +20,12 @@ from transformers import TrainerCallback
 from topr.config import GradeConfig, Recipe, TrainConfig
 from topr.engines.transformers import TransformersEngine
 from topr.errors import ConfigError, EngineError, GradingError, ModelError
-from topr.generation import draw
-from topr.grading import grade_table, needs_columns
+from topr.grading import grade_table
 from topr.progress import Progress
 from topr.records import FinishReason, Outcome, Problem, SamplingParams, Split
 from topr.stages.callbacks import log_lines
+from topr.stages.draw import draw
+from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
 from topr.store import read_table, write_text_atomic
 from topr.tasks import Task, load_task
 from topr.training import TOPRTrainer
@@ -56,25 +57,14 @@ def probe_source(recipe: Recipe, task: Task) -> ProbeSource | None:
         problems = task.problems(Split.VALIDATION)
     except ConfigError:
         return None
-    drawn = recipe.generate
-    sampling = SamplingParams(
-        temperature=drawn.temperature,
-        top_p=drawn.top_p,
-        top_k=drawn.top_k,
-        max_tokens=drawn.max_tokens,
-        stop=task.stop if drawn.stop is None else drawn.stop,
-        seed=recipe.seed,
-    )
-    return (
-        ProbeSource(
-            problems=problems,
-            grader=task.grader,
-            sampling=sampling,
-            grade=recipe.grade,
-            batch_size=drawn.batch_size,
-        )
-        if problems
-        else None
+    if not problems:
+        return None
+    return ProbeSource(
+        problems=problems,
+        grader=task.grader,
+        sampling=sampling_params(recipe.generate, task.stop, recipe.seed),
+        grade=recipe.grade,
+        batch_size=recipe.generate.batch_size,
     )
 
 
@@ -171,15 +161,14 @@ class Probe(TrainerCallback):
             _own_random_numbers(),
             self._trainer.accelerator.autocast(),
         ):
-            draw(
-                self._problems,
-                engine,
-                source.sampling,
-                1,
-                Path(folder),
+            plan = DrawPlan(
+                problems=self._problems,
+                sampling=source.sampling,
+                n=1,
                 shard_problems=len(self._problems),
-                keep_columns=needs_columns(source.grader),
+                extra=extra_columns(self._problems, source.grader),
             )
+            draw(plan, engine, Path(folder))
             rows = read_table(Path(folder))
         graded = grade_table(rows, source.grader, source.grade, tokenizer=engine.tokenizer)
         if torch.cuda.is_available():

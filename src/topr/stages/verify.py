@@ -14,6 +14,7 @@ from topr.engines import Engine, open_engine
 from topr.errors import DataError
 from topr.interop import ColumnMap, read_rows, write_rows
 from topr.progress import Progress
+from topr.stages.draw_plan import DrawPlan, sampling_params
 from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts
 from topr.store import (
@@ -84,18 +85,13 @@ def verify_rollouts(
         _refuse_unfit(table, by)
         candidates = candidates_of(table, columns)
         problems = {candidate.id: task.problem(candidate) for candidate in candidates}
-        generate_rollouts(
-            list(problems.values()),
-            engine,
-            config,
-            work,
-            stop=task.stop,
-            keep_columns=False,
-            seed=seed,
-            iteration=0,
-            mark=mark,
-            progress=progress,
+        plan = DrawPlan(
+            problems=list(problems.values()),
+            sampling=sampling_params(config, task.stop, seed),
+            n=config.n,
+            shard_problems=config.shard_problems,
         )
+        generate_rollouts(plan, engine, work, fingerprint=mark, progress=progress)
         grade_rollouts(
             work, task.grader, GradeConfig(), directory / "checks", mark=mark, progress=progress
         )

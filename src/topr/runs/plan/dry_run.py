@@ -29,7 +29,7 @@ from topr.runs.plan.curating import Bounds, Seen, Tried
 from topr.runs.plan.measuring import measure, spread
 from topr.runs.preparation import decide_prompt, prepare
 from topr.runs.recipe_checks import check_recipe
-from topr.stages.generate import sampling_params
+from topr.stages.draw_plan import sampling_params
 from topr.stages.probe import probe_source
 from topr.store import read_manifest
 from topr.store.manifest import is_begun

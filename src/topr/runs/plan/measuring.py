@@ -20,14 +20,14 @@ from transformers import PreTrainedTokenizerBase
 
 from topr.config import GenerateConfig, ModelConfig, Recipe
 from topr.engines import Engine, open_engine
-from topr.generation import draw
-from topr.grading import grade_table, needs_columns
+from topr.grading import grade_table
 from topr.progress import Progress
 from topr.records import Problem, SamplingParams
 from topr.runs.plan.costs import Drawing, Grading, Measured, Round, Storage
 from topr.runs.plan.trial_steps import measure_training
 from topr.runs.preparation import check_logprobs
-from topr.stages.generate import sampling_params
+from topr.stages.draw import draw
+from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
 from topr.store import read_table
 from topr.tasks import Task
 
@@ -127,17 +127,14 @@ def _drawn(
     folder: Path,
 ) -> tuple[float, pa.Table]:  # fmt: skip
     """Draw into a folder; return how long it took, and the rows."""
-    seconds, _ = _timed(
-        lambda: draw(
-            problems,
-            engine,
-            sampling,
-            n,
-            folder,
-            shard_problems=len(problems),
-            keep_columns=needs_columns(task.grader),
-        )
+    plan = DrawPlan(
+        problems=problems,
+        sampling=sampling,
+        n=n,
+        shard_problems=len(problems),
+        extra=extra_columns(problems, task.grader),
     )
+    seconds, _ = _timed(lambda: draw(plan, engine, folder))
     return seconds, read_table(folder)
 
 
