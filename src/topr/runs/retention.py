@@ -1,6 +1,6 @@
 """Which models of a run stay on disk, and how the weights of others go: `loop.keep_models`.
 
-Not here: when an iteration is over (`topr.runs.loop`), and checkpoints, which a training removes itself.
+Not here: when an iteration is over (`topr.runs.loop`), and checkpoints, which a training removes.
 """
 
 from dataclasses import replace
