@@ -97,7 +97,7 @@ def child(graded: str, output: str, steps: str) -> None:
 
     imported, start = peak(), time.perf_counter()
     config = load_section(CurateConfig, "curate", None, [steps])
-    manifest = curate_rollouts(Path(graded), config, Path(output), mark="benchmark")
+    manifest = curate_rollouts(Path(graded), config, Path(output))
     seconds = time.perf_counter() - start
     print(
         json.dumps(

@@ -30,9 +30,7 @@ def train(recipe: Any, setting: float | str | None, dataset: Path, folder: Path)
     config = recipe.train.model_copy(update={"skip_negatives": setting})
     base = starting_model(recipe, Silent())
     began, began_cpu = time.perf_counter(), time.process_time()
-    train_model(
-        base, [dataset], config, folder, seed=recipe.seed, mark="skipping", progress=Silent()
-    )
+    train_model(base, [dataset], config, folder, seed=recipe.seed, progress=Silent())
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
     trained = base.model_copy(update={"path": str(folder / "model")})
     result = evaluate_model(recipe, trained, folder, name="trained", progress=Silent())

@@ -315,6 +315,7 @@ class CountingEngine(Engine):
 
     name = "counting"
     model_name = "m"
+    revision = None
     journal = spans_shards = False
 
     def __init__(self, tokenizer=None, *, fail_after=None):
@@ -360,9 +361,7 @@ class Steps(Silent):
         yield lambda done, *, tokens=0, note="": self.steps.append((done, tokens))
 
 
-def run(
-    directory, engine, *, task=None, seed=0, fingerprint="f", progress=None, grade=None, **config
-):
+def run(directory, engine, *, task=None, seed=0, name="base", progress=None, grade=None, **config):
     plan = plan_evaluation(
         task or CountingTask(),
         EvaluateConfig(**{"n": 4, "pass_at": (1, 2), "bootstrap": 200, **config}),
@@ -370,10 +369,7 @@ def run(
         grade or GradeConfig(workers=1),
         seed=seed,
     )
-    return evaluate(
-        plan, engine, directory, name="base", fingerprint=fingerprint,
-        progress=progress or Silent(),
-    )  # fmt: skip
+    return evaluate(plan, engine, directory, name=name, progress=progress or Silent())
 
 
 def test_an_evaluation_draws_grades_scores_and_writes(tmp_path, tokenizer):
@@ -391,8 +387,7 @@ def test_an_evaluation_draws_grades_scores_and_writes(tmp_path, tokenizer):
     table = read_table(tmp_path / "evaluation")
     assert table.num_rows == 60
     assert table["grade"].null_count == 0
-    manifest = read_manifest(tmp_path / "evaluation")
-    assert (manifest.rows, manifest.fingerprint) == (60, "f")
+    assert read_manifest(tmp_path / "evaluation").rows == 60
     assert not (tmp_path / "evaluation/drawn").exists()
 
 
@@ -401,7 +396,10 @@ def test_a_finished_evaluation_is_read_not_repeated(tmp_path, tokenizer):
     idle = CountingEngine(tokenizer, fail_after=0)
     assert run(tmp_path, idle) == first
     with pytest.raises(RunDirectoryError, match="made with other settings"):
-        run(tmp_path, idle, fingerprint="g")
+        run(tmp_path, idle, name="another")
+    idle.revision = "other weights"
+    with pytest.raises(RunDirectoryError, match="from other data"):
+        run(tmp_path, idle)
 
 
 @pytest.mark.parametrize("killed_after", [0, 17, 30, 50, 59])
@@ -448,7 +446,7 @@ def test_an_evaluation_killed_while_grading_goes_on(tmp_path, tokenizer, monkeyp
 def test_other_settings_do_not_continue_what_was_begun(tmp_path, tokenizer):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, CountingEngine(tokenizer, fail_after=30), seed=1)
-    with pytest.raises(RunDirectoryError, match="settings have changed"):
+    with pytest.raises(RunDirectoryError, match="made with other settings"):
         run(tmp_path, CountingEngine(tokenizer), seed=2)
 
 

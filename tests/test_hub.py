@@ -21,7 +21,8 @@ from topr.cli.sources import hub_or_path
 from topr.config import Gsm8kConfig, MathConfig, VerifierConfig, load_recipe
 from topr.errors import ConfigError, DataError, ModelError
 from topr.hub import HubName
-from topr.runs.fingerprint import source_mark
+from topr.stages.common import data_fingerprint
+from topr.studies.sharing import draws_fingerprint
 from topr.tasks import Split, load_task
 from topr.tasks.sources import read_file_or_hub
 from topr.verifier.task import VerifierTask
@@ -234,10 +235,10 @@ def test_a_verifiers_candidates_may_be_there(fake: FakeHub) -> None:
     assert isinstance(task, VerifierTask)
     assert task.test_rollouts is not None
     assert task.test_rollouts.name == "a.jsonl"
-    marks = source_mark(recipe)
-    assert marks == [["c0ffee", "a.jsonl"]] * 2
+    assert data_fingerprint(task.test_rollouts) == ["c0ffee", "a.jsonl"]
+    before = draws_fingerprint(recipe)
     shutil.rmtree(fake.root / "cache")
-    assert source_mark(recipe) == marks  # whenever it was downloaded
+    assert draws_fingerprint(recipe) == before  # whenever it was downloaded
 
 
 def test_what_is_scored_may_be_there(fake: FakeHub) -> None:

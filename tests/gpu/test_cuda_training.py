@@ -219,7 +219,6 @@ def test_an_adapter_trains_on_weights_in_fewer_bits(cuda, tmp_path, rows, bits):
         ),
         tmp_path / "trained",
         seed=0,
-        mark="a",
         progress=Silent(),
     )  # fmt: skip
     assert list((tmp_path / "trained").rglob("adapter_model.safetensors"))

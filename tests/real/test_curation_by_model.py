@@ -43,7 +43,7 @@ def graded(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard(folder / "rollouts", 0, rollouts_to_table(rollouts))
     grade_rollouts(
         folder / "rollouts", "numeric", GradeConfig(workers=2), folder / "graded",
-        mark="m", progress=Silent(),
+        progress=Silent(),
     )  # fmt: skip
     return folder / "graded"
 
@@ -131,7 +131,7 @@ def test_each_models_positives_and_negatives_are_those_of_the_labels(
     graded, labelled, tmp_path, rule, steps
 ):
     config = CurateConfig.model_validate({"steps": steps})
-    manifest = curate_rollouts(graded, config, tmp_path, mark="m")
+    manifest = curate_rollouts(graded, config, tmp_path)
     expected = rule(by_question(labelled))
     assert counts(tmp_path) == Counter((row["model"], row["is_correct"]) for row in expected)
     kept = read_table(tmp_path, ["completion"])["completion"].to_pylist()
@@ -144,7 +144,7 @@ def test_a_share_of_positives_leaves_the_scarce_side_of_each_model_alone(
     graded, labelled, tmp_path, share
 ):
     config = CurateConfig.model_validate({"steps": [{"rule": "positive_share", "share": share}]})
-    manifest = curate_rollouts(graded, config, tmp_path, mark="m")
+    manifest = curate_rollouts(graded, config, tmp_path)
     assert manifest.details["positive_share"] == pytest.approx(share, abs=1e-3)
     labels = Counter((row["model"], row["is_correct"]) for row in labelled)
     scarce = share > 0.5  # 1037 of 2640 are right

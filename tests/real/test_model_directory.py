@@ -169,7 +169,6 @@ def test_rows_that_are_no_rollouts_are_trained_on(folder, tmp_path, chat):
         TrainConfig(behavior_logprobs="recompute", max_steps=2, batch_size=2),
         tmp_path / "out",
         seed=0,
-        mark="",
         progress=Silent(),
     )
     examples = pq.read_table(tmp_path / "out/training/examples.parquet").to_pylist()
@@ -188,7 +187,6 @@ def test_rows_of_other_names_are_sent_to_the_importer(folder, tmp_path):
             TrainConfig(),
             tmp_path / "out",
             seed=0,
-            mark="",
             progress=Silent(),
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import topr.engines.lazy
 import topr.runs.loop
 from tiny import save_tiny
 from topr.config import ModelConfig, load_recipe
@@ -174,7 +175,7 @@ def test_the_last_model_alone_stays_and_a_finished_run_is_finished(tmp_path, mon
     assert pack(tmp_path / "run").folder == tmp_path / "run/iteration-02/model"
     with pytest.raises(DataError, match="holds nothing to publish"):
         pack(tmp_path / "run/iteration-01")
-    monkeypatch.setattr(topr.runs.loop, "open_engine", None)  # no model is loaded for any of it
+    monkeypatch.setattr(topr.engines.lazy, "open_engine", None)  # no model is loaded for any of it
     before = (tmp_path / "run/summary.json").read_bytes()
     run(short, tmp_path / "run")
     assert (tmp_path / "run/summary.json").read_bytes() == before

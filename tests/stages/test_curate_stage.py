@@ -92,7 +92,7 @@ def keys(folder):
 def test_the_dataset_holds_the_kept_rows_as_they_were(tmp_path, monkeypatch, shard_rows):
     monkeypatch.setattr(stage, "SHARD_ROWS", shard_rows)
     rows = store(tmp_path / "graded")
-    manifest = curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset", mark="m")
+    manifest = curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset")
     expected = by_hand(rows)
     assert keys(tmp_path / "dataset") == expected
     whole, at = (
@@ -123,7 +123,7 @@ def test_the_files_are_the_same_whatever_the_order_of_the_store(tmp_path, monkey
     order = np.r_[np.arange(0, 180, 6), order[order % 6 > 0]]
     store(tmp_path / "other", order=order, per_shard=40)
     for name in ("graded", "other"):
-        curate_rollouts(tmp_path / name, CONFIG, tmp_path / f"{name}-set", mark="m")
+        curate_rollouts(tmp_path / name, CONFIG, tmp_path / f"{name}-set")
     ours, theirs = (shard_paths(tmp_path / f"{name}-set") for name in ("graded", "other"))
     assert [path.name for path in ours] == [path.name for path in theirs]
     for one, other in zip(ours, theirs, strict=True):
@@ -140,7 +140,7 @@ def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "READ_ROWS", 16)
     numpy = stage._numpy
     monkeypatch.setattr(stage, "_numpy", lambda t, n: largest.append(len(t)) or numpy(t, n))
-    curate_rollouts(path, CONFIG, tmp_path / "dataset", mark="m")
+    curate_rollouts(path, CONFIG, tmp_path / "dataset")
     assert max(largest) == 16
     kept = read_table(tmp_path / "dataset")
     assert kept.column_names[-1] == "mine"
@@ -152,7 +152,7 @@ def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
 def test_what_a_killed_call_left_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "SHARD_ROWS", 20)
     store(tmp_path / "graded")
-    curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "straight", mark="m")
+    curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "straight")
     written = []
 
     def killed(directory, index, table):
@@ -162,38 +162,38 @@ def test_what_a_killed_call_left_is_replaced(tmp_path, monkeypatch):
 
     monkeypatch.setattr(stage, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
-        curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "killed", mark="m")
+        curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "killed")
     assert len(written) == 2
     assert read_manifest(tmp_path / "killed") is None
     monkeypatch.undo()
     monkeypatch.setattr(stage, "SHARD_ROWS", 20)
     with pytest.raises(RunDirectoryError, match="other settings"):
-        curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "killed", mark="other")
+        curate_rollouts(tmp_path / "graded", CurateConfig(), tmp_path / "killed")
     # As if that call had been of a larger dataset.
     write_shard(tmp_path / "killed", 40, read_table(tmp_path / "graded"))
-    curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "killed", mark="m")
+    curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "killed")
     left = {path.name: path.read_bytes() for path in (tmp_path / "killed").iterdir()}
     assert left == {path.name: path.read_bytes() for path in (tmp_path / "straight").iterdir()}
 
 
 def test_a_stage_that_is_done_is_not_done_again(tmp_path, monkeypatch):
     store(tmp_path / "graded")
-    first = curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset", mark="m")
+    first = curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset")
     monkeypatch.setattr(stage, "read_columns", None)
-    assert curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset", mark="m") == first
+    assert curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset") == first
 
 
 def test_what_cannot_be_curated_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no shards"):
-        curate_rollouts(tmp_path / "empty", CONFIG, tmp_path / "a", mark="m")
+        curate_rollouts(tmp_path / "empty", CONFIG, tmp_path / "a")
     write_shard(tmp_path / "raw", 0, rollouts_to_table([rollout(0, 0, graded=False)]))
     with pytest.raises(DataError, match="1 rollouts and no grade: grade them first"):
-        curate_rollouts(tmp_path / "raw", CONFIG, tmp_path / "b", mark="m")
+        curate_rollouts(tmp_path / "raw", CONFIG, tmp_path / "b")
     write_shard(tmp_path / "wrong", 0, rollouts_to_table([rollout(0, 0)]))
     positives = CurateConfig(steps=(PositivesRule(),))
     with pytest.raises(DataError, match="'positives' keeps none of 1"):
-        curate_rollouts(tmp_path / "wrong", positives, tmp_path / "c", mark="m")
+        curate_rollouts(tmp_path / "wrong", positives, tmp_path / "c")
     assert shard_paths(tmp_path / "c") == []
 
 
@@ -217,7 +217,7 @@ def test_columns_are_read_as_they_lie(tmp_path):
 def test_a_later_cap_sees_what_an_earlier_rule_left(tmp_path):
     store(tmp_path / "graded")
     config = CurateConfig(steps=(PositivesRule(), CapRule(per_problem=1)))
-    curate_rollouts(tmp_path / "graded", config, tmp_path / "dataset", mark="m")
+    curate_rollouts(tmp_path / "graded", config, tmp_path / "dataset")
     table = read_table(tmp_path / "dataset")
     assert set(table["reward"].to_pylist()) == {1.0}
     assert len(set(table["problem_id"].to_pylist())) == table.num_rows

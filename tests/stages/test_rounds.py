@@ -77,29 +77,25 @@ def plan(config=GENERATE, **options):
     return DrawPlan(**{**given, **options})
 
 
-def in_rounds(folder, engine, config=GENERATE, curations=(CONFIG,), mark="m"):
+def in_rounds(folder, engine, config=GENERATE, curations=(CONFIG,)):
     quota = Quota(
         curations=curations, grader="numeric", grade=GRADE, graded=folder / "graded"
     )  # fmt: skip
     manifest = generate_rollouts(
-        plan(config), engine, folder / "rollouts", fingerprint=mark, progress=Silent(), quota=quota
+        plan(config), engine, folder / "rollouts", progress=Silent(), quota=quota
     )
-    grade_rollouts(
-        folder / "rollouts", "numeric", GRADE, folder / "graded", mark=mark, progress=Silent()
-    )
+    grade_rollouts(folder / "rollouts", "numeric", GRADE, folder / "graded", progress=Silent())
     return manifest
 
 
 def whole(folder, engine, n=QUOTA.max_candidates):
     draw(plan(n=n), engine, folder / "rollouts")
-    grade_rollouts(
-        folder / "rollouts", "numeric", GRADE, folder / "graded", mark="m", progress=Silent()
-    )
+    grade_rollouts(folder / "rollouts", "numeric", GRADE, folder / "graded", progress=Silent())
 
 
 def dataset(folder, config=CONFIG):
     """Curate and return the dataset's files by name."""
-    curate_rollouts(folder / "graded", config, folder / "dataset", mark="m")
+    curate_rollouts(folder / "graded", config, folder / "dataset")
     return {path.name: path.read_bytes() for path in shard_paths(folder / "dataset")}
 
 
@@ -211,7 +207,7 @@ def test_a_draw_that_is_done_is_not_drawn_again_and_another_is_refused(tmp_path)
     in_rounds(tmp_path, engine)
     assert engine.written == 0
     with pytest.raises(RunDirectoryError, match="other settings"):
-        in_rounds(tmp_path, engine, mark="other")
+        in_rounds(tmp_path, engine, GENERATE.model_copy(update={"max_tokens": 41}))
 
 
 def test_a_round_may_be_larger_than_the_most(tmp_path, full):
@@ -225,8 +221,8 @@ def test_a_problem_is_drawn_for_until_every_curation_has_it_full(tmp_path, full)
     other = CurateConfig(steps=(QUOTA.model_copy(update={"max_positives": 3, "reserve": 2}),))
     in_rounds(tmp_path, Counting(), curations=(CONFIG, other))
     for config in (CONFIG, other):
-        curate_rollouts(tmp_path / "graded", config, tmp_path / str(len(config.steps)), mark="m")
-        curate_rollouts(full / "graded", config, tmp_path / f"full {len(config.steps)}", mark="m")
+        curate_rollouts(tmp_path / "graded", config, tmp_path / str(len(config.steps)))
+        curate_rollouts(full / "graded", config, tmp_path / f"full {len(config.steps)}")
         ours, theirs = (
             read_table(tmp_path / name)
             for name in (str(len(config.steps)), f"full {len(config.steps)}")
@@ -239,8 +235,8 @@ def test_a_rule_that_needs_all_candidates_gets_them(tmp_path, full):
     manifest = in_rounds(tmp_path, Counting(), curations=(config,))
     assert manifest.rows == 90
     assert manifest.details["saved_tokens_estimate"] == 0
-    curate_rollouts(full / "graded", config, tmp_path / "full", mark="m")
-    curate_rollouts(tmp_path / "graded", config, tmp_path / "dataset", mark="m")
+    curate_rollouts(full / "graded", config, tmp_path / "full")
+    curate_rollouts(tmp_path / "graded", config, tmp_path / "dataset")
     assert read_table(tmp_path / "dataset").equals(read_table(tmp_path / "full"))
 
 

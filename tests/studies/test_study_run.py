@@ -111,7 +111,11 @@ def test_arms_share_base_and_rollouts(done: tuple[Path, Results]) -> None:
     draws = list((folder / "seed-0").glob("draws-*/iteration-01/rollouts/manifest.json"))
     assert len(draws) == 1  # none for the arm that is not trained, whose base is another one
     assert len(list((folder / "seed-0").glob("draws-*/iteration-00/evaluation.json"))) == 2
-    assert not (folder / "seed-0" / "topr" / "iteration-01" / "rollouts").exists()
+    made = draws[0].parent / "part-00000.parquet"  # every cell has the same file, not a copy
+    cells = list((folder / "seed-0").glob("t*/iteration-01/rollouts/part-00000.parquet"))
+    assert len(cells) == 2
+    assert all(cell.samefile(made) for cell in cells)
+    assert not list((folder / "seed-0").glob("t*/report.html"))
     tokens = {cell.final.tokens for cell in results.cells if cell.seed == 0 and cell.rate}
     assert len(tokens) == 1
 

@@ -16,8 +16,8 @@ from topr.errors import ConfigError, DataError
 from topr.grading import gym_datasets
 from topr.grading.gym_datasets import open_dataset
 from topr.records import Problem, Split
-from topr.runs.fingerprint import first_fingerprint
 from topr.runs.recipe_checks import check_recipe
+from topr.studies.sharing import draws_fingerprint
 from topr.tasks import load_task
 from topr.tasks.gym_problems import Item, Wanted, make_items, seed_of
 
@@ -221,11 +221,11 @@ def gym_recipe(*overrides: str):
 
 
 def test_the_version_of_the_package_is_part_of_a_run(monkeypatch):
-    before = first_fingerprint(gym_recipe())
-    assert first_fingerprint(gym_recipe()) == before
+    before = draws_fingerprint(gym_recipe())
+    assert draws_fingerprint(gym_recipe()) == before
     monkeypatch.setattr(gym_datasets, "version", lambda: "0.0.1")
-    assert first_fingerprint(gym_recipe()) != before
-    assert first_fingerprint(gym_recipe("task.threshold=0.5")) != before
+    assert draws_fingerprint(gym_recipe()) != before
+    assert draws_fingerprint(gym_recipe("task.threshold=0.5")) != before
 
 
 def test_settings_that_need_rewards_of_two_kinds_are_refused_before_anything_is_drawn():

@@ -67,7 +67,6 @@ def trained(tmp_path_factory):
             ),
             folder / name,
             seed=0,
-            mark="a",
             progress=Silent(),
         )  # fmt: skip
     return folder
@@ -114,7 +113,6 @@ def further(trained, start, output, **settings):
         TrainConfig(batch_size=8, learning_rate=0.01, optim="sgd", **settings),
         output,
         seed=0,
-        mark="b",
         progress=Silent(),
     )
 
@@ -216,7 +214,6 @@ def further_on(folder, **lora):
         TrainConfig(batch_size=8, learning_rate=1.0, optim="sgd", lora=lora),
         folder / "out",
         seed=0,
-        mark="a",
         progress=Silent(),
     )
 

@@ -21,7 +21,7 @@ CONFIG = TrainConfig(batch_size=4, learning_rate=1e-3, optim="sgd", save_steps=2
 def run(folder, name):
     model = ModelConfig(path=str(folder / "base"), device="cpu")
     return train_model(
-        model, [folder / "rows.jsonl"], CONFIG, folder / name, seed=0, mark="a", progress=Silent()
+        model, [folder / "rows.jsonl"], CONFIG, folder / name, seed=0, progress=Silent()
     )
 
 

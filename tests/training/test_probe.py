@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 def train(folder, name, *, config=SETTINGS, probe=None):
     model = ModelConfig(path=str(folder / "base"), device="cpu")
     return train_model(
-        model, [folder / "rows.jsonl"], config, folder / name, seed=0, mark="a",
+        model, [folder / "rows.jsonl"], config, folder / name, seed=0,
         progress=Silent(), probe=probe,
     )  # fmt: skip
 

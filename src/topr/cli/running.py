@@ -113,56 +113,36 @@ def generate(
     loaded = load_recipe(recipe, overrides or [])
     most = _most_candidates(loaded, graded)
     prepare_tensors()
-    from topr.engines import open_engine
+    from topr.engines.lazy import LazyEngine
     from topr.grading.survey import first_look
-    from topr.runs.fingerprint import source_mark
     from topr.runs.preparation import starting_model
-    from topr.stages.common import fingerprint, task_for
+    from topr.stages.common import task_for
     from topr.stages.generate import Quota, generate_rollouts, plan_rollouts, spent
     from topr.stages.grade import grade_rollouts, warn_of_concerns
 
-    progress = ConsoleProgress()
+    progress, section = ConsoleProgress(), loaded.grade
     start = starting_model(with_model(loaded, model), progress)
-    section, task = task_for(start, loaded.task, split, progress)
-    engine = open_engine(start, loaded.generate)
-    what = (
-        section, start, engine.revision, loaded.generate, loaded.seed, split, iteration,
-        *source_mark(loaded),
-    )  # fmt: skip
-    mark = fingerprint(*what) if graded is None else fingerprint(*what, loaded.grade, loaded.curate)
+    task = task_for(start, loaded.task, split, progress)
+    plan = plan_rollouts(loaded, task, start, iteration=iteration, seed=loaded.seed, split=split)
     quota = None
     if graded is not None:
-        quota = Quota(
-            curations=[loaded.curate], grader=task.grader, grade=loaded.grade, graded=graded
-        )
-    with closing(engine):
+        quota = Quota(curations=[loaded.curate], grader=task.grader, grade=section, graded=graded)
+    with closing(LazyEngine(start, loaded.generate)) as engine:
+        look = first_look(task.grader, section, engine.tokenizer)
         manifest = generate_rollouts(
-            plan_rollouts(loaded, task, iteration=iteration, seed=loaded.seed, split=split),
-            engine,
-            output,
-            fingerprint=mark,
-            progress=progress,
-            quota=quota,
-            look=first_look(task.grader, loaded.grade, engine.tokenizer),
+            plan, engine, output, progress=progress, quota=quota, look=look
         )
-    if graded is None:
-        if most is not None and most > loaded.generate.n:
-            out.print(
-                f"this recipe's curation takes up to {most} completions of a problem; here are "
-                f"{loaded.generate.n}. --graded DIR draws on in rounds, as `topr run` does"
-            )
-    else:
+    if graded is not None:
         grade_rollouts(
-            output,
-            task.grader,
-            loaded.grade,
-            graded,
-            mark=mark,
-            progress=progress,
-            tokenizer=lambda: engine.tokenizer,
-        )
-        warn_of_concerns(graded)
+            output, task.grader, section, graded, progress=progress, tokenizer=engine.tokenizer,
+            check=warn_of_concerns,
+        )  # fmt: skip
         out.print(spent(manifest.details), soft_wrap=True)
+    elif most is not None and most > loaded.generate.n:
+        out.print(
+            f"this recipe's curation takes up to {most} completions of a problem; here are "
+            f"{loaded.generate.n}. --graded DIR draws on in rounds, as `topr run` does"
+        )
     out.print(
         f"{manifest.rows} completions of {manifest.details['problems']} problems "
         f"({manifest.details['tokens']} tokens) in {escape(str(output))}"
@@ -196,48 +176,46 @@ def grade(
     recipe: RecipeOption = None,
     overrides: Overrides = None,
 ) -> None:  # fmt: skip
-    """Grade completions: adds grade, reward and answer beside the input's own columns."""
+    """Grade completions: adds grade, reward and answer to the input's own columns."""
     from topr.config import GradeConfig, load_section
-    from topr.grading import grade_table
-    from topr.interop import Rows, check_output, read_rows, write_rows
-    from topr.stages.common import content, fingerprint
-    from topr.stages.grade import grade_rollouts, warn_of_concerns
-    from topr.store import value_at
 
     config = load_section(GradeConfig, "grade", recipe, overrides or [])
     grader = GRADER_OF_TASK.get(task, task)
-    progress = ConsoleProgress()
     if source.is_dir() and not output.suffix:
-        mark = fingerprint(content(source), grader, config, answer_only)
+        from topr.stages.grade import grade_rollouts, warn_of_concerns
+
         manifest = grade_rollouts(
-            source,
-            grader,
-            config,
-            output,
-            mark=mark,
-            progress=progress,
-            answer_only=answer_only,
-        )
+            source, grader, config, output, progress=ConsoleProgress(), answer_only=answer_only,
+            check=warn_of_concerns,
+        )  # fmt: skip
         _print_counts(manifest.details["outcomes"], manifest.rows)
-        warn_of_concerns(output)
         return
-    table = read_rows(source)
-    check_output(output)
-    with progress.bar("grading", table.num_rows, "completions") as advance:
-        graded = grade_table(
-            table,
-            grader,
-            config,
-            answer_only=answer_only,
-            completion_column=completion,
-            gold_column=gold,
-            golds=[value_at(row, gold) for _, row in Rows.open(source)],
-            several_golds=several_golds,
-            progress=lambda n: advance(n),
-        )
-    write_rows(output, graded)
+    graded = _graded_file(
+        source, output, grader, config, answer_only=answer_only, completion_column=completion,
+        gold=gold, several_golds=several_golds,
+    )  # fmt: skip
     counts = graded.column("grade").value_counts().to_pylist()
     _print_counts({entry["values"]: entry["counts"] for entry in counts}, graded.num_rows)
+
+
+def _graded_file(
+    source: Path, output: Path, grader: str, config: Any, *, gold: str, **options: Any
+) -> Any:
+    """Write the rows of any file with their grades, and return them."""
+    from topr.grading import grade_table
+    from topr.interop import Rows, check_output, read_rows, write_rows
+    from topr.store import value_at
+
+    table = read_rows(source)
+    check_output(output)
+    golds = [value_at(row, gold) for _, row in Rows.open(source)]
+    with ConsoleProgress().bar("grading", table.num_rows, "completions") as advance:
+        graded = grade_table(
+            table, grader, config, gold_column=gold, golds=golds, progress=lambda n: advance(n),
+            **options,
+        )  # fmt: skip
+    write_rows(output, graded)
+    return graded
 
 
 def curate(
@@ -250,12 +228,10 @@ def curate(
 ) -> None:
     """Choose the graded rollouts to train on."""
     from topr.config import CurateConfig, load_section
-    from topr.stages.common import content, fingerprint
     from topr.stages.curate import curate_rollouts
 
     config = load_section(CurateConfig, "curate", recipe, overrides or [])
-    mark = fingerprint(content(graded), config)
-    report = curate_rollouts(graded, config, output, mark=mark).details
+    report = curate_rollouts(graded, config, output).details
     for line in _curation_lines(report):
         out.print(escape(line), soft_wrap=True)
 

@@ -65,8 +65,6 @@ def train(
     from torch import distributed
 
     from topr.models.gguf import plain_model
-    from topr.models.loading import identity
-    from topr.stages.common import content, fingerprint
     from topr.stages.probe import asked_source
     from topr.stages.train import alarm_lines, train_model
 
@@ -80,14 +78,6 @@ def train(
         config,
         output,
         seed=seed,
-        mark=fingerprint(
-            content(dataset),
-            start,
-            identity(start),
-            config,
-            seed,
-            sorted(str(identity(writer)) for writer in writers),
-        ),
         progress=progress,
         writers=writers,
         probe=source,

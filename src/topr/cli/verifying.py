@@ -50,16 +50,15 @@ def verify(
     asked = asked.model_copy(update={"rollouts": str(rollouts)})
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
-    from topr.engines import open_engine
+    from topr.engines.lazy import LazyEngine
     from topr.interop import ColumnMap
     from topr.models.gguf import plain_model
-    from topr.stages.common import content, fingerprint
     from topr.stages.verify import verify_rollouts
     from topr.tasks.prompts import resolve_prompt
     from topr.verifier.task import VerifierTask
 
-    columns, progress = (question, solution, label), ConsoleProgress()
-    with closing(open_engine(plain_model(start, progress), config)) as engine:
+    progress = ConsoleProgress()
+    with closing(LazyEngine(plain_model(start, progress), config)) as engine:
         asked = resolve_prompt(asked, engine.tokenizer, progress.say)
         manifest = verify_rollouts(
             rollouts,
@@ -70,9 +69,6 @@ def verify(
             columns=ColumnMap(prompt=question, completion=solution, reward=label),
             by=by or [],
             seed=seed,
-            mark=fingerprint(
-                content(rollouts), asked, config, model, engine.revision, columns, by, seed
-            ),
             progress=progress,
         )
     found = manifest.details

@@ -23,15 +23,12 @@ from topr.config.sections import (
     LoopConfig,
     ModelConfig,
 )
-from topr.config.tasks import ArithmeticConfig, TaskConfig
+from topr.config.tasks import PLACES, ArithmeticConfig, TaskConfig
 from topr.config.training import TrainConfig
 from topr.errors import ConfigError
 
 BASELINE = frozenset({"baseline", "effective_positive_share"})
 """Keys of `train` of which one at most may be set."""
-
-PLACES = ("rollouts", "test_rollouts", "warmup.generator")
-"""Keys of a verifier's task that are paths."""
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 

@@ -10,6 +10,9 @@ from topr.config.gym import ReasoningGymConfig
 from topr.config.prompts import PromptConfig, QuestionConfig
 from topr.records import Several
 
+PLACES = ("rollouts", "test_rollouts", "warmup.generator")
+"""Keys of a verifier's task that are paths."""
+
 
 class WarmupConfig(Section):
     """The base model of the arithmetic task: its shape and its warm-up on flawed demonstrations.
@@ -210,6 +213,9 @@ class CheckWarmupConfig(Section):
 
 class VerifierConfig(PromptConfig):
     """Is a solution right? Problems are made from a generator's graded rollouts."""
+
+    # Where candidates lie plays no part in results: what they hold does.
+    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *PLACES)
 
     name: Literal["verifier"]
     rollouts: str | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Engine, Request
 
-__all__ = ["ENGINES", "Engine", "Request", "check_engine", "open_engine"]
+__all__ = ["ENGINES", "Engine", "Request", "check_engine", "engine_class", "open_engine"]
 
 ENGINES: dict[str, str] = {
     "ray": "topr.engines.ray:RayEngine",
@@ -32,7 +32,7 @@ def check_engine(model: ModelConfig, config: GenerateConfig) -> None:
         ConfigError: a package is missing, or keys do not agree with each other.
 
     """
-    _class(config).check(model, config)
+    engine_class(config).check(model, config)
 
 
 def open_engine(model: ModelConfig, config: GenerateConfig) -> Engine:
@@ -47,10 +47,11 @@ def open_engine(model: ModelConfig, config: GenerateConfig) -> Engine:
         EngineError: the engine cannot start.
 
     """
-    engine: Engine = _class(config).open(model, config)
+    engine: Engine = engine_class(config).open(model, config)
     return engine
 
 
-def _class(config: GenerateConfig) -> Any:
+def engine_class(config: GenerateConfig) -> Any:
+    """Return the class of the engine that the section names: see `ENGINES`."""
     module, _, attribute = ENGINES[config.engine].partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -1,4 +1,4 @@
-"""A run's or a study's directory: claimed by one process for one recipe, never overwritten."""
+"""A run's or a study's directory: locked by one process for one recipe, never overwritten."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +25,7 @@ _NO_WORK = frozenset({"recipe.yaml", "environment.json", LOCK_FILE, STARTED_FILE
 
 
 @contextmanager
-def claimed(recipe: Section, directory: Path) -> Iterator[None]:
+def lock_run_directory(recipe: Section, directory: Path) -> Iterator[None]:
     """Hold a directory for this process and this recipe or study.
 
     A recipe is frozen once something was made by it: one that failed before that is replaced.

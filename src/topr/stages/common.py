@@ -1,38 +1,123 @@
-"""What stages share: the mark that tells results apart, and a task as a model is asked."""
+"""A stage is opened here: what fixes its result, whose directory it is, and whether it is done.
+
+The one place where fingerprints of results are computed. A stage's is a hash of its name and the
+version of its data, its own sections, the fingerprints of what it reads, and the seed:
+
+    with open_stage(directory, "grade", data_fingerprint(rollouts), grader, config) as stage:
+        if stage.done is not None:
+            return stage.done
+        ...
+        return stage.finish(rows=64, details={"grader": grader})
+"""
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from topr.config import ModelConfig, PromptConfig, Section, TaskConfig
+from topr import hub
+from topr.config import ModelConfig, PromptConfig, TaskConfig
 from topr.progress import Progress
 from topr.records import Split
-from topr.store import read_manifest, shard_paths
+from topr.store import Manifest, begin, read_manifest, shard_paths, write_manifest
 from topr.tasks import Task, load_task
 from topr.tasks.prompts import check_prompts, resolve_prompt
 
+DATA_VERSIONS = dict.fromkeys(("generate", "grade", "curate", "train", "evaluate", "verify"), 1)
+"""Of each stage. Raised when its code makes other data of the same inputs: what an earlier version
+began is then refused, not mixed with."""
+
 
 def fingerprint(*parts: Any) -> str:
-    """Return a hash of everything that fixes a stage's result: sections, names, numbers."""
-    values = [part.fixed() if isinstance(part, Section) else part for part in parts]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    """Return a hash of sections, records, names and numbers."""
+    text = json.dumps(parts, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def content(path: Path) -> list[Any]:
-    """Return what tells the content of a file or a directory of shards from another's, cheaply."""
+def _plain(part: Any) -> Any:
+    if hasattr(part, "fixed"):  # a section of a recipe, a plan
+        return part.fixed()
+    if is_dataclass(part):
+        return {field.name: getattr(part, field.name) for field in fields(part)}
+    raise TypeError(f"{type(part).__name__} has no fingerprint")
+
+
+def data_fingerprint(path: Path) -> Any:
+    """Return what tells the data in a file or a directory of shards from other data, cheaply.
+
+    Of what a stage made it is the stage's fingerprint. Where a file lies plays no part.
+    """
     if path.is_dir():
         manifest = read_manifest(path)
-        mark = manifest.fingerprint if manifest else None
-        return [str(path.resolve()), mark, *((p.name, p.stat().st_size) for p in shard_paths(path))]
-    stat = path.stat() if path.is_file() else None
-    return [str(path.resolve()), (stat.st_size, stat.st_mtime_ns) if stat else None]
+        if manifest is not None:
+            return manifest.fingerprint
+        return [(shard.name, shard.stat().st_size) for shard in shard_paths(path)]
+    if not path.is_file():
+        return None
+    commit = hub.commit_of(path)
+    if commit is not None:  # downloaded again, the file has another time
+        return [commit, path.name]
+    return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
-def task_for(
-    model: ModelConfig, section: TaskConfig, split: Split, progress: Progress
-) -> tuple[TaskConfig, Task]:
-    """Return a task's section with `prompt: auto` decided by a model's tokenizer, and the task.
+def grading_version(grader: str) -> str | None:
+    """Return the version of the package that a grader comes from; None: it is topr's own."""
+    if grader != "reasoning_gym":
+        return None
+    from topr.grading.gym_datasets import version
+
+    return version()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenStage:
+    """A stage's directory, held by this process until the stage is finished or given up."""
+
+    name: str
+    directory: Path
+    fingerprint: str
+    done: Manifest | None
+    """What an earlier call left; None: the stage is still to be done."""
+
+    def finish(
+        self,
+        *,
+        rows: int,
+        details: Mapping[str, Any] | None = None,
+        files: Sequence[str] | None = None,
+    ) -> Manifest:
+        """Declare the stage done. Its files default to the shards in the directory."""
+        names = files or [path.name for path in shard_paths(self.directory)]
+        manifest = Manifest(
+            stage=self.name,
+            fingerprint=self.fingerprint,
+            rows=rows,
+            files=tuple(names),
+            details=dict(details or {}),
+        )
+        write_manifest(self.directory, manifest)
+        return manifest
+
+
+@contextmanager
+def open_stage(directory: Path, name: str, *parts: Any) -> Iterator[OpenStage]:
+    """Open a stage: `parts` fix its result, together with its name and the version of its data.
+
+    Raises:
+        RunDirectoryError: what is there, finished or not, was made of other parts or by another
+            version, or another process is making it.
+
+    """
+    found = f"v{DATA_VERSIONS[name]}:{fingerprint(name, *parts)}"
+    with begin(directory, name, found) as done:
+        yield OpenStage(name=name, directory=directory, fingerprint=found, done=done)
+
+
+def task_for(model: ModelConfig, section: TaskConfig, split: Split, progress: Progress) -> Task:
+    """Return a task, with `prompt: auto` of its section decided by a model's tokenizer.
 
     Raises:
         ConfigError: prompts become plain text, and there is a system prompt.
@@ -41,11 +126,11 @@ def task_for(
 
     """
     if not isinstance(section, PromptConfig):
-        return section, load_task(section)
+        return load_task(section)
     from topr.models.loading import load_tokenizer  # torch, which curation has no need of
 
     tokenizer = load_tokenizer(model)
     section = resolve_prompt(section, tokenizer, progress.say)
     task = load_task(section)
     check_prompts(task.problems(split), tokenizer)
-    return section, task
+    return task

@@ -16,13 +16,12 @@ from topr.config import CurateConfig
 from topr.curation import Columns, curate, hash_lists
 from topr.curation.columns import Mask
 from topr.errors import DataError
+from topr.stages.common import data_fingerprint, open_stage
 from topr.store import (
     Manifest,
-    begin,
     gather_tables,
     shard_paths,
     stream_tables,
-    write_manifest,
     write_shard,
 )
 
@@ -34,22 +33,21 @@ COLUMNS = ("problem_id", "sample", "reward", "grade", "completion_ids")
 """What is read to decide."""
 
 
-def curate_rollouts(graded: Path, config: CurateConfig, directory: Path, *, mark: str) -> Manifest:
+def curate_rollouts(graded: Path, config: CurateConfig, directory: Path) -> Manifest:
     """Write the graded rows that the section `curate` keeps, by problem and sample number.
 
     Args:
         graded: a directory of shards, or one parquet file.
         config: the section `curate`.
         directory: where the dataset goes.
-        mark: fingerprint of the result.
 
     Raises:
         DataError: the rows are not graded, or none is kept.
 
     """
-    with begin(directory, "curate", mark) as done:
-        if done is not None:
-            return done
+    with open_stage(directory, "curate", data_fingerprint(graded), config) as stage:
+        if stage.done is not None:
+            return stage.done
         sources, columns = _sources(graded), read_columns(graded)
         result = curate(columns, config)
         for leftover in shard_paths(directory):  # of a call that was killed before its manifest
@@ -59,11 +57,8 @@ def curate_rollouts(graded: Path, config: CurateConfig, directory: Path, *, mark
             write_shard(directory, index, table)
         tokens_N = columns.tokens_N
         assert tokens_N is not None  # noqa: S101 - read_columns counts them
-        manifest = Manifest(
-            stage="curate",
-            fingerprint=mark,
+        return stage.finish(
             rows=len(order_N),
-            files=tuple(path.name for path in shard_paths(directory)),
             details={
                 **result.report,
                 "tokens": int(tokens_N.sum()),
@@ -81,8 +76,6 @@ def curate_rollouts(graded: Path, config: CurateConfig, directory: Path, *, mark
                 ],
             },
         )
-        write_manifest(directory, manifest)
-        return manifest
 
 
 def kept(details: Mapping[str, Any]) -> str:

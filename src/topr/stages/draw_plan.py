@@ -7,15 +7,18 @@ Three problems with n=2 and shard_problems=2, then a round for two of them, whic
     part-00002  (p0, 2) (p0, 3) (p2, 2) (p2, 3)    first_sample=2, first_shard=2
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
-from topr.config import GenerateConfig
+from topr.config import GenerateConfig, Section
 from topr.grading import needs_columns
 from topr.interop import as_column
-from topr.records import Problem, SamplingParams
+from topr.records import Message, Problem, SamplingParams
 from topr.store import ROLLOUT_SCHEMA
 
 Key = tuple[str, int]
@@ -55,6 +58,8 @@ class DrawPlan:
     """Written into each row."""
     extra: Mapping[str, pa.Array] = field(default_factory=dict)
     """More columns to write, with one value for each problem: see `extra_columns`."""
+    settings: tuple[Section, ...] = ()
+    """Sections of the recipe that completions depend on too: of the engine and the model."""
     first_sample: int = 0
     first_shard: int = 0
     is_last: bool = True
@@ -69,6 +74,18 @@ class DrawPlan:
     def end(self) -> int:
         """Number after that of the last shard."""
         return self.first_shard - (-len(self.problems) // self.shard_problems)
+
+    def fixed(self) -> dict[str, Any]:
+        """Return what the completions depend on, for a hash of it."""
+        return {
+            "problems": problems_digest(self.problems),
+            "sampling": asdict(self.sampling),
+            "n": self.n,
+            "shard_problems": self.shard_problems,
+            "iteration": self.iteration,
+            "extra": {name: _digest(values.to_pylist()) for name, values in self.extra.items()},
+            "settings": [section.fixed() for section in self.settings],
+        }
 
     def shards(self) -> Iterator[Shard]:
         """Yield the files that the plan makes."""
@@ -96,6 +113,24 @@ class DrawPlan:
             first_shard=first_shard,
             is_last=False,
         )
+
+
+def problems_digest(problems: Sequence[Problem]) -> str:
+    """Return a hash of what is asked, and of the gold answers."""
+    return _digest((p.id, p.prompt, p.answer, p.question, p.literal) for p in problems)
+
+
+def _digest(values: Iterable[Any]) -> str:
+    """Return a hash of values, one by one: all together they may be large."""
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(json.dumps(value, default=_plain).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """Return a chat message as a mapping, and a date or the like as text."""
+    return asdict(value) if isinstance(value, Message) else str(value)
 
 
 def sampling_params(config: GenerateConfig, stop: tuple[str, ...], seed: int) -> SamplingParams:

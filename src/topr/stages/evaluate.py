@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topr.config import EvaluateConfig, GenerateConfig, GradeConfig, ModelConfig, Recipe
-from topr.engines import Engine, open_engine
+from topr.engines import Engine
+from topr.engines.lazy import LazyEngine
 from topr.errors import DataError
 from topr.evaluation.results import RESULT_FILE, read_evaluation, write_evaluation
 from topr.evaluation.scoring import SCORED_COLUMNS, score
@@ -20,11 +21,10 @@ from topr.grading import grade_table
 from topr.grading.survey import first_look
 from topr.progress import Progress
 from topr.records import EvalResult, SamplingParams
-from topr.stages.common import fingerprint as fingerprint_of
-from topr.stages.common import task_for
+from topr.stages.common import grading_version, open_stage, task_for
 from topr.stages.draw import draw
 from topr.stages.draw_plan import DrawPlan, extra_columns
-from topr.store import Manifest, begin, read_table, shard_paths, write_manifest, write_shard
+from topr.store import read_table, shard_paths, write_shard
 from topr.tasks.base import Split, Task
 from topr.verifier.task import check_question
 from topr.verifier.verdicts import CHECK_COLUMNS, scores, verdict_metrics
@@ -60,6 +60,7 @@ def plan_evaluation(
     generate: GenerateConfig,
     grade: GradeConfig,
     *,
+    model: ModelConfig | None = None,
     seed: int = 0,
     iteration: int = 0,
 ) -> EvaluationPlan:
@@ -90,6 +91,7 @@ def plan_evaluation(
         shard_problems=generate.shard_problems,
         iteration=iteration,
         extra=extra_columns(problems, task.grader),
+        settings=(generate,) if model is None else (generate, model.at("")),
     )
     greedy = replace(sampled, sampling=replace(sampling, temperature=0.0, top_p=1.0, top_k=0), n=1)
     return EvaluationPlan(
@@ -105,13 +107,12 @@ def evaluate_model(
     recipe: Recipe, model: ModelConfig, directory: Path, *, name: str, progress: Progress
 ) -> EvalResult:
     """Measure one model as a recipe says; see `evaluate`."""
-    section, task = task_for(model, recipe.task, Split(recipe.evaluate.split), progress)
-    plan = plan_evaluation(task, recipe.evaluate, recipe.generate, recipe.grade, seed=recipe.seed)
-    engine = open_engine(model, recipe.generate)
-    sections = (section, recipe.generate, recipe.evaluate, recipe.grade)
-    mark = fingerprint_of(*sections, model, engine.revision, recipe.seed, name)
-    with closing(engine):
-        return evaluate(plan, engine, directory, name=name, fingerprint=mark, progress=progress)
+    task = task_for(model, recipe.task, Split(recipe.evaluate.split), progress)
+    plan = plan_evaluation(
+        task, recipe.evaluate, recipe.generate, recipe.grade, model=model, seed=recipe.seed
+    )
+    with closing(LazyEngine(model, recipe.generate)) as engine:
+        return evaluate(plan, engine, directory, name=name, progress=progress)
 
 
 def evaluate(
@@ -120,7 +121,6 @@ def evaluate(
     directory: Path,
     *,
     name: str,
-    fingerprint: str,
     progress: Progress,
 ) -> EvalResult:
     """Measure one model; write `evaluation/` and `evaluation.json` into `directory`.
@@ -134,7 +134,6 @@ def evaluate(
         engine: on the model that is measured.
         directory: of this model: an iteration's, or a comparison's.
         name: the model's name in tables.
-        fingerprint: of the result.
         progress: receives completions and tokens.
 
     Raises:
@@ -146,8 +145,11 @@ def evaluate(
     """
     shards = directory / SHARDS
     drawn = shards / "drawn"
-    with begin(shards, "evaluate", fingerprint) as done:
-        if done is not None:
+    measured = engine.revision or engine.model_name
+    with open_stage(
+        shards, "evaluate", plan, grading_version(plan.grader), measured, name
+    ) as stage:
+        if stage.done is not None:
             shutil.rmtree(drawn, ignore_errors=True)
             return read_evaluation(directory / RESULT_FILE)
         with progress.bar(f"evaluating {name}", plan.completions, "completions") as advance:
@@ -158,11 +160,7 @@ def evaluate(
             _grade(plan, engine, shards, drawn)
         result = _score(plan, engine, shards, name)
         write_evaluation(directory / RESULT_FILE, result)
-        files = tuple(path.name for path in shard_paths(shards))
-        manifest = Manifest(
-            stage="evaluate", fingerprint=fingerprint, rows=plan.completions, files=files
-        )
-        write_manifest(shards, manifest)
+        stage.finish(rows=plan.completions)
         # The graded shards hold everything that the drawn ones do.
         shutil.rmtree(drawn)
         return result

@@ -13,24 +13,31 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from topr.config import CurateConfig, GradeConfig, Recipe
+from topr.config import CurateConfig, GradeConfig, ModelConfig, Recipe
 from topr.curation import finished, max_candidates
 from topr.engines import Engine
 from topr.models.gguf import gguf_details
 from topr.progress import Progress
+from topr.stages.common import grading_version, open_stage
 from topr.stages.curate import read_columns
 from topr.stages.draw import Look, draw, refuse_other_shards
 from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
-from topr.stages.grade import grade_shards
-from topr.store import Manifest, begin, read_table, shard_paths, write_manifest
+from topr.stages.grade import grade_shards, open_grades
+from topr.store import Manifest, read_table, shard_paths
 from topr.tasks import Split, Task
 from topr.tasks.prompts import prompt_kinds
 
 
 def plan_rollouts(
-    recipe: Recipe, task: Task, *, iteration: int, seed: int, split: Split = Split.TRAIN
+    recipe: Recipe,
+    task: Task,
+    model: ModelConfig,
+    *,
+    iteration: int,
+    seed: int,
+    split: Split = Split.TRAIN,
 ) -> DrawPlan:
-    """Return what a recipe samples of its problems: all of it, or the first round."""
+    """Return what a recipe samples from a model: all of it, or the first round."""
     problems, config = task.problems(split), recipe.generate
     return DrawPlan(
         problems=problems,
@@ -39,6 +46,7 @@ def plan_rollouts(
         shard_problems=config.shard_problems,
         iteration=iteration,
         extra=extra_columns(problems, task.grader),
+        settings=(config, model.at("")),
     )
 
 
@@ -53,6 +61,11 @@ class Quota:
     grade: GradeConfig
     graded: Path
     """Where graded shards go, under the names of the others. `grade_rollouts` completes it."""
+
+    def fixed(self) -> list[Any]:
+        """Return what the completions depend on, for a hash of it."""
+        curations = [curation.fixed() for curation in self.curations]
+        return [curations, self.grader, self.grade.fixed(), grading_version(self.grader)]
 
     @property
     def most(self) -> int:
@@ -85,7 +98,6 @@ def generate_rollouts(
     engine: Engine,
     directory: Path,
     *,
-    fingerprint: str,
     progress: Progress,
     quota: Quota | None = None,
     look: Look | None = None,
@@ -100,18 +112,20 @@ def generate_rollouts(
         plan: of the problems of the training split.
         engine: on the behavior model.
         directory: where the shards go, numbered on from round to round.
-        fingerprint: of the result.
         progress: receives completions and tokens.
         quota: when a problem is full.
         look: receives the first shard, where there are more to come.
 
     """
     with ExitStack() as held:
-        done = held.enter_context(begin(directory, "generate", fingerprint))
-        if done is not None:
-            return done
+        parts = (plan, engine.revision or engine.model_name, quota)
+        stage = held.enter_context(open_stage(directory, "generate", *parts))
+        if stage.done is not None:
+            return stage.done
         if quota is not None:
-            held.enter_context(begin(quota.graded, "grade", fingerprint))
+            held.enter_context(
+                open_grades(quota.graded, stage.fingerprint, quota.grader, quota.grade)
+            )
             progress.say(
                 f"[iteration {plan.iteration}] draw up to {quota.most} completions per problem, in "
                 "rounds"
@@ -126,15 +140,7 @@ def generate_rollouts(
         }
         if quota is not None:
             details |= {"rounds": rounds, **quota.savings()}
-        manifest = Manifest(
-            stage="generate",
-            fingerprint=fingerprint,
-            rows=len(ids),
-            files=tuple(path.name for path in shard_paths(directory)),
-            details=details,
-        )
-        write_manifest(directory, manifest)
-        return manifest
+        return stage.finish(rows=len(ids), details=details)
 
 
 def _rounds(

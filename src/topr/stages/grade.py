@@ -3,22 +3,22 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from topr.config import GradeConfig
 from topr.errors import DataError
 from topr.grading import GRADERS, grade_table
 from topr.grading.survey import Concern, Survey, survey
 from topr.progress import Progress
+from topr.stages.common import OpenStage, data_fingerprint, grading_version, open_stage
 from topr.store import (
     Manifest,
-    begin,
     read_table,
     shard_number,
     shard_paths,
     stream_tables,
-    write_manifest,
     write_shard,
 )
 
@@ -28,11 +28,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def open_grades(
+    directory: Path, rollouts: Any, grader: str, config: GradeConfig, *, answer_only: bool = False
+) -> AbstractContextManager[OpenStage]:
+    """Open the stage that grades rollouts, which are known by their fingerprint."""
+    version = grading_version(grader)
+    return open_stage(directory, "grade", rollouts, grader, version, config, answer_only)
+
+
 def grade_rollouts(
-    rollouts: Path, grader: str, config: GradeConfig, directory: Path, *, mark: str,
-    progress: Progress, answer_only: bool = False,
-    tokenizer: "Callable[[], PreTrainedTokenizerBase] | None" = None,
-) -> Manifest:  # fmt: skip
+    rollouts: Path,
+    grader: str,
+    config: GradeConfig,
+    directory: Path,
+    *,
+    progress: Progress,
+    answer_only: bool = False,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    check: Callable[[Path], None] = lambda directory: None,
+) -> Manifest:
     """Write the rows of `rollouts` with `grade`, `reward` and `answer` filled in.
 
     Args:
@@ -40,10 +54,10 @@ def grade_rollouts(
         grader: a name in `topr.grading.GRADERS`, or a user's `module:function`.
         config: the section `grade`.
         directory: where the graded shards go, under the names of the ungraded ones.
-        mark: fingerprint of the result.
-        progress: told of completions.
+        progress: receives completions.
         answer_only: completions are final answers, not solutions.
-        tokenizer: loads that of the model that wrote the rollouts, if there is anything to grade.
+        tokenizer: of the model that wrote the rollouts.
+        check: receives the directory before the stage is done, to warn or to refuse.
 
     Raises:
         DataError: there are no rollouts, or they are graded already.
@@ -51,24 +65,20 @@ def grade_rollouts(
     """
     if not (sources := shard_paths(rollouts)):
         raise DataError(f"{rollouts} holds no rollouts to grade: draw or import some first")
-    with begin(directory, "grade", mark) as done:
-        if done is not None:
-            return done
+    known_by = data_fingerprint(rollouts)
+    with open_grades(directory, known_by, grader, config, answer_only=answer_only) as stage:
+        if stage.done is not None:
+            return stage.done
         grade_shards(
             sources, grader, config, directory, progress=progress, answer_only=answer_only,
-            tokenizer=None if tokenizer is None else tokenizer(),
+            tokenizer=tokenizer,
         )  # fmt: skip
-        table = read_table(directory, ["grade", "reward"])
-        outcomes = Counter(table.column("grade").to_pylist())
-        manifest = Manifest(
-            stage="grade",
-            fingerprint=mark,
-            rows=table.num_rows,
-            files=tuple(path.name for path in shard_paths(directory)),
+        check(directory)
+        outcomes = Counter(read_table(directory, ["grade"]).column("grade").to_pylist())
+        return stage.finish(
+            rows=outcomes.total(),
             details={"grader": grader, "outcomes": dict(sorted(outcomes.items()))},
         )
-        write_manifest(directory, manifest)
-        return manifest
 
 
 def grade_shards(

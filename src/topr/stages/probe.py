@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from topr.progress import Progress
 from topr.records import FinishReason, Outcome, Problem, SamplingParams, Split
 from topr.stages.callbacks import log_lines
 from topr.stages.draw import draw
-from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
+from topr.stages.draw_plan import DrawPlan, extra_columns, problems_digest, sampling_params
 from topr.store import read_table, write_text_atomic
 from topr.tasks import Task, load_task
 from topr.training import TOPRTrainer
@@ -49,6 +49,11 @@ class ProbeSource:
     grade: GradeConfig
     batch_size: int | Literal["auto"]
     """Completions side by side."""
+
+    def fixed(self) -> list[Any]:
+        """Return what a training that is probed depends on, for a hash of it."""
+        grade, sampling = self.grade.fixed(), asdict(self.sampling)
+        return [problems_digest(self.problems), self.grader, sampling, grade]
 
 
 def probe_source(recipe: Recipe, task: Task) -> ProbeSource | None:

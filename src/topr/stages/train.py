@@ -4,7 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,14 @@ from topr.models.loading import LoadedModel, identity, load
 from topr.objectives import BaselineRole, share_advice
 from topr.progress import Advance, Progress, Silent
 from topr.stages.callbacks import Bar, CompleteCheckpoints, LogFile, Snapshots, log_lines
+from topr.stages.common import OpenStage, data_fingerprint, open_stage
 from topr.stages.probe import Probe, ProbeSource
 from topr.stages.train_arguments import adapter_of, training_arguments
 from topr.stages.train_files import drop_checkpoints, last_complete, save_model
 from topr.store import (
     Manifest,
     atomic_path,
-    begin,
     write_json_atomic,
-    write_manifest,
     write_text_atomic,
 )
 from topr.training import TOPRTrainer, Writers
@@ -54,7 +53,6 @@ def train_model(
     directory: Path,
     *,
     seed: int,
-    mark: str,
     progress: Progress,
     writers: Sequence[ModelConfig] = (),
     probe: ProbeSource | None = None,
@@ -70,7 +68,6 @@ def train_model(
         config: the section `train`.
         directory: an iteration's or a comparison's.
         seed: of the order of the rows.
-        mark: fingerprint of the result.
         progress: told of optimizer steps.
         writers: models that wrote the rows, beside the one that is trained: they are scored with
             them where log mu is recomputed. Known by their revision; rows without one are taken to
@@ -84,10 +81,11 @@ def train_model(
     if processes.count > 1:
         progress = progress if processes.first else Silent()
     with ExitStack() as held:  # by the first process alone, to the end
-        done = processes.from_first(lambda: held.enter_context(begin(work, "train", mark)))
-        if done is not None:
+        parts = (model, datasets, config, seed, writers, probe)
+        stage = processes.from_first(lambda: held.enter_context(_open(work, *parts)))
+        if stage.done is not None:
             processes.from_first(lambda: drop_checkpoints(work))  # killed right after its manifest
-            return done
+            return stage.done
         rows = _read_all(datasets)
         # Whole it may be larger than a device: pieces go there when it is sharded.
         place = {"device": "cpu"} if shards_weights(args) else {}
@@ -144,8 +142,28 @@ def train_model(
         save_model(trainer, directory / "model", config)
         examples = examples_table(trainer, rows)
         return processes.from_first(
-            lambda: _write(trainer, loaded, examples, directory, mark, lineage)
+            lambda: _write(trainer, loaded, examples, directory, stage, lineage)
         )
+
+
+def _open(
+    work: Path, model: ModelConfig, datasets: Sequence[Path], config: TrainConfig, seed: int,
+    writers: Sequence[ModelConfig], probe: ProbeSource | None,
+) -> AbstractContextManager[OpenStage]:  # fmt: skip
+    """Open the stage by what fixes the trained weights."""
+    scored_by = writers if config.behavior_logprobs == "recompute" else ()
+    probed = config.watch != "off" and config.probe_problems > 0
+    return open_stage(
+        work,
+        "train",
+        [data_fingerprint(dataset) for dataset in datasets],
+        config,
+        identity(model),
+        model.at(""),
+        seed,
+        sorted({str(identity(writer)) for writer in scored_by}),
+        probe if probed else None,
+    )
 
 
 def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
@@ -240,8 +258,8 @@ def _read(dataset: Path) -> pa.Table:
 
 
 def _write(
-    trainer: TOPRTrainer, loaded: LoadedModel, examples: pa.Table, directory: Path, mark: str,
-    lineage: dict[str, Any],
+    trainer: TOPRTrainer, loaded: LoadedModel, examples: pa.Table, directory: Path,
+    stage: OpenStage, lineage: dict[str, Any],
 ) -> Manifest:  # fmt: skip
     """Write everything but the weights, the manifest last."""
     work, target = directory / "training", directory / "model"
@@ -270,13 +288,7 @@ def _write(
         "made": fingerprint(target),
     }
     write_json_atomic(target / "topr.json", details)
-    manifest = Manifest(
-        stage="train",
-        fingerprint=mark,
-        rows=composition.rows,
-        files=(LOG_FILE, "examples.parquet"),
-        details=details,
-    )
-    write_manifest(work, manifest)
+    files = (LOG_FILE, "examples.parquet")
+    manifest = stage.finish(rows=composition.rows, details=details, files=files)
     drop_checkpoints(work)
     return manifest

@@ -10,20 +10,20 @@ from typing import Any
 import pyarrow as pa
 
 from topr.config import GenerateConfig, GradeConfig, ModelConfig, Recipe
-from topr.engines import Engine, open_engine
+from topr.engines import Engine
+from topr.engines.lazy import LazyEngine
 from topr.errors import DataError
 from topr.interop import ColumnMap, read_rows, write_rows
 from topr.progress import Progress
+from topr.stages.common import data_fingerprint, open_stage
 from topr.stages.draw_plan import DrawPlan, sampling_params
 from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts
 from topr.store import (
     Manifest,
-    begin,
     read_table,
     shard_paths,
     write_json_atomic,
-    write_manifest,
     write_shard,
 )
 from topr.tasks import load_task
@@ -46,14 +46,13 @@ def verify_rollouts(
     config: GenerateConfig,
     directory: Path,
     *,
-    columns: ColumnMap | None,
+    columns: ColumnMap | None = None,
     by: Sequence[str] = (),
     resamples: int = 2000,
     seed: int,
-    mark: str,
     progress: Progress,
 ) -> Manifest:
-    """Write the rows of `source` with a verifier's scores beside them, and the checks themselves.
+    """Write the rows of `source` with a verifier's scores, and the checks themselves.
 
     The same solution of the same question is checked once. `directory` gets the scored rows (shards
     where `source` is a directory of them, else one file in its format), `checks/`, the graded
@@ -69,20 +68,20 @@ def verify_rollouts(
         by: columns by whose values the metrics are broken down.
         resamples: of the questions, for the intervals.
         seed: of sampling and of the intervals.
-        mark: fingerprint of the result.
-        progress: told of checks.
+        progress: receives checks.
 
     Raises:
         DataError: there is no question, no solution, or no column of a name in `by`.
 
     """
-    work = directory / "drawn"
-    with begin(directory, "verify", mark) as done:
-        if done is not None:
+    work, verifier = directory / "drawn", engine.revision or engine.model_name
+    settings = (task.config, config, verifier, columns, list(by), resamples, seed)
+    with open_stage(directory, "verify", data_fingerprint(source), *settings) as stage:
+        if stage.done is not None:
             shutil.rmtree(work, ignore_errors=True)  # where it was killed right after its manifest
-            return done
+            return stage.done
         table = read_table(source) if source.is_dir() else read_rows(source)
-        _refuse_unfit(table, by)
+        _validate_columns(table, by)
         candidates = candidates_of(table, columns)
         problems = {candidate.id: task.problem(candidate) for candidate in candidates}
         plan = DrawPlan(
@@ -91,33 +90,26 @@ def verify_rollouts(
             n=config.n,
             shard_problems=config.shard_problems,
         )
-        generate_rollouts(plan, engine, work, fingerprint=mark, progress=progress)
-        grade_rollouts(
-            work, task.grader, GradeConfig(), directory / "checks", mark=mark, progress=progress
-        )
-        found = scores(read_table(directory / "checks", CHECK_COLUMNS), engine.tokenizer)
-        scored = _with_scores(table, [found[candidate.id] for candidate in candidates])
-        _write(scored, source, directory)
+        generate_rollouts(plan, engine, work, progress=progress)
+        checks = directory / "checks"
+        grade_rollouts(work, task.grader, GradeConfig(), checks, progress=progress)
+        found = scores(read_table(checks, CHECK_COLUMNS), engine.tokenizer)
+        _write(_with_scores(table, [found[each.id] for each in candidates]), source, directory)
         metrics = _metrics(table, candidates, found, by, resamples, seed)
         write_json_atomic(directory / METRICS_FILE, metrics)
-        manifest = Manifest(
-            stage="verify",
-            fingerprint=mark,
-            rows=len(scored),
-            files=tuple(path.name for path in shard_paths(directory)),
-            details={
-                "model": engine.model_name,
-                "revision": engine.revision,
-                "checked": len(problems),
-            }
-            | {"checks": config.n, "metrics": metrics},
-        )
-        write_manifest(directory, manifest)
-        shutil.rmtree(work)  # the graded checks hold everything that the drawn ones do
+        details = {
+            "model": engine.model_name,
+            "revision": engine.revision,
+            "checked": len(problems),
+            "checks": config.n,
+            "metrics": metrics,
+        }
+        manifest = stage.finish(rows=len(table), details=details)
+        shutil.rmtree(work)  # the graded checks hold everything that the sampled ones do
         return manifest
 
 
-def _refuse_unfit(table: pa.Table, by: Sequence[str]) -> None:
+def _validate_columns(table: pa.Table, by: Sequence[str]) -> None:
     taken = [name for name in COLUMNS if name in table.column_names]
     if taken:
         raise DataError(
@@ -187,7 +179,7 @@ def _metrics(
 
 
 def vote_with(
-    recipe: Recipe, verifier: ModelConfig, home: Path, *, mark: str, progress: Progress
+    recipe: Recipe, verifier: ModelConfig, home: Path, *, progress: Progress
 ) -> dict[str, Any]:
     """Score the test candidates of a verifier's recipe and let them vote; write `votes.json`.
 
@@ -195,28 +187,19 @@ def vote_with(
         recipe: with a task `verifier` that has `test_rollouts`.
         verifier: the trained one.
         home: where `scored/` and `votes.json` go.
-        mark: fingerprint of the scores.
-        progress: told of checks.
+        progress: receives checks.
 
     """
-    task = load_task(recipe.task)
+    task, scored = load_task(recipe.task), home / "scored"
     assert isinstance(task, VerifierTask) and task.test_rollouts is not None  # noqa: S101, PT018
-    scored = home / "scored"
-    with closing(open_engine(verifier, recipe.generate)) as engine:
+    resamples = recipe.evaluate.bootstrap
+    with closing(LazyEngine(verifier, recipe.generate)) as engine:
         verify_rollouts(
-            task.test_rollouts,
-            task,
-            engine,
-            recipe.generate,
-            scored,
-            columns=None,
-            resamples=recipe.evaluate.bootstrap,
-            seed=recipe.seed,
-            mark=mark,
-            progress=progress,
-        )
+            task.test_rollouts, task, engine, recipe.generate, scored, resamples=resamples,
+            seed=recipe.seed, progress=progress,
+        )  # fmt: skip
     table = read_table(scored, [*VOTE_COLUMNS, SCORE])
-    votes = vote(table, resamples=recipe.evaluate.bootstrap, seed=recipe.seed).as_json()
+    votes = vote(table, resamples=resamples, seed=recipe.seed).as_json()
     write_json_atomic(home / VOTES_FILE, votes)
     return votes
 

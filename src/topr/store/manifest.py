@@ -31,7 +31,8 @@ class Manifest:
     stage: str
     """Name of the stage: generate, grade, curate, train, evaluate."""
     fingerprint: str
-    """Hash of everything that fixes the result; another one means another result."""
+    """Hash of everything that fixes the result; another one means another result. Where a version
+    of the stage's data plays a part, it stands in front: `v1:5f3a`."""
     rows: int
     """Rows in all files together."""
     files: tuple[str, ...]
@@ -68,10 +69,15 @@ def _begun(directory: Path, stage: str, fingerprint: str) -> Manifest | None:
         found = json.loads(started.read_text(encoding="utf-8"))["fingerprint"]
     if found not in (None, fingerprint):
         state = "a finished" if manifest else "an unfinished"
+        why = "made with other settings or from other data"
+        if found.rpartition(":")[0] != fingerprint.rpartition(":")[0]:
+            why = (
+                "begun by another version of topr, whose data are not mixed with this one's "
+                "(`topr report` still reads the run; that version finishes it)"
+            )
         raise RunDirectoryError(
             f"{directory} holds {state} {stage} with fingerprint {found}, expected {fingerprint}: "
-            "it was made with other settings or from other data. It is not overwritten: write "
-            "elsewhere, or remove it yourself"
+            f"it was {why}. It is not overwritten: write elsewhere, or remove it yourself"
         )
     if found is None:
         write_json_atomic(started, {"stage": stage, "fingerprint": fingerprint})

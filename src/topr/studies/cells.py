@@ -69,12 +69,12 @@ class Job:
         return f"{self.arm}, seed {self.seed}{rate}"
 
     @property
-    def mark(self) -> str:
+    def fingerprint(self) -> str:
         """Return a hash of what the cell's numbers depend on."""
-        from topr.runs.fingerprint import first_fingerprint
+        from topr.studies.sharing import draws_fingerprint
 
         train = self.kind is Kind.TRAIN
-        return self.recipe.fingerprint() if train else first_fingerprint(self.recipe)
+        return self.recipe.fingerprint() if train else draws_fingerprint(self.recipe)
 
 
 def is_done(job: Job) -> bool:
@@ -88,7 +88,7 @@ def is_done(job: Job) -> bool:
     if not path.is_file():
         return False
     found = json.loads(path.read_text(encoding="utf-8")).get("recipe")
-    if found != job.mark:
+    if found != job.fingerprint:
         raise RunDirectoryError(
             f"{path} was computed from another recipe than the study's now (settings or defaults "
             "have changed since). Nothing is overwritten: remove the cell's directory to compute "
@@ -105,13 +105,15 @@ def drawing_for(job: Job) -> Job:
 def work(job: Job) -> None:
     """Compute a cell, or resume it."""
     from topr.runs.loop import draw_first, run
+    from topr.studies.sharing import share_stages
 
     began = time.perf_counter()
     diverged = None
     log: dict[str, tuple[float, ...]] = {}
     if job.kind is Kind.TRAIN:
         try:
-            run(job.recipe, job.directory, Silent(), first=job.draws)
+            share_stages(job.recipe, job.draws, job.directory)
+            run(job.recipe, job.directory, Silent(), report=False)
             checked = job.recipe.verifier is not None
             points, log = _checked(job) if checked else _trained(job), _log(job)
         except DivergedError as error:
@@ -129,7 +131,7 @@ def work(job: Job) -> None:
         {
             "cell": asdict(cell),
             "seconds": time.perf_counter() - began,
-            "recipe": job.mark,
+            "recipe": job.fingerprint,
             "commit": environment()["commit"],
         },
     )
@@ -194,10 +196,8 @@ def _trained(job: Job) -> tuple[Point, ...]:
     """Return the evaluations of a run in the order of its steps."""
     points, tokens = [], 0
     for iteration in range(1, job.recipe.iterations + 1):
-        name = f"iteration-{iteration:02d}"
-        folder = job.directory / name
-        drawn = (job.draws if iteration == 1 else job.directory) / name / "rollouts"
-        manifest = json.loads((drawn / "manifest.json").read_text(encoding="utf-8"))
+        folder = job.directory / f"iteration-{iteration:02d}"
+        manifest = json.loads((folder / "rollouts/manifest.json").read_text(encoding="utf-8"))
         tokens += manifest["details"]["tokens"]
         for step in sorted(job.recipe.train.snapshots):
             found = folder / "snapshots" / f"step-{step:06d}" / "evaluation.json"

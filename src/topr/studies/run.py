@@ -18,7 +18,7 @@ import yaml
 from topr.config.study import BASE, Study
 from topr.errors import ConfigError, DataError, ToprError
 from topr.progress import Progress
-from topr.runs.directory import claimed
+from topr.runs.directory import lock_run_directory
 from topr.runs.environment import environment, prepare_process
 from topr.store import write_text_atomic
 from topr.studies.cells import (
@@ -60,7 +60,7 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
     """
     check_matplotlib()
     _check_arms(study)
-    with claimed(study, directory):
+    with lock_run_directory(study, directory):
         with _pool(jobs) as pool:
             grid = _Grid(study, directory, pool, progress)
             sweep = grid.sweep()
@@ -173,7 +173,7 @@ class _Grid:
         self, arm: str, seed: int, rate: float | None, split: str, *, without: bool = False
     ) -> Job:
         """Return a cell's job; `without` snapshots and later iterations."""
-        from topr.runs.fingerprint import first_fingerprint
+        from topr.studies.sharing import draws_fingerprint
 
         recipe = self.study.cell(None if arm == BASE else arm, seed, rate, split)
         if without:
@@ -191,7 +191,7 @@ class _Grid:
             recipe=recipe,
             kind=Kind.TRAIN if arm != BASE and self.study.arms[arm].train else Kind.EVALUATE,
             directory=folder / name,
-            draws=folder / f"draws-{first_fingerprint(recipe)[:8]}",
+            draws=folder / f"draws-{draws_fingerprint(recipe)[:8]}",
         )
 
     def _do(self, title: str, jobs: Sequence[Job]) -> None:

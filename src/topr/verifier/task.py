@@ -109,7 +109,7 @@ class VerifierTask:
                 "task.rollouts is not set: a verifier learns from a generator's graded rollouts; "
                 "give their directory or file, such as task.rollouts=runs/NAME/iteration-01/graded"
             )
-        self._config = config
+        self.config = config
         self.columns = ColumnMap(
             prompt=config.question_column,
             completion=config.solution_column,
@@ -137,13 +137,13 @@ class VerifierTask:
             turns = chain.from_iterable(zip_longest(*groups))
             return [self.problem(candidate) for candidate in turns if candidate is not None]
         found = [candidate for group in groups for candidate in self._capped(group)]
-        if self._config.mix == "balanced":
-            found = _balanced(found, self._config.seed)
+        if self.config.mix == "balanced":
+            found = _balanced(found, self.config.seed)
         return [self.problem(candidate) for candidate in found]
 
     def problem(self, candidate: Candidate) -> Problem:
         """Return the problem that asks whether a solution is right."""
-        text = self._config.template or TEMPLATE
+        text = self.config.template or TEMPLATE
         # Not str.format: braces are common in solutions. The question first: it may hold neither
         # place, while a solution that a model wrote may hold anything.
         before, _, after = text.partition("{solution}")
@@ -153,8 +153,8 @@ class VerifierTask:
         return Problem(
             id=candidate.id,
             prompt=prompt
-            if self._config.prompt == "plain"
-            else chat_prompt(prompt, system=self._config.system_prompt),
+            if self.config.prompt == "plain"
+            else chat_prompt(prompt, system=self.config.system_prompt),
             answer=verdict,
             question=prompt,
             literal=True,
@@ -163,12 +163,12 @@ class VerifierTask:
     @cached_property
     def test_rollouts(self) -> Path | None:
         """Where the rollouts to report on lie, downloaded if need be; None where there are none."""
-        name = self._config.test_rollouts
+        name = self.config.test_rollouts
         return None if name is None else hub.local(name)
 
     @cached_property
     def _splits(self) -> Splits:
-        config = self._config
+        config = self.config
         test = config.test_rollouts
         return divide(
             _questions(read_candidates(str(config.rollouts), self.columns)),
@@ -181,7 +181,7 @@ class VerifierTask:
 
     def _capped(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the first `per_problem` solutions, right and wrong in turns."""
-        most = self._config.per_problem
+        most = self.config.per_problem
         if most is None or len(candidates) <= most:
             return list(candidates)
         right = [c for c in candidates if c.right]
