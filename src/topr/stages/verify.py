@@ -83,30 +83,37 @@ def verify_rollouts(
         table = read_table(source) if source.is_dir() else read_rows(source)
         _validate_columns(table, by)
         candidates = candidates_of(table, columns)
-        problems = {candidate.id: task.problem(candidate) for candidate in candidates}
-        plan = DrawPlan(
-            problems=list(problems.values()),
-            sampling=sampling_params(config, task.stop, seed),
-            n=config.n,
-            shard_problems=config.shard_problems,
-        )
-        generate_rollouts(plan, engine, work, progress=progress)
-        checks = directory / "checks"
-        grade_rollouts(work, task.grader, GradeConfig(), checks, progress=progress)
-        found = scores(read_table(checks, CHECK_COLUMNS), engine.tokenizer)
+        found = _check(candidates, task, engine, config, directory, seed, progress)
         _write(_with_scores(table, [found[each.id] for each in candidates]), source, directory)
         metrics = _metrics(table, candidates, found, by, resamples, seed)
         write_json_atomic(directory / METRICS_FILE, metrics)
         details = {
             "model": engine.model_name,
             "revision": engine.revision,
-            "checked": len(problems),
+            "checked": len(found),
             "checks": config.n,
             "metrics": metrics,
         }
         manifest = stage.finish(rows=len(table), details=details)
         shutil.rmtree(work)  # the graded checks hold everything that the sampled ones do
         return manifest
+
+
+def _check(
+    candidates: Sequence[Candidate], task: VerifierTask, engine: Engine, config: GenerateConfig,
+    directory: Path, seed: int, progress: Progress,
+) -> Mapping[str, Score]:  # fmt: skip
+    """Return the score of each different candidate by its id; the graded checks are written."""
+    work, checks = directory / "drawn", directory / "checks"
+    plan = DrawPlan(
+        problems=list({each.id: task.problem(each) for each in candidates}.values()),
+        sampling=sampling_params(config, task.stop, seed),
+        n=config.n,
+        shard_problems=config.shard_problems,
+    )
+    generate_rollouts(plan, engine, work, progress=progress)
+    grade_rollouts(work, task.grader, GradeConfig(), checks, progress=progress)
+    return scores(read_table(checks, CHECK_COLUMNS), engine.tokenizer)
 
 
 def _validate_columns(table: pa.Table, by: Sequence[str]) -> None:
