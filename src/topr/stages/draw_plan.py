@@ -129,8 +129,8 @@ def _digest(values: Iterable[Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a chat message as a mapping, and a date or the like as text."""
-    return asdict(value) if isinstance(value, Message) else str(value)
+    """Return a chat message as its role and content, and a date or the like as text."""
+    return [value.role, value.content] if isinstance(value, Message) else str(value)
 
 
 def sampling_params(config: GenerateConfig, stop: tuple[str, ...], seed: int) -> SamplingParams:
