@@ -1,6 +1,7 @@
 """`topr run`, and the stages before training as commands: generate, grade, curate."""
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,14 +129,14 @@ def generate(
     if graded is not None:
         quota = Quota(curations=[loaded.curate], grader=task.grader, grade=section, graded=graded)
     with closing(LazyEngine(start, loaded.generate)) as engine:
-        look = first_look(task.grader, section, engine.tokenizer)
+        look = partial(first_look, task.grader, section)
         manifest = generate_rollouts(
             plan, engine, output, progress=progress, quota=quota, look=look
         )
     if graded is not None:
         grade_rollouts(
-            output, task.grader, section, graded, progress=progress, tokenizer=engine.tokenizer,
-            check=warn_of_concerns,
+            output, task.grader, section, graded, progress=progress,
+            tokenizer=lambda: engine.tokenizer, check=warn_of_concerns,
         )  # fmt: skip
         out.print(spent(manifest.details), soft_wrap=True)
     elif most is not None and most > loaded.generate.n:

@@ -1,12 +1,17 @@
 """An engine that is known before it is opened: a stage that is done must not load a model."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines import engine_class, open_engine
 from topr.engines.base import Engine, Request
 from topr.models.loading import identity, load_tokenizer
 from topr.records import Rollout, SamplingParams
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class LazyEngine(Engine):
@@ -19,7 +24,7 @@ class LazyEngine(Engine):
         *,
         check: Callable[[Engine], None] = lambda engine: None,
     ) -> None:
-        """Find the model and load its tokenizer.
+        """Find the model. Where its weights were deleted, it is known by the note that they left.
 
         Args:
             model: the section `model`; `path` is a directory or a hub name.
@@ -33,10 +38,14 @@ class LazyEngine(Engine):
         kind = engine_class(config)
         self.name = config.engine
         self.model_name, self.revision = model.path, identity(model)
-        self.tokenizer = load_tokenizer(model)
         self.journal, self.spans_shards = kind.journal, kind.spans_shards
         self._model, self._config, self._check = model, config, check
         self._engine: Engine | None = None
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":  # type: ignore[override]
+        """See `Engine`. Loads the tokenizer alone."""
+        return load_tokenizer(self._model)
 
     @property
     def records_logprobs(self) -> bool:

@@ -5,6 +5,7 @@ stage, and none of what happens inside one.
 import logging
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ class _Run:
             rollouts,
             progress=self.progress,
             quota=quota if curations else None,
-            look=first_look(grader, recipe.grade, engine.tokenizer),
+            look=partial(first_look, grader, recipe.grade),
         )
         if curations:
             self._say(iteration, spent(drawn.details))
@@ -210,7 +211,7 @@ class _Run:
 
         found = grade_rollouts(
             rollouts, grader, recipe.grade, graded, progress=self.progress,
-            tokenizer=engine.tokenizer, check=check,
+            tokenizer=lambda: engine.tokenizer, check=check,
         )  # fmt: skip
         counts = ", ".join(f"{n} {name}" for name, n in found.details["outcomes"].items())
         self._say(iteration, f"graded {found.rows} completions: {counts}")

@@ -4,11 +4,11 @@ With a quota there are rounds: each samples completions of the problems that sti
 them, and asks curation which problems are full. All completions stay in the stores, kept or not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -26,6 +26,9 @@ from topr.stages.grade import grade_shards, open_grades
 from topr.store import Manifest, read_table, shard_paths
 from topr.tasks import Split, Task
 from topr.tasks.prompts import prompt_kinds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def plan_rollouts(
@@ -100,7 +103,7 @@ def generate_rollouts(
     *,
     progress: Progress,
     quota: Quota | None = None,
-    look: Look | None = None,
+    look: "Callable[[PreTrainedTokenizerBase], Look] | None" = None,
 ) -> Manifest:
     """Sample what a plan says; with a quota, in rounds of `plan.n` until every problem is full.
 
@@ -114,7 +117,8 @@ def generate_rollouts(
         directory: where the shards go, numbered on from round to round.
         progress: receives completions and tokens.
         quota: when a problem is full.
-        look: receives the first shard, where there are more to come.
+        look: makes, of the engine's tokenizer, what receives the first shard, where there are
+            more to come: `partial(topr.grading.survey.first_look, grader, grade)`.
 
     """
     with ExitStack() as held:
@@ -130,7 +134,8 @@ def generate_rollouts(
                 f"[iteration {plan.iteration}] draw up to {quota.most} completions per problem, in "
                 "rounds"
             )
-        rounds = _rounds(plan, engine, directory, quota, progress, look)
+        looks = look(engine.tokenizer) if look else None
+        rounds = _rounds(plan, engine, directory, quota, progress, looks)
         ids = read_table(directory, ["completion_ids"]).column("completion_ids")
         details: dict[str, Any] = {
             "problems": len(plan.problems),

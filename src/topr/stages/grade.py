@@ -44,7 +44,7 @@ def grade_rollouts(
     *,
     progress: Progress,
     answer_only: bool = False,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    tokenizer: "Callable[[], PreTrainedTokenizerBase] | None" = None,
     check: Callable[[Path], None] = lambda directory: None,
 ) -> Manifest:
     """Write the rows of `rollouts` with `grade`, `reward` and `answer` filled in.
@@ -56,7 +56,7 @@ def grade_rollouts(
         directory: where the graded shards go, under the names of the ungraded ones.
         progress: receives completions.
         answer_only: completions are final answers, not solutions.
-        tokenizer: of the model that wrote the rollouts.
+        tokenizer: loads that of the model that wrote the rollouts, if there is anything to grade.
         check: receives the directory before the stage is done, to warn or to refuse.
 
     Raises:
@@ -71,7 +71,7 @@ def grade_rollouts(
             return stage.done
         grade_shards(
             sources, grader, config, directory, progress=progress, answer_only=answer_only,
-            tokenizer=tokenizer,
+            tokenizer=tokenizer() if tokenizer else None,
         )  # fmt: skip
         check(directory)
         outcomes = Counter(read_table(directory, ["grade"]).column("grade").to_pylist())
