@@ -1,6 +1,5 @@
 """`topr train` and `topr eval`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,32 +66,33 @@ def train(
 
     from topr.models.gguf import plain_model
     from topr.stages.probe import asked_source
-    from topr.stages.train import train_model
+    from topr.stages.train import alarm_lines, train_model
 
     source = None if probe is None else asked_source(load_recipe(probe), config)
     progress = ConsoleProgress()
     start = plain_model(named, progress)
     writers = [plain_model(named.at(str(path)), progress) for path in behavior_model or ()]
     manifest = train_model(
-        start, [dataset], config, output, seed=seed, progress=progress, writers=writers,
+        start,
+        [dataset],
+        config,
+        output,
+        seed=seed,
+        progress=progress,
+        writers=writers,
         probe=source,
-    )  # fmt: skip
+    )
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
-    if not launched()[0]:  # the first process says it
-        _print_training(manifest.details, output / "model")
-
-
-def _print_training(details: Mapping[str, Any], model: Path) -> None:
-    """Print what a training's manifest says, and where the model is."""
-    from topr.stages.train import alarm_lines
-
-    for key, value in details.items():
+    if launched()[0]:
+        return  # The first process says it.
+    watch = manifest.details.get("watch") or {}
+    for key, value in manifest.details.items():
         if key != "watch":
             out.print(escape(f"{key}: {value}"), soft_wrap=True)
-    out.print(f"model: {escape(str(model))}")
-    for line in alarm_lines(details.get("watch") or {}):
+    out.print(f"model: {escape(str(output / 'model'))}")
+    for line in alarm_lines(watch):
         out.print(escape(line), soft_wrap=True)
 
 
