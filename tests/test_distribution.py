@@ -95,7 +95,7 @@ def imported(sampling):
 def test_rows_of_the_scored_distribution_keep_their_numbers(sampling):
     for rows in ([row(sampling)], imported(sampling).to_pylist()):
         table, _ = trained_on(rows)
-        assert recorded(table)[0].tolist() == [-0.5, -0.25, -1.0]
+        assert recorded(table)[0].as_py() == [-0.5, -0.25, -1.0]
 
 
 @pytest.mark.parametrize("sampling", CHANGED, ids=str)
@@ -139,8 +139,8 @@ def test_greedy_rows_are_left_out_and_counted(sampling, caplog):
         rows, composition = trained_on([row({}), greedy, row({})])
         assert (composition.greedy, composition.rows) == (1, 2)
         assert rows["row"] == [0, 2]
-        assert "1 completions were drawn at temperature 0" in caplog.text
-        with pytest.raises(DataError, match="1 were drawn at temperature 0"):
+        assert "1 completions were sampled at temperature 0" in caplog.text
+        with pytest.raises(DataError, match="1 were sampled at temperature 0"):
             trained_on([greedy])
         # Where no ratio is formed they are as good as any.
         rows, composition = trained_on([greedy], keep_greedy=True)

@@ -132,7 +132,7 @@ def test_verl_aggregates_as_our_normalisation_does(normalization):
     torch.testing.assert_close(gradient, -weights * scale[:, None] / ROWS)
 
 
-@pytest.mark.parametrize("name", [n for n, o in OBJECTIVES.items() if not o.coupled])
+@pytest.mark.parametrize("name", [n for n, o in OBJECTIVES.items() if not o.needs_group])
 def test_every_objective_of_single_completions_is_there(name):
     log_pi, log_mu = made_logprobs()
     _, gradient, _ = call(f"topr.{name}", log_pi, log_mu, "token-sum")

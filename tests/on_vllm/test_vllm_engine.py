@@ -21,7 +21,7 @@ from topr.errors import EngineError
 from topr.models.files import fingerprint
 from topr.models.loading import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
-from topr.training.behavior import recompute
+from topr.training.recompute import recompute
 
 TOKENIZER = tiny_tokenizer()
 PROMPTS = ("Hi", "The answer is", "Ann has 12 pens, and buys a few more.", "2 + 2 =")

@@ -32,7 +32,7 @@ from topr.engines.server_process import VLLM
 from topr.models.loading import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import read_table
-from topr.training.behavior import recompute
+from topr.training.recompute import recompute
 
 pytestmark = pytest.mark.timeout(900)
 ARGUMENTS = [

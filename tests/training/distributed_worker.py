@@ -84,9 +84,9 @@ def trainer_of(directory, case, **further):
 def trained(directory, case, **arguments):
     """Train a case; return its weights and its log."""
     trainer = trainer_of(directory, case, **arguments)
-    if case == "out_of_memory" and trainer.processes.rank == 1:
+    if case == "out_of_memory" and trainer.distributed.rank == 1:
         run_out_of_memory(trainer)
-    if case == "scarce_recompute" and trainer.processes.rank == 1:
+    if case == "scarce_recompute" and trainer.distributed.rank == 1:
         recompute_in_scarce_memory(trainer)
     trainer.train()
     return ended(trainer)
@@ -132,7 +132,7 @@ def recompute_in_scarce_memory(trainer):
 def diverged(directory):
     """What is said where one process alone meets a NaN."""
     trainer = trainer_of(directory, "diverged")
-    if trainer.processes.rank == 1:
+    if trainer.distributed.rank == 1:
         score = trainer._passes.forward.weighted_loss
 
         class Broken:
@@ -263,7 +263,7 @@ def zero(directory):
         trainer.train()
         if stage == 3:
             assert all(p.numel() == 0 < p.ds_numel for p in trainer.model.parameters())
-        (directory / f"{name}-{trainer.processes.rank}.json").write_text(
+        (directory / f"{name}-{trainer.distributed.rank}.json").write_text(
             json.dumps(trainer.state.log_history)
         )
         trainer.save_model(str(directory / f"{name}-saved"))

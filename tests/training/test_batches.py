@@ -10,7 +10,7 @@ import torch
 from rollouts_for_training import as_rows, made_rows
 from topr.errors import TrainingError
 from topr.training.batches import padded, shared, split_by_tokens, spread
-from topr.training.ordering import ShuffledBatches, shares
+from topr.training.ordering import ShuffledBatches, assign_to_ranks
 
 
 def test_split_covers_every_row_once_within_the_budget():
@@ -214,7 +214,7 @@ def sized(*groups):
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_every_row_of_a_step_is_one_processs(count, whole):
     rows = sized((5, 9, 2), (40,), (1, 1, 1, 1), (7, 30))
-    dealt = shares(rows, count, whole_groups=whole)
+    dealt = assign_to_ranks(rows, count, whole_groups=whole)
     assert len(dealt) == count
     assert sorted(i for positions in dealt for i in positions) == list(range(10))
     homes = {(rows[i]["group"], k) for k, positions in enumerate(dealt) for i in positions}
@@ -226,17 +226,17 @@ def test_shares_have_as_many_tokens_as_each_other():
     rows = sized(*[(8,)] * 3, (90,), *[(20,)] * 3)  # 54 + 100 + 90
     tokens = [
         sum(10 + len(rows[i]["completion_ids"]) for i in positions)
-        for positions in shares(rows, 2, whole_groups=False)
+        for positions in assign_to_ranks(rows, 2, whole_groups=False)
     ]
     assert sorted(tokens) == [118, 126]
 
 
 def test_a_prompt_is_cut_only_where_it_is_more_than_a_fair_share():
     rows = sized((30, 30, 30, 30))
-    halves = shares(rows, 2, whole_groups=False)
+    halves = assign_to_ranks(rows, 2, whole_groups=False)
     assert all(halves)
-    assert shares(rows, 2, whole_groups=True) == [[0, 1, 2, 3], []]
-    assert shares(sized((30, 30), (30, 30)), 2, whole_groups=False) == [[0, 1], [2, 3]]
+    assert assign_to_ranks(rows, 2, whole_groups=True) == [[0, 1, 2, 3], []]
+    assert assign_to_ranks(sized((30, 30), (30, 30)), 2, whole_groups=False) == [[0, 1], [2, 3]]
 
 
 def test_shares_do_not_count_what_prompts_begin_with_together():
@@ -245,4 +245,4 @@ def test_shares_do_not_count_what_prompts_begin_with_together():
         for g in range(4)
         for _ in range(16)
     ]
-    assert [len(share) for share in shares(rows, 8, whole_groups=False)] == [8] * 8
+    assert [len(share) for share in assign_to_ranks(rows, 8, whole_groups=False)] == [8] * 8

@@ -11,7 +11,7 @@ from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
 from topr.models.loading import LoadedModel
 from topr.stages import train
-from topr.training import TOPRConfig, TOPRTrainer, Writers
+from topr.training import BehaviorPolicies, TOPRConfig, TOPRTrainer
 from topr.training.logprobs import Forward
 
 
@@ -37,7 +37,9 @@ def trainer(tmp_path, rows, writers):
 def test_each_row_is_scored_with_the_model_that_wrote_it(tmp_path):
     models = {"a": tiny_model(seed=0), "b": tiny_model(seed=1), "c": tiny_model(seed=2)}
     rows = mixed("a", "b", "c")
-    made = trainer(tmp_path, rows, Writers(own="a", find=lambda revision: models[revision]))
+    made = trainer(
+        tmp_path, rows, BehaviorPolicies(own="a", find=lambda revision: models[revision])
+    )
     made.prepare_behavior()
     for row, found in zip(rows, made.rows["behavior_logprobs"], strict=True):
         expected = plain_logprobs(models[row["revision"]], row).detach()
@@ -50,7 +52,7 @@ def test_each_row_is_scored_with_the_model_that_wrote_it(tmp_path):
 )
 def test_an_unknown_writer_is_warned_of(tmp_path, caplog, revision, message):
     caplog.set_level(logging.WARNING, logger="topr.training")
-    made = trainer(tmp_path, mixed("a", revision), Writers(own="a", find=lambda _: None))
+    made = trainer(tmp_path, mixed("a", revision), BehaviorPolicies(own="a", find=lambda _: None))
     made.prepare_behavior()
     assert message in caplog.text
     assert "topr train --behavior-model" in caplog.text
@@ -68,7 +70,7 @@ def writers(monkeypatch, others, revisions):
     )
     own = LoadedModel(model=object(), tokenizer=None, name="now", revision="sha256:now")
     config = TrainConfig(behavior_logprobs="recompute")
-    return loaded, train._writers(own, [ModelConfig(path=path) for path in others], config)
+    return loaded, train.behavior_policies(own, [ModelConfig(path=path) for path in others], config)
 
 
 def test_writers_of_the_hub_are_known_by_their_commit(monkeypatch):
@@ -89,7 +91,7 @@ def test_rows_without_a_revision_are_the_only_given_writers(monkeypatch):
 
 def test_where_memory_runs_out_mu_is_recomputed_in_smaller_passes(tmp_path, monkeypatch, caplog):
     rows = mixed("a")
-    made = trainer(tmp_path, rows, Writers(own="a", find=lambda revision: None))
+    made = trainer(tmp_path, rows, BehaviorPolicies(own="a", find=lambda revision: None))
     sizes, plain = [], Forward.token_logprobs
 
     def scarce(self, model, batch):

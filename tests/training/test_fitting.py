@@ -20,7 +20,7 @@ from transformers.models.llama import modeling_llama
 
 from tiny import tiny_model, tiny_tokenizer
 from topr.errors import TrainingError
-from topr.training.fitting import forward_of, refuse_untrainable
+from topr.training.fitting import forward_of, validate_gradient
 from topr.training.logprobs import Forward
 
 SHARED = Forward(share=True, chunk=True)
@@ -144,14 +144,14 @@ def test_a_model_that_rescales_its_own_weights_is_refused():
 
 
 def test_a_model_without_a_gradient_in_evaluation_mode_is_refused():
-    refuse_untrainable(tiny_model())
+    validate_gradient(tiny_model())
     config = ReformerConfig(
         vocab_size=VOCABULARY, hidden_size=32, feed_forward_size=64, num_attention_heads=2,
         attention_head_size=16, attn_layers=["local", "local"], axial_pos_embds=False,
         max_position_embeddings=64, is_decoder=True, local_attn_chunk_length=8,
     )  # fmt: skip
     with pytest.raises(TrainingError, match="no gradient passes through it"):
-        refuse_untrainable(ReformerModelWithLMHead(config))
+        validate_gradient(ReformerModelWithLMHead(config))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

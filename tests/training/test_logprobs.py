@@ -167,7 +167,7 @@ def test_the_head_keeps_the_gradient_of_tokens_near_0_and_1(monkeypatch, dtype, 
     bias = torch.full((24,), 0.5).to(dtype).requires_grad_()
     of = (hidden, weight, bias)
 
-    layer = head.Head(weight=weight, bias=bias)
+    layer = head.Head(matrix=weight, bias=bias)
     temperature = torch.full((2,), 2.0)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss, logprobs = head.weighted_loss(
@@ -192,7 +192,7 @@ def test_the_head_keeps_the_gradient_of_tokens_near_0_and_1(monkeypatch, dtype, 
 
 def test_a_second_backward_of_one_loss_is_refused():
     hidden, weight = torch.randn(4, 8, requires_grad=True), torch.randn(10, 8)
-    layer, targets = head.Head(weight=weight, bias=None), torch.tensor([1, 2, 3, 4])
+    layer, targets = head.Head(matrix=weight, bias=None), torch.tensor([1, 2, 3, 4])
     loss, _ = head.weighted_loss(layer, hidden, targets, torch.ones(4), [4], lambda p, _: p)
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="another backward needs a new forward"):
@@ -382,4 +382,4 @@ def test_one_chunk_holds_what_it_says():
     assert list(head._runs((3, 4, 10, 2), 7)) == [
         (slice(0, 2), 0, 7), (slice(2, 3), 7, 17), (slice(3, 4), 17, 19),
     ]  # fmt: skip
-    assert head.Head(weight=torch.zeros(2**25, 0), bias=None).chunk == 2
+    assert head.Head(matrix=torch.zeros(2**25, 0), bias=None).chunk == 2

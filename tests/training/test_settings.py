@@ -18,11 +18,32 @@ from topr.training.inherited import (
     NOT_IN_RECIPES,
     REFUSED,
     REFUSED_VALUES,
-    WORKS,
 )
 
 OWN = {f.name: f for f in dataclasses.fields(TOPRConfig)}
 INHERITED = {f.name for f in dataclasses.fields(TrainingArguments)}
+
+WORKS = frozenset(
+    {
+        "output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps",
+        "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim",
+        "optim_args", "optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2",
+        "adam_epsilon", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "tf32",
+        "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
+        "gradient_checkpointing_kwargs", "torch_compile", "torch_compile_backend",
+        "torch_compile_mode", "use_liger_kernel", "liger_kernel_config", "logging_strategy",
+        "logging_steps", "logging_first_step", "log_on_each_node", "log_level",
+        "log_level_replica", "disable_tqdm", "report_to", "run_name", "project",
+        "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "save_only_model",
+        "save_strategy", "save_steps", "save_on_each_node", "save_total_limit",
+        "enable_jit_checkpoint", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id",
+        "hub_strategy", "hub_always_push", "hub_revision", "ignore_data_skip",
+        "restore_callback_states_from_checkpoint", "full_determinism", "seed", "use_cpu",
+        "dataloader_num_workers", "dataloader_pin_memory", "ddp_backend", "ddp_timeout", "fsdp",
+        "fsdp_config", "deepspeed", "debug", "skip_memory_metrics",
+    }
+)  # fmt: skip
+"""They do what transformers says of them."""
 
 
 def config(**values):

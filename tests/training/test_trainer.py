@@ -20,7 +20,7 @@ from topr.errors import ConfigError, DataError, DivergedError, ModelError, Train
 from topr.objectives import make_objective
 from topr.training import TOPRConfig, TOPRTrainer
 from topr.training.data import prepare_rows
-from topr.training.step import Skip
+from topr.training.step import BackwardSkipping
 
 
 def make_trainer(tmp_path, rows, model=None, *, name="out", **arguments):
@@ -194,7 +194,7 @@ def test_recomputed_logprobs_are_cached(tmp_path, monkeypatch):
     rows = made_rows(logprobs=False)
     first = make_trainer(tmp_path, rows, behavior_logprobs="recompute")
     first.prepare_behavior()
-    monkeypatch.setattr("topr.training.behavior.recompute", None)  # a call would fail
+    monkeypatch.setattr("topr.training.behavior.recompute_windows", None)  # a call would fail
     second = make_trainer(tmp_path, rows, behavior_logprobs="recompute")
     second.prepare_behavior()
     assert second.rows["behavior_logprobs"] == first.rows["behavior_logprobs"]
@@ -386,7 +386,7 @@ def test_what_a_baseline_is_to_an_objective_is_said_and_no_share_is_logged_that_
 
 def test_greedy_rows_are_trained_on_only_where_no_ratio_is_formed(tmp_path):
     rows = [row | {"sampling": {"temperature": 0.0}} for row in made_rows(logprobs=False)]
-    with pytest.raises(DataError, match="16 were drawn at temperature 0"):
+    with pytest.raises(DataError, match="16 were sampled at temperature 0"):
         make_trainer(tmp_path, rows, behavior_logprobs="recompute")
     trainer = make_trainer(tmp_path, rows, objective="sft", behavior_logprobs="recompute")
     assert (trainer.composition.rows, trainer.composition.greedy) == (16, 0)
@@ -635,10 +635,10 @@ def test_a_skipped_negative_leaves_exactly_the_others_gradient(tmp_path, rule, s
         alone = plain_gradients(tiny_model(), [row], make_objective("topr"), by_length=True)
         rho = (plain_logprobs(tiny_model(), row).detach() - torch.tensor(row["logprobs"])).sum()
         taper = min(1.0, rho.exp().item()) if row["reward"] < 0 else 1.0
-        chance = trainer._skip.chance(0, {"row": i})
+        chance = trainer._skipping.uniform(0, {"row": i})
         kept = {0.0: 1.0, 0.5: float(taper > 0.5), "sample": float(chance < taper) / taper}[rule]
         factor = kept if row["reward"] < 0 else 1.0
-        assert step.factor_B[i].item() == pytest.approx(factor, rel=1e-3)
+        assert step.keep_scale_B[i].item() == pytest.approx(factor, rel=1e-3)
         part = {name: g * factor / 16 for name, g in alone.items()}
         expected = part if expected is None else {n: expected[n] + part[n] for n in part}
     assert_same(ours, expected)
@@ -649,10 +649,10 @@ def test_a_skipped_negative_leaves_exactly_the_others_gradient(tmp_path, rule, s
 
 
 def test_sampled_skipping_is_unbiased():
-    skip = Skip(rule="sample", seed=3)
+    skip = BackwardSkipping(rule="sample", seed=3)
     for taper in (0.05, 0.4, 1.0, 7.0):
         factors = [
-            skip.factor(taper, skip.chance(step, {"row": row}))
+            skip.keep_scale(taper, skip.uniform(step, {"row": row}))
             for step in range(20)
             for row in range(200)
         ]

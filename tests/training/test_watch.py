@@ -17,8 +17,8 @@ from topr.errors import ConfigError, TrainingError
 from topr.training import TOPRConfig
 from topr.training.alarms import AlarmKind, Probed, chance_of_drop
 from topr.training.checks import check_arguments
+from topr.training.distributed import SINGLE_PROCESS
 from topr.training.last_good import LAST_GOOD, LastGood
-from topr.training.processes import ALONE
 from topr.training.watch import Watch
 
 # Mean log rho of positives and negatives, step by step: Qwen2.5-Coder-0.5B on GSM8K, AdamW at 1e-5
@@ -259,7 +259,7 @@ def test_a_stop_is_the_same_after_an_interruption(tmp_path, killed):
 
 
 def test_good_weights_of_another_model_are_not_put_back(tmp_path):
-    keep = LastGood(tmp_path, ALONE)
+    keep = LastGood(tmp_path, SINGLE_PROCESS)
     assert keep.step is None
     with pytest.raises(TrainingError, match="0"):
         keep.restore(torch.nn.Linear(2, 2))
@@ -300,4 +300,4 @@ def test_healthy_weights_are_kept_every_so_often_only(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="topr"):
         trainer.train()
     assert trainer.watch.alarms == []
-    assert LastGood(tmp_path / "well", ALONE).step == 6
+    assert LastGood(tmp_path / "well", SINGLE_PROCESS).step == 6

@@ -1,7 +1,8 @@
 """`topr train` and `topr eval`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -17,6 +18,11 @@ from topr.cli.running import (
 )
 from topr.cli.sources import hub_or_path
 from topr.runs.environment import launched
+
+if TYPE_CHECKING:
+    from topr.config import ModelConfig, TrainConfig
+    from topr.stages.probe import ProbeSource
+    from topr.store import Manifest
 
 
 def register(app: typer.Typer) -> None:
@@ -60,39 +66,49 @@ def train(
     config = load_section(TrainConfig, "train", recipe, overrides or [])
     if not dataset.exists():
         raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
-    named = validate(ModelConfig, {"path": model, "device": device}, where="options")
+    start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
+    from topr.stages.probe import asked_source
+
+    probes = None if probe is None else asked_source(load_recipe(probe), config)
+    manifest = _train(dataset, output, start, config, seed, behavior_model or (), probes)
+    if not launched()[0]:  # The first process says it.
+        _show(manifest, output)
+
+
+def _train(
+    dataset: Path,
+    output: Path,
+    model: "ModelConfig",
+    config: "TrainConfig",
+    seed: int,
+    behavior_models: Sequence[Path],
+    probe: "ProbeSource | None",
+) -> "Manifest":
     from torch import distributed
 
     from topr.models.gguf import plain_model
-    from topr.stages.probe import asked_source
-    from topr.stages.train import alarm_lines, train_model
+    from topr.stages.train import train_model
 
-    source = None if probe is None else asked_source(load_recipe(probe), config)
     progress = ConsoleProgress()
-    start = plain_model(named, progress)
-    writers = [plain_model(named.at(str(path)), progress) for path in behavior_model or ()]
+    start = plain_model(model, progress)
+    writers = [plain_model(model.at(str(path)), progress) for path in behavior_models]
     manifest = train_model(
-        start,
-        [dataset],
-        config,
-        output,
-        seed=seed,
-        progress=progress,
-        writers=writers,
-        probe=source,
-    )
+        start, [dataset], config, output, seed=seed, progress=progress, writers=writers, probe=probe
+    )  # fmt: skip
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
-    if launched()[0]:
-        return  # The first process says it.
-    watch = manifest.details.get("watch") or {}
-    for key, value in manifest.details.items():
-        if key != "watch":
-            out.print(escape(f"{key}: {value}"), soft_wrap=True)
-    out.print(f"model: {escape(str(output / 'model'))}")
-    for line in alarm_lines(watch):
+    return manifest
+
+
+def _show(manifest: "Manifest", output: Path) -> None:
+    from topr.stages.train import alarm_lines
+
+    details = dict(manifest.details)
+    watch = details.pop("watch", None) or {}
+    lines = [f"{key}: {value}" for key, value in details.items()]
+    for line in (*lines, f"model: {output / 'model'}", *alarm_lines(watch)):
         out.print(escape(line), soft_wrap=True)
 
 

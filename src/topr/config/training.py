@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
@@ -54,11 +54,11 @@ class TrainSettings(Section):
     FLOATS: ClassVar[frozenset[str]] = frozenset({"objective_args"})
 
     objective: str = "topr"
-    """A name in `topr.objectives.OBJECTIVES`, or `taper` with limits of its own."""
+    """A name in `topr.objectives.OBJECTIVES`, or `taper` with custom limits."""
     objective_args: Annotated[dict[str, Any], BeforeValidator(_parsed)] = Field(
         default_factory=dict
     )
-    """Further settings of the objective, such as `beta` of dpo or `level` of ppo."""
+    """Arguments of the objective, such as `beta` of dpo or `level` of ppo."""
     loss_normalization: Literal["length", "none", "constant"] | None = None
     """What each completion's loss is divided by: its tokens (`length`), nothing, or
     `normalization_constant`. Defaults to what the objective's paper has, `length` for TOPR."""
@@ -72,14 +72,14 @@ class TrainSettings(Section):
     """Where log mu comes from: `sampler` (as recorded) or `recompute` (one forward pass of the
     behaviour model in the trainer's numerics, cached)."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5e-7
-    """Peak rate."""
+    """Peak learning rate."""
     lr_scheduler_type: str = "constant"
     """A schedule of transformers: constant, constant_with_warmup, linear, cosine, ..."""
     warmup_steps: Annotated[
         Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)], BeforeValidator(_whole)
     ] = 0
-    """Updates in which the rate rises from 0, or their share of all; needs a schedule that warms
-    up."""
+    """Steps in which the learning rate rises from 0, or their share of all steps; needs a schedule
+    with a warm-up."""
     optim: str = "adafactor"
     """An optimizer of transformers: adafactor, adamw_torch, ..."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -115,8 +115,8 @@ class TrainSettings(Section):
     max_length: Annotated[int, Field(ge=2)] | None = None
     """Prompt and completion tokens at most; longer rows are dropped and counted."""
     mask_truncated: bool = False
-    """Leave out completions that the token limit cut off (`finish_reason` `length`), and count
-    them: for rows that topr did not grade, which `grade.truncated` does not reach."""
+    """Leave out truncated completions (`finish_reason` `length`), and count them: for rows that
+    topr did not grade, which `grade.truncated` does not reach."""
     watch: Annotated[Literal["warn", "stop", "off"], BeforeValidator(_spelled)] = "warn"
     """What happens when training ruins the model: right answers are unlearned along with wrong
     ones, the taper shuts in the first steps, or the probe drops. `warn`; `stop`, with the last good
@@ -129,7 +129,7 @@ class TrainSettings(Section):
     logging_steps: Count = 1
     """Steps between lines of the log."""
     report_to: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    """Trackers of transformers beside the run's own log: wandb, tensorboard, trackio, mlflow."""
+    """Trackers of transformers, next to the run's log: wandb, tensorboard, trackio, mlflow."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> "TrainSettings":
@@ -140,22 +140,18 @@ class TrainSettings(Section):
                 "each fixes the other, so set one"
             )
         if self.normalization_constant != 1.0 and self.loss_normalization != "constant":
-            raise ValueError(
-                f"normalization_constant={self.normalization_constant} does nothing with "
-                f"loss_normalization={self.loss_normalization!r}: set that to 'constant', or leave "
-                "the key out"
-            )
+            self._has_no_effect("normalization_constant", "loss_normalization", "'constant'")
         if self.warmup_steps and self.lr_scheduler_type == "constant":
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} does nothing with lr_scheduler_type='constant': "
-                "set that to 'constant_with_warmup', or leave the key out"
-            )
+            self._has_no_effect("warmup_steps", "lr_scheduler_type", "'constant_with_warmup'")
         if self.watch_steps is not None and self.watch == "off":
-            raise ValueError(
-                f"watch_steps={self.watch_steps} does nothing with watch='off': set that to 'warn' "
-                "or 'stop', or leave the key out"
-            )
+            self._has_no_effect("watch_steps", "watch", "'warn' or 'stop'")
         return self
+
+    def _has_no_effect(self, name: str, other: str, wanted: str) -> NoReturn:
+        raise ValueError(
+            f"{name}={getattr(self, name)} does nothing with {other}={getattr(self, other)!r}: set "
+            f"that to {wanted}, or leave the key out"
+        )
 
 
 Limits = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
@@ -186,7 +182,7 @@ class LoraConfig(Section):
     """Keep the frozen weights in 4 bits (NF4: QLoRA) or 8, with bitsandbytes. Needs CUDA."""
     merge: bool = True
     """Write the model with the adapter added into its weights, which every tool loads, and the
-    adapter beside it in `adapter/`; else the adapter alone is the model, and only topr, peft and
+    adapter next to it in `adapter/`; else the adapter alone is the model, and only topr, peft and
     transformers load that."""
 
 
@@ -196,7 +192,7 @@ class TrainConfig(TrainSettings):
     ADDED: ClassVar[Mapping[str, Any]] = {**TrainSettings.ADDED, "probe_problems": 32}
 
     taper: TaperConfig | None = None
-    """Limits of its own, with objective `taper`."""
+    """Custom limits, for objective `taper`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     lora: LoraConfig | None = None
@@ -234,14 +230,11 @@ class TrainConfig(TrainSettings):
             )
         if self.save_steps % self.logging_steps:
             raise ValueError(
-                f"save_steps={self.save_steps} is no multiple of logging_steps="
+                f"save_steps={self.save_steps} is not a multiple of logging_steps="
                 f"{self.logging_steps}: a resumed log would differ from a straight one"
             )
         if self.watch == "off" and self.probe_problems != self.ADDED["probe_problems"]:
-            raise ValueError(
-                f"probe_problems={self.probe_problems} does nothing with watch='off': set that to "
-                "'warn' or 'stop', or leave the key out"
-            )
+            self._has_no_effect("probe_problems", "watch", "'warn' or 'stop'")
         if self.watch_steps and self.watch == "warn" and not self.probe_problems:
             raise ValueError(
                 f"watch_steps={self.watch_steps} does nothing with watch='warn' and "

@@ -6,7 +6,7 @@ training on stored completions there is `topr.training`.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,17 +19,18 @@ from topr.distribution import distribution
 from topr.errors import ConfigError
 from topr.models.evaluation_mode import evaluate_when_run
 from topr.objectives import (
+    NEGLIGIBLE,
     BaselineRole,
     Normalization,
     Objective,
     make_objective,
     sequence_scale,
+    taper_of,
 )
+from topr.training.arguments import setting
 from topr.training.inherited import REFUSED
 
 logger = logging.getLogger(__name__)
-
-NEGLIGIBLE = 0.01
 
 WITHOUT_EFFECT: dict[str, Any] = {
     "beta": 0.0,
@@ -70,26 +71,13 @@ class TOPRGRPOConfig(GRPOConfig):  # type: ignore[misc]
     the objective.
     """
 
-    objective: str = field(
-        default="topr",
-        metadata={"help": "Name in topr.objectives.OBJECTIVES, or `taper` for custom limits"},
-    )
-    objective_args: Any = field(
-        default=None, metadata={"help": "Numbers of the objective, such as {'beta': 0.1} for apo"}
-    )
-    baseline: float | None = field(default=0.0, metadata={"help": "c in A = R - c"})
-    loss_normalization: Literal["length", "none", "constant"] | None = field(
-        default=None,
-        metadata={
-            "help": "What a completion's loss is divided by; defaults to the objective's own"
-        },
-    )
-    normalization_constant: float = field(
-        default=1.0, metadata={"help": "The constant of loss_normalization=constant"}
-    )
-    behavior_logprobs: Literal["sampler", "recompute"] = field(
-        default="recompute",
-        metadata={"help": "log mu by the trainer's own forward pass, or as it was recorded"},
+    objective: str = setting("objective")
+    objective_args: Any = setting("objective_args")
+    baseline: float | None = setting("baseline", default=0.0)
+    loss_normalization: Literal["length", "none", "constant"] | None = setting("loss_normalization")
+    normalization_constant: float = setting("normalization_constant")
+    behavior_logprobs: Literal["sampler", "recompute"] = setting(
+        "behavior_logprobs", default="recompute"
     )
 
 
@@ -127,7 +115,9 @@ class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             setattr(args, name, getattr(settings, name))
         args.baseline = args.baseline or 0.0
         self.objective: Objective = make_objective(args.objective, **args.objective_args)
-        refuse_unfit(args, self.objective, recorded=args.use_vllm or bool(kw.get("rollout_func")))
+        validate_arguments(
+            args, self.objective, recorded=args.use_vllm or bool(kw.get("rollout_func"))
+        )
         self.normalization: Normalization = args.loss_normalization or self.objective.normalization
         super().__init__(model, reward_funcs, args, **kw)
         evaluate_when_run(self.model)  # It is trained as it samples.
@@ -200,7 +190,7 @@ class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Note a micro-batch for the log, under the names of the metrics page."""
         real, length = mask.any(dim=-1), mask.sum(dim=-1).clamp(min=1)
         positive, negative = real & (advantage >= 0), real & (advantage < 0)
-        taper = weights.sum(dim=-1).abs() / length / advantage.abs().clamp(min=1e-30)
+        taper = taper_of(weights.sum(dim=-1) / length, advantage)
         rho = log_ratio.sum(dim=-1)
         values = {
             "log_ratio/positive": rho[positive],
@@ -217,7 +207,7 @@ class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             metrics[name].append(mean)  # the mean of none is NaN, which TRL leaves out
 
 
-def refuse_unfit(args: TOPRGRPOConfig, objective: Objective, *, recorded: bool) -> None:
+def validate_arguments(args: TOPRGRPOConfig, objective: Objective, *, recorded: bool) -> None:
     """Refuse settings that would do nothing, or would make the ratio wrong.
 
     `recorded` says whether whoever generates records log-probabilities.
@@ -267,7 +257,7 @@ def refuse_unfit(args: TOPRGRPOConfig, objective: Objective, *, recorded: bool) 
                 "behavior_logprobs=recompute"
             )
     whole = args.steps_per_generation == 1
-    if objective.coupled and not (
+    if objective.needs_group and not (
         whole and args.per_device_train_batch_size % args.num_generations == 0
     ):
         raise ConfigError(

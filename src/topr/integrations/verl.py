@@ -15,7 +15,14 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import agg_loss, register_adv_est, register_policy_loss
 
 from topr.errors import ConfigError, DataError
-from topr.objectives import OBJECTIVES, Normalization, Objective
+from topr.objectives import (
+    NEGLIGIBLE,
+    OBJECTIVES,
+    Normalization,
+    Objective,
+    largest_weight,
+    taper_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +32,6 @@ AGGREGATIONS: dict[Normalization, str] = {
     "constant": "seq-mean-token-sum-norm",
 }
 """verl's `loss_agg_mode` for each loss normalisation."""
-
-NEGLIGIBLE = 0.01
 
 PolicyLoss = Callable[..., tuple[Tensor, dict[str, float]]]
 
@@ -38,10 +43,10 @@ def register(name: str, objective: Objective) -> None:
         ConfigError: the objective compares a prompt's completions, which verl's loss is not told.
 
     """
-    if objective.coupled:
+    if objective.needs_group:
         raise ConfigError(
             f"{objective} weighs a completion by the others of its prompt, and verl does not tell "
-            "a policy loss which those are; take an objective that is not coupled, such as a Taper"
+            "a policy loss which those are; take one that needs no group, such as a Taper"
         )
     register_policy_loss(name)(policy_loss(name, objective))
 
@@ -128,7 +133,7 @@ def _metrics(
     rows = mask.any(dim=-1)
     count = rows.sum().clamp(min=1)
     negative = rows & (advantage < 0)
-    taper = weights.abs().amax(dim=-1) / advantage.abs().clamp(min=1e-30)
+    taper = taper_of(largest_weight(weights), advantage)
     values = {
         "actor/ppo_kl": -log_ratio.sum() / mask.sum().clamp(min=1),
         "actor/topr/log_rho": log_ratio.sum() / count,
@@ -150,6 +155,6 @@ def _say_normalization(name: str, wanted: Normalization, found: str) -> None:
 
 register("topr", OBJECTIVES["topr"])
 for _name, _objective in OBJECTIVES.items():
-    if not _objective.coupled:
+    if not _objective.needs_group:
         register(f"topr.{_name}", _objective)
 register_adv_est("topr")(reward_minus_baseline)

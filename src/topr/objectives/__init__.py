@@ -13,12 +13,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from topr.errors import ConfigError
 from topr.objectives.base import (
+    NEGLIGIBLE,
     BaselineRole,
     Normalization,
     Objective,
     Uses,
+    largest_weight,
     log_rho,
     sequence_scale,
+    taper_of,
+    token_mean,
 )
 from topr.objectives.baseline import (
     baseline_for_share,
@@ -85,7 +89,7 @@ def make_objective(name: str, **arguments: object) -> Objective:
         )
     for field, value in arguments.items():
         if isinstance(value, bool) and not isinstance(getattr(objective, field), bool):
-            raise ConfigError(f"objective {name!r}: {field}={value} is no number and no name")
+            raise ConfigError(f"objective {name!r}: {field}={value} is neither a number nor a name")
     settings = {name: getattr(objective, name) for name in fields} | arguments
     try:
         made: Objective = TypeAdapter(type(objective)).validate_python(settings)
@@ -108,6 +112,7 @@ __all__ = [
     "CISPO",
     "DPO",
     "GSPO",
+    "NEGLIGIBLE",
     "OBJECTIVES",
     "PPO",
     "AsymRE",
@@ -119,9 +124,12 @@ __all__ = [
     "Uses",
     "baseline_for_share",
     "effective_positive_share",
+    "largest_weight",
     "log_rho",
     "make_objective",
     "resolve_baseline",
     "sequence_scale",
     "share_advice",
+    "taper_of",
+    "token_mean",
 ]

@@ -22,6 +22,9 @@ LOG_CAP = 40.0
 """Where a ratio has no upper limit, its logarithm stops here: exp(40) = 2e17 is as good as
 infinite for a weight, and the squares that gradient clipping sums still fit float32."""
 
+NEGLIGIBLE = 0.01
+"""A taper below this is counted as one that has let go of its completion."""
+
 
 class BaselineRole(StrEnum):
     """What the baseline c is to an objective."""
@@ -54,7 +57,7 @@ class Objective(Protocol):
     """From log-ratios and advantages to the weight of each token's grad log pi."""
 
     @property
-    def coupled(self) -> bool:
+    def needs_group(self) -> bool:
         """Whether a sequence's weight depends on the others of its group, which must then be in
         the same batch."""
         ...
@@ -120,3 +123,27 @@ def sequence_scale(mask: Tensor, normalization: Normalization, constant: float =
         "constant": torch.full_like(length, 1.0 / constant),
     }
     return scales[normalization]
+
+
+def token_mean(weights: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean weight of each sequence's tokens, from [B, T] to [B]: what is logged."""
+    return weights.sum(dim=-1) / mask.sum(dim=-1)
+
+
+def largest_weight(weights: Tensor) -> Tensor:
+    """Return the largest |weight| of each sequence's tokens, from [B, T] to [B]: at 0 no token has
+    a gradient, so this decides which sequences are skipped.
+    """
+    return weights.abs().amax(dim=-1)
+
+
+def taper_of(weight: Tensor, advantage: Tensor) -> Tensor:
+    """Return |weight / A|, what the taper leaves of the advantage, [B]; 0 where A is 0.
+
+    For one weight of each sequence: a sequence ratio gives all tokens the same; of others take
+    `token_mean` or `largest_weight`.
+
+    >>> taper_of(torch.tensor([-0.25, 0.0]), torch.tensor([-0.5, 0.0]))
+    tensor([0.5000, 0.0000])
+    """
+    return torch.where(advantage == 0, 0.0, weight.abs() / advantage.abs().clamp(min=1e-30))

@@ -32,8 +32,8 @@ class PPO:
     normalization: ClassVar[Normalization] = "length"
 
     @property
-    def coupled(self) -> bool:
-        """See `Objective.coupled`."""
+    def needs_group(self) -> bool:
+        """See `Objective.needs_group`."""
         return self.group_normalized
 
     @property
@@ -59,7 +59,7 @@ class GSPO:
     low: NotNegative = 3e-4
     high: NotNegative = 4e-4
 
-    coupled: ClassVar[bool] = True
+    needs_group: ClassVar[bool] = True
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "length"
 
@@ -75,14 +75,14 @@ class CISPO:
     """Clipped importance-sampling weights (MiniMax-M1, arXiv 2506.13585, eq. 4): each token's
     ratio clipped and used as a weight, so that no token loses its gradient. There all tokens of
     the batch weigh alike, hence the normalisation `none`; their common factor, one over their
-    number, is left to the rate.
+    number, is left to the learning rate.
     """
 
     low: NotNegative = 1.0
     """Clipped below 1 - low; 1 means no lower limit."""
     high: NotNegative = 0.2
 
-    coupled: ClassVar[bool] = True
+    needs_group: ClassVar[bool] = True
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 

@@ -22,7 +22,7 @@ class DPO:
 
     beta: Positive = 0.1
 
-    coupled: ClassVar[bool] = True
+    needs_group: ClassVar[bool] = True
     uses: ClassVar[Uses] = Uses(baseline=BaselineRole.THRESHOLD)
     normalization: ClassVar[Normalization] = "none"
 
@@ -33,8 +33,8 @@ class DPO:
         chosen = advantage >= 0
         pair = same & chosen[:, None] & ~chosen[None, :]
         pairs_in_group = (same.float() @ pair.float().sum(dim=1)).clamp(min=1)
-        pull = self.beta * torch.sigmoid(-self.beta * (rho[:, None] - rho[None, :])) * pair
-        signed = pull.sum(dim=1) - pull.sum(dim=0)
+        strength = self.beta * torch.sigmoid(-self.beta * (rho[:, None] - rho[None, :])) * pair
+        signed = strength.sum(dim=1) - strength.sum(dim=0)
         weight = signed * same.sum(dim=1) / (2 * pairs_in_group)
         return torch.where(mask, weight[:, None], 0.0)
 
@@ -50,12 +50,12 @@ class APO:
 
     beta: Positive = 0.1
 
-    coupled: ClassVar[bool] = False
+    needs_group: ClassVar[bool] = False
     uses: ClassVar[Uses] = Uses()
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
         """Return A beta sigma'(beta log rho). See `Objective.weights`."""
         likes = torch.sigmoid(self.beta * log_rho(log_ratio, mask, "sequence"))
-        pull = advantage[:, None].float() * self.beta * likes * (1.0 - likes)
-        return torch.where(mask, pull, 0.0)
+        weight = advantage[:, None].float() * self.beta * likes * (1.0 - likes)
+        return torch.where(mask, weight, 0.0)

@@ -40,7 +40,7 @@ class AsymRE:
 
     delta: Finite = -0.1
 
-    coupled: ClassVar[bool] = True
+    needs_group: ClassVar[bool] = True
     uses: ClassVar[Uses] = Uses(ratio=False, baseline=BaselineRole.CANCELS)
     normalization: ClassVar[Normalization] = "length"
 
@@ -55,18 +55,18 @@ class MirrorDescent:
     """Online policy mirror descent, as Kimi k1.5 trains (arXiv 2501.12599, eq. 3), with mu as the
     reference: the gradient of (R - mean R) log pi - tau/2 (log rho)^2.
 
-    Instead of a taper, a restoring force: a completion's pull fades as log rho comes to
+    Instead of a taper, a restoring force: a completion's weight fades as log rho comes to
     (R - mean R) / tau, for positives and negatives alike.
     """
 
     tau: NotNegative = 0.1
 
-    coupled: ClassVar[bool] = True
+    needs_group: ClassVar[bool] = True
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
         """Return R - (mean of R over the group) - tau log rho. See `Objective.weights`."""
         relative = advantage.float() - group_mean(advantage, group)
-        pull = relative[:, None] - self.tau * log_rho(log_ratio, mask, "sequence")
-        return torch.where(mask, pull, 0.0)
+        weight = relative[:, None] - self.tau * log_rho(log_ratio, mask, "sequence")
+        return torch.where(mask, weight, 0.0)

@@ -41,7 +41,7 @@ normalization='length')
     normalization: Normalization = "length"
     """See `Objective.normalization`."""
 
-    coupled: ClassVar[bool] = False
+    needs_group: ClassVar[bool] = False
 
     @property
     def uses(self) -> Uses:
@@ -57,7 +57,7 @@ normalization='length')
         )
 
     def __post_init__(self) -> None:
-        """Refuse limits that are no interval."""
+        """Refuse limits that are not an interval."""
         for name in ("positive", "negative"):
             low, high = getattr(self, name)
             if not 0.0 <= low <= high or low == math.inf:

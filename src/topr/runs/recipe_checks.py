@@ -31,7 +31,7 @@ from topr.stages.train_arguments import training_arguments
 from topr.training.checks import (
     any_weight,
     objective_of,
-    refuse_baseline,
+    validate_baseline,
     warn_idle_baseline,
 )
 
@@ -114,13 +114,15 @@ def _check_training(
     warn_idle_baseline(args, objective, np.array([-1, 1], dtype=np.float32) if known else None)
     most = max_candidates(recipe.curate) or recipe.generate.n
     group = iterations * min(most, most_per_problem(curate, most))
-    whole_groups = objective.coupled or train.shuffle_by == "prompt"
+    whole_groups = objective.needs_group or train.shuffle_by == "prompt"
     if whole_groups and train.global_batch_size < group:
-        why = f"{train.objective} compares a prompt's completions with each other"
+        why = "shuffle_by=prompt keeps them together"
+        if objective.needs_group:
+            why = f"{train.objective} compares a prompt's completions with each other"
         raise ConfigError(
             f"train.global_batch_size={train.global_batch_size} with up to {group} completions of "
-            f"a problem: {why if objective.coupled else 'shuffle_by=prompt keeps them together'}, "
-            f"so they must share a batch; set train.global_batch_size to at least {group}, or keep "
+            f"a problem: {why}, so they must share a batch; set train.global_batch_size to at "
+            f"least {group}, or keep "
             "fewer (curate.steps)"
         )
     if known:
@@ -182,7 +184,7 @@ def _check_baseline(
             )
         return
     c, role = train.baseline, objective.uses.baseline
-    refuse_baseline(c, objective, "train.baseline")
+    validate_baseline(c, objective, "train.baseline")
     none_wrong = c == -1.0 or train.effective_positive_share == 1.0
     if none_wrong and role is BaselineRole.THRESHOLD:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What the train stage hangs into the Trainer: checkpoint marks, the log, snapshots, the bar."""
+"""Callbacks of the train stage: complete checkpoints, the log, snapshots, the progress bar."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from topr.progress import Advance
 from topr.store import write_text_atomic
-from topr.training.processes import Processes
+from topr.training.distributed import DistributedContext
 
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end."""
@@ -18,12 +18,12 @@ COMPLETE = "complete"
 class CompleteCheckpoints(TrainerCallback):
     """Marks each checkpoint once it is whole, so that a killed one is never resumed from."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, distributed: DistributedContext) -> None:
         """Mark what these processes have all written their part of."""
-        self._processes = processes
+        self._distributed = distributed
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Leave the last step without a checkpoint."""
+        """Write no checkpoint at the last step."""
         # Resumed from a checkpoint of its last step, the Trainer would take one step more.
         if state.global_step >= state.max_steps:
             control.should_save = False
@@ -31,8 +31,8 @@ class CompleteCheckpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark the checkpoint that was just written."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._processes.wait()
-        if self._processes.first and folder.is_dir():
+        self._distributed.barrier()
+        if self._distributed.is_rank0 and folder.is_dir():
             write_text_atomic(folder / COMPLETE, "")
 
 
@@ -45,7 +45,7 @@ class LogFile(TrainerCallback):
         self._written = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin anew, up to where a resumed training starts."""
+        """Start the file with what a resumed training has logged."""
         if state.is_world_process_zero:
             write_text_atomic(self._path, log_lines(state.log_history))
         self._written = len(state.log_history)
@@ -78,7 +78,7 @@ class Bar(TrainerCallback):
         self.advance(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Show how far the negatives are gone."""
+        """Show the mean log rho of negatives."""
         if logs and "loss" in logs:
             ratio = logs.get("log_ratio/negative")
             note = "" if ratio is None else f"log rho of negatives {ratio:+.2f}"

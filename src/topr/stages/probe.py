@@ -34,7 +34,7 @@ from topr.training.alarms import Probed
 logger = logging.getLogger(__name__)
 
 PROBES_FILE = "probes.jsonl"
-"""A line for each probe, beside the log of steps."""
+"""A line for each probe, next to the log of steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +106,7 @@ class Probe(TrainerCallback):
             trainer: its watch says how often, and judges.
             source: what is asked.
             problems: how many of its problems.
-            progress: told of each probe.
+            progress: receives a line for each probe.
 
         """
         self._trainer = trainer
@@ -132,7 +132,7 @@ class Probe(TrainerCallback):
         if not self._on:
             return
         try:
-            found = self._trainer.processes.from_first(lambda: self._ask(step))
+            found = self._trainer.distributed.run_on_rank0(lambda: self._ask(step))
         except (EngineError, GradingError, ModelError) as error:
             logger.warning("the probe is off, training continues without it: %s", error)
             self._on = False
@@ -152,7 +152,7 @@ class Probe(TrainerCallback):
             }
         )
         control.should_log = step_is_logged  # The step's own line comes after the callbacks.
-        if self._trainer.processes.first:
+        if self._trainer.distributed.is_rank0:
             lines = log_lines(self._trainer.state.log_history, "probe/ended")
             write_text_atomic(self._trainer.directory / PROBES_FILE, lines)
         self._trainer.watch.probed(found, control)
@@ -193,7 +193,7 @@ class Probe(TrainerCallback):
                 self._trainer.accelerator.unwrap_model(self._trainer.model),
                 self._trainer.tokenizer,
                 model_name="the model in training",
-                batch_size=_beside(self._source.batch_size, len(self._problems)),
+                batch_size=_together(self._source.batch_size, len(self._problems)),
             )
         return self._engine
 
@@ -222,5 +222,5 @@ def _own_random_numbers() -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices=devices)
 
 
-def _beside(batch_size: int | Literal["auto"], problems: int) -> int:
+def _together(batch_size: int | Literal["auto"], problems: int) -> int:
     return problems if batch_size == "auto" else min(batch_size, problems)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
 from torch import nn
 from transformers import PrinterCallback, set_seed
 
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
-from topr.interop import read_rows
 from topr.models.files import fingerprint
 from topr.models.gguf import gguf_details
 from topr.models.loading import LoadedModel, identity, load
@@ -27,15 +24,18 @@ from topr.stages.common import OpenStage, data_fingerprint, open_stage
 from topr.stages.probe import Probe, ProbeSource
 from topr.stages.train_arguments import adapter_of, training_arguments
 from topr.stages.train_files import drop_checkpoints, last_complete, save_model
+from topr.stages.train_sources import GradedRows
 from topr.store import (
     Manifest,
     atomic_path,
     write_json_atomic,
     write_text_atomic,
 )
-from topr.training import TOPRTrainer, Writers
+from topr.training import BehaviorPolicies, TOPRTrainer
+from topr.training.behavior import rows_by_revision
+from topr.training.data import LEFT_OUT
+from topr.training.distributed import distributed_context
 from topr.training.examples import examples_table
-from topr.training.processes import processes_of
 from topr.training.sharding import shards_weights
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 LOG_FILE = "log.jsonl"
 """A line for each logged step, in `training/`; there while training runs."""
 SNAPSHOTS = "snapshots"
-"""Where the models on the way lie, beside `model/` and `training/`."""
+"""The models that are kept while training runs, next to `model/` and `training/`."""
 
 
 def train_model(
@@ -68,25 +68,25 @@ def train_model(
         config: the section `train`.
         directory: an iteration's or a comparison's.
         seed: of the order of the rows.
-        progress: told of optimizer steps.
-        writers: models that wrote the rows, beside the one that is trained: they are scored with
-            them where log mu is recomputed. Known by their revision; rows without one are taken to
-            be of the only one of them, where it is one.
+        progress: receives optimizer steps.
+        writers: behavior policies other than the model that is trained: rows are scored with
+            them where log mu is recomputed. Known by their revision; rows without one are taken
+            to be of the only one of them, where there is one.
         probe: what the model on its way is asked now and then; see `train.watch`.
 
     """
     work = directory / "training"
     args = training_arguments(config, model, work, seed)
-    processes = processes_of(args)
-    if processes.count > 1:
-        progress = progress if processes.first else Silent()
+    distributed = distributed_context(args)
+    if not distributed.is_rank0:
+        progress = Silent()
     with ExitStack() as held:  # by the first process alone, to the end
         parts = (model, datasets, config, seed, writers, probe)
-        stage = processes.from_first(lambda: held.enter_context(_open(work, *parts)))
+        stage = distributed.run_on_rank0(lambda: held.enter_context(_open(work, *parts)))
         if stage.done is not None:
-            processes.from_first(lambda: drop_checkpoints(work))  # killed right after its manifest
+            distributed.run_on_rank0(lambda: drop_checkpoints(work))  # killed after its manifest
             return stage.done
-        rows = _read_all(datasets)
+        rows = GradedRows(datasets)
         # Whole it may be larger than a device: pieces go there when it is sharded.
         place = {"device": "cpu"} if shards_weights(args) else {}
         start = model.model_copy(update={"dtype": config.dtype, **place})
@@ -95,54 +95,24 @@ def train_model(
         trainer = TOPRTrainer(
             model=loaded.model,
             args=args,
-            train_dataset=Dataset(rows),
+            train_dataset=rows,
             processing_class=loaded.tokenizer,
-            callbacks=[CompleteCheckpoints(processes), LogFile(work / LOG_FILE)],
+            callbacks=[CompleteCheckpoints(distributed), LogFile(work / LOG_FILE)],
             peft_config=adapter_of(config.lora, loaded, model) if config.lora else None,
-            behavior_model=_writers(loaded, writers, config),
+            behavior_model=behavior_policies(loaded, writers, config),
         )
         trainer.remove_callback(PrinterCallback)
         _say_shares(trainer, progress)
-        trainer.add_callback(
-            Snapshots(
-                config.snapshots,
-                directory / SNAPSHOTS,
-                lambda path: save_model(trainer, path, config),
-            )
-        )
-        if probe is not None and _can_probe(trainer, config, progress):
-            trainer.add_callback(Probe(trainer, probe, config.probe_problems, progress))
-        resume = processes.from_first(lambda: last_complete(work))
-        if resume is not None:
-            progress.say(f"resuming training from {resume.name}")
-        if config.behavior_logprobs == "recompute" and not trainer.sharded:
-            title = "recomputing log mu"
-            with progress.bar(title, len(trainer.rows), "completions") as advance:
-                trainer.prepare_behavior(lambda n: advance(n))
-        with ExitStack() as stack:
-            # The bar starts with the first step: its rate must not count what comes before.
-            def first_step() -> Advance:
-                _say_gap(trainer, progress)
-                steps = trainer.settings.optimizer_steps(len(trainer.get_train_dataloader()))
-                return stack.enter_context(progress.bar("training", steps, "steps"))
-
-            trainer.add_callback(Bar(first_step))
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        lineage = {
+        _add_snapshots_and_probe(trainer, config, directory, probe, progress)
+        _run(trainer, config, progress)
+        save_model(trainer, directory / "model", config)
+        examples = examples_table(trainer, rows.take)
+        details = _details(trainer, loaded, config) | {
             "datasets": [os.path.relpath(dataset, directory) for dataset in datasets],
-            "written_by": dict(Counter(filter(None, trainer.rows["revision"]))),
-            "optimizer": config.optim,
-            "optimizer_state": "fresh",
-            "learning_rate": config.learning_rate,
-            "lr_scheduler_type": config.lr_scheduler_type,
             **gguf_details(model.path),
         }
-        if config.lora is not None:
-            lineage["lora"] = config.lora.model_dump(mode="json")
-        save_model(trainer, directory / "model", config)
-        examples = examples_table(trainer, rows)
-        return processes.from_first(
-            lambda: _write(trainer, loaded, examples, directory, stage, lineage)
+        return distributed.run_on_rank0(
+            lambda: _write(trainer, examples, directory, stage, details)
         )
 
 
@@ -164,6 +134,37 @@ def _open(
         sorted({str(identity(writer)) for writer in scored_by}),
         probe if probed else None,
     )
+
+
+def _add_snapshots_and_probe(
+    trainer: TOPRTrainer, config: TrainConfig, directory: Path, probe: ProbeSource | None,
+    progress: Progress,
+) -> None:  # fmt: skip
+    def save(path: Path) -> None:
+        save_model(trainer, path, config)
+
+    trainer.add_callback(Snapshots(config.snapshots, directory / SNAPSHOTS, save))
+    if probe is not None and _can_probe(trainer, config, progress):
+        trainer.add_callback(Probe(trainer, probe, config.probe_problems, progress))
+
+
+def _run(trainer: TOPRTrainer, config: TrainConfig, progress: Progress) -> None:
+    """Train, from the last complete checkpoint where there is one."""
+    resume = trainer.distributed.run_on_rank0(lambda: last_complete(trainer.directory))
+    if resume is not None:
+        progress.say(f"resuming training from {resume.name}")
+    if config.behavior_logprobs == "recompute" and not trainer.sharded:
+        with progress.bar("recomputing log mu", len(trainer.rows), "completions") as advance:
+            trainer.prepare_behavior(lambda n: advance(n))
+    with ExitStack() as stack:
+        # The bar starts with the first step: its rate must not count what comes before.
+        def first_step() -> Advance:
+            _say_mismatch(trainer, progress)
+            steps = trainer.settings.optimizer_steps(len(trainer.get_train_dataloader()))
+            return stack.enter_context(progress.bar("training", steps, "steps"))
+
+        trainer.add_callback(Bar(first_step))
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
 
 
 def _say_shares(trainer: TOPRTrainer, progress: Progress) -> None:
@@ -206,21 +207,23 @@ def alarm_lines(watch: Mapping[str, Any]) -> list[str]:
             "have the last good ones"]  # fmt: skip
 
 
-def _say_gap(trainer: TOPRTrainer, progress: Progress) -> None:
+def _say_mismatch(trainer: TOPRTrainer, progress: Progress) -> None:
     """Show how far the recorded log mu is from the trainer's own, where both are known."""
-    gap = trainer.behavior_gap
-    if gap is not None:
+    found = trainer.behavior_gap
+    if found is not None:
         progress.say(
-            f"log mu as recorded differs from the trainer's own by {gap.token_mean:.2g} nats a "
-            f"token on average, and by {gap.sequence_max:.2g} a completion at most, over "
-            f"{gap.rows} completions"
+            f"log mu as recorded differs from the trainer's own by {found.token_mean:.2g} nats a "
+            f"token on average, and by {found.sequence_max:.2g} a completion at most, over "
+            f"{found.rows} completions"
         )
 
 
-def _writers(loaded: LoadedModel, others: Sequence[ModelConfig], config: TrainConfig) -> Writers:
+def behavior_policies(
+    loaded: LoadedModel, others: Sequence[ModelConfig], config: TrainConfig
+) -> BehaviorPolicies:
     """Return who may have written the rows: the trained model, and others by revision."""
     if config.behavior_logprobs == "sampler":
-        return Writers(own=loaded.revision, find=lambda revision: None)
+        return BehaviorPolicies(own=loaded.revision, find=lambda revision: None)
     places = {identity(other): other for other in others}
 
     def find(revision: str | None) -> nn.Module | None:
@@ -237,58 +240,46 @@ def _writers(loaded: LoadedModel, others: Sequence[ModelConfig], config: TrainCo
             return None
         return load(there.model_copy(update={"dtype": config.dtype})).model
 
-    return Writers(own=loaded.revision, find=find)
+    return BehaviorPolicies(own=loaded.revision, find=find)
 
 
-def _read_all(datasets: Sequence[Path]) -> pa.Table:
-    tables = [_read(dataset) for dataset in datasets]
-    return pa.concat_tables(tables, promote_options="default")
-
-
-def _read(dataset: Path) -> pa.Table:
-    """Return rollouts, or the rows of any file that says prompt, completion and reward."""
-    table = read_rows(dataset)
-    for name in ("prompt", "completion"):
-        if not {name, f"{name}_ids"} & set(table.column_names):
-            raise DataError(
-                f"{dataset} has no column {name!r}: found {', '.join(table.column_names)}. Rename "
-                "one, or make rollouts of the file with `topr import`, which takes other names"
-            )
-    return table
+def _details(trainer: TOPRTrainer, loaded: LoadedModel, config: TrainConfig) -> dict[str, Any]:
+    """Return what the manifest says of the training and its rows."""
+    composition, watch = trainer.composition, trainer.watch.result()
+    kept_step = watch.get("kept_step")
+    return {
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "objective": config.objective,
+        "steps": trainer.state.global_step if kept_step is None else kept_step,
+        "rows": composition.rows,
+        **{reason: getattr(composition, reason) for reason in LEFT_OUT},
+        "positive_share": composition.positive_share,
+        "baseline": trainer.baseline,
+        "effective_positive_share": trainer.effective_positive_share,
+        "behavior_gap": trainer.behavior_gap.as_log() if trainer.behavior_gap else None,
+        "watch": watch,
+        "written_by": rows_by_revision(trainer.rows),
+        "optimizer": config.optim,
+        "optimizer_state": "fresh",
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        **({"lora": config.lora.model_dump(mode="json")} if config.lora else {}),
+    }
 
 
 def _write(
-    trainer: TOPRTrainer, loaded: LoadedModel, examples: pa.Table, directory: Path,
-    stage: OpenStage, lineage: dict[str, Any],
+    trainer: TOPRTrainer, examples: pa.Table, directory: Path, stage: OpenStage,
+    details: dict[str, Any],
 ) -> Manifest:  # fmt: skip
     """Write everything but the weights, the manifest last."""
     work, target = directory / "training", directory / "model"
     write_text_atomic(work / LOG_FILE, log_lines(trainer.state.log_history))
     with atomic_path(work / "examples.parquet", overwrite=True) as path:
         pq.write_table(examples, path)
-    composition, watch = trainer.composition, trainer.watch.result()
-    kept_step = watch.get("kept_step")
-    details = {
-        "model": loaded.name,
-        "revision": loaded.revision,
-        "objective": trainer.settings.objective,
-        "steps": trainer.state.global_step if kept_step is None else kept_step,
-        "rows": composition.rows,
-        "unscored": composition.unscored,
-        "empty": composition.empty,
-        "too_long": composition.too_long,
-        "truncated": composition.truncated,
-        "greedy": composition.greedy,
-        "positive_share": composition.positive_share,
-        "baseline": trainer.baseline,
-        "effective_positive_share": trainer.effective_positive_share,
-        "behavior_gap": trainer.behavior_gap.as_log() if trainer.behavior_gap else None,
-        "watch": watch,
-        **lineage,
-        "made": fingerprint(target),
-    }
+    details = {**details, "made": fingerprint(target)}
     write_json_atomic(target / "topr.json", details)
     files = (LOG_FILE, "examples.parquet")
-    manifest = stage.finish(rows=composition.rows, details=details, files=files)
+    manifest = stage.finish(rows=trainer.composition.rows, details=details, files=files)
     drop_checkpoints(work)
     return manifest

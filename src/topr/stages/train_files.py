@@ -1,4 +1,4 @@
-"""What a training leaves on disk beside its log: models, whole or not at all, and checkpoints."""
+"""The files of a training other than its log: models, written atomically, and checkpoints."""
 
 import logging
 import shutil
@@ -17,23 +17,24 @@ from topr.training.last_good import LAST_GOOD
 logger = logging.getLogger(__name__)
 
 ADAPTER = "adapter"
-"""Where an adapter lies that was merged, beside `model/`; a snapshot's is `adapter-step-N`."""
+"""Where an adapter lies that was merged, next to `model/`; a snapshot's is `adapter-step-N`."""
 
 
 def save_model(trainer: TOPRTrainer, folder: Path, config: TrainConfig) -> None:
-    """Write the model into a folder that is there whole or not at all.
+    """Write the model into a folder, atomically.
 
     All processes take part, for each may have a piece of the weights; the first one writes. Where
-    an adapter is to be merged, it is written beside, and then added to the model it was put on.
+    an adapter is to be merged, it is written to its own folder, and then added to the model that it
+    was put on.
     """
-    processes = trainer.processes
+    distributed = trainer.distributed
     merge = config.lora is not None and config.lora.merge
     target = folder.with_name(ADAPTER if folder.name == "model" else f"{ADAPTER}-{folder.name}")
     trained = _temporary(target if merge else folder)
-    processes.from_first(lambda: shutil.rmtree(trained, ignore_errors=True))
-    expected = _trained_logits(trainer, config) if merge and processes.first else None
+    distributed.run_on_rank0(lambda: shutil.rmtree(trained, ignore_errors=True))
+    expected = _trained_logits(trainer, config) if merge and distributed.is_rank0 else None
     trainer.save_model(str(trained))
-    processes.wait()
+    distributed.barrier()
 
     def put() -> None:
         (trained / "training_args.bin").unlink(missing_ok=True)  # a pickle, and of no use
@@ -43,7 +44,7 @@ def save_model(trainer: TOPRTrainer, folder: Path, config: TrainConfig) -> None:
             trainer.tokenizer.save_pretrained(_temporary(folder))
             _put(_temporary(folder), folder)
 
-    processes.from_first(put)
+    distributed.run_on_rank0(put)
 
 
 def _trained_logits(trainer: TOPRTrainer, config: TrainConfig) -> Tensor | None:

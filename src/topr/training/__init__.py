@@ -4,7 +4,7 @@ No sampling, no grading here.
 """
 
 from topr.training.arguments import TOPRConfig
-from topr.training.behavior import Writers
+from topr.training.behavior import BehaviorPolicies
 from topr.training.trainer import TOPRTrainer
 
-__all__ = ["TOPRConfig", "TOPRTrainer", "Writers"]
+__all__ = ["BehaviorPolicies", "TOPRConfig", "TOPRTrainer"]

@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames
 from topr.config import TrainSettings
 from topr.config.recipe import validate
 from topr.errors import ConfigError
-from topr.training.inherited import REFUSED_VALUES, Inherited, refuse_inherited
+from topr.training.inherited import REFUSED_VALUES, Inherited, validate_inherited
 
 SETTINGS = TrainSettings.model_fields
 NOT_GIVEN: dict[str, Any] = {
@@ -28,11 +28,14 @@ NOT_GIVEN: dict[str, Any] = {
 CHOICES: dict[str, type[Enum]] = {"optim": OptimizerNames, "lr_scheduler_type": SchedulerType}
 
 
-def _setting(name: str) -> Any:
-    """Return a dataclass field with the default and the description that a setting has."""
+def setting(name: str, **default: Any) -> Any:
+    """Return a dataclass field with the description and, unless one is given, the default that a
+    setting of the section `train` has.
+    """
     found = SETTINGS[name]
     text = " ".join(str(found.description).split())
-    return field(default=NOT_GIVEN.get(name, found.default), metadata={"help": text})
+    given = {"default": NOT_GIVEN.get(name, found.default)} | default
+    return field(**given, metadata={"help": text})
 
 
 @dataclass
@@ -50,19 +53,17 @@ class TOPRConfig(TrainingArguments):
     """
 
     # What is trained.
-    objective: str = _setting("objective")
-    objective_args: dict[str, Any] | str | None = _setting("objective_args")
-    loss_normalization: Literal["length", "none", "constant"] | None = _setting(
-        "loss_normalization"
-    )
-    normalization_constant: float = _setting("normalization_constant")
-    baseline: float | None = _setting("baseline")
-    effective_positive_share: float | None = _setting("effective_positive_share")
-    behavior_logprobs: Literal["sampler", "recompute"] = _setting("behavior_logprobs")
+    objective: str = setting("objective")
+    objective_args: dict[str, Any] | str | None = setting("objective_args")
+    loss_normalization: Literal["length", "none", "constant"] | None = setting("loss_normalization")
+    normalization_constant: float = setting("normalization_constant")
+    baseline: float | None = setting("baseline")
+    effective_positive_share: float | None = setting("effective_positive_share")
+    behavior_logprobs: Literal["sampler", "recompute"] = setting("behavior_logprobs")
 
     # How it is watched.
-    watch: Literal["warn", "stop", "off"] = _setting("watch")
-    watch_steps: int | None = _setting("watch_steps")
+    watch: Literal["warn", "stop", "off"] = setting("watch")
+    watch_steps: int | None = setting("watch_steps")
 
     # How rows become batches.
     global_batch_size: int | None = field(
@@ -72,25 +73,25 @@ class TOPRConfig(TrainingArguments):
             "per_device_train_batch_size times the processes and gradient_accumulation_steps"
         },
     )
-    max_length: int | None = _setting("max_length")
-    mask_truncated: bool = _setting("mask_truncated")
-    micro_batch_tokens: int | None = _setting("micro_batch_tokens")
-    layout: Literal["auto", "shared", "padded"] = _setting("layout")
-    skip_negatives: float | str | None = _setting("skip_negatives")
-    shuffle_by: Literal["completion", "prompt"] = _setting("shuffle_by")
+    max_length: int | None = setting("max_length")
+    mask_truncated: bool = setting("mask_truncated")
+    micro_batch_tokens: int | None = setting("micro_batch_tokens")
+    layout: Literal["auto", "shared", "padded"] = setting("layout")
+    skip_negatives: float | str | None = setting("skip_negatives")
+    shuffle_by: Literal["completion", "prompt"] = setting("shuffle_by")
 
     # Defaults of transformers that differ here.
     per_device_train_batch_size: int = field(
         default=SETTINGS["global_batch_size"].default,
         metadata={"help": "Completions per batch and process"},
     )
-    learning_rate: float = _setting("learning_rate")
-    lr_scheduler_type: str = _setting("lr_scheduler_type")
-    optim: str = _setting("optim")
-    num_train_epochs: float = _setting("num_train_epochs")
-    save_steps: float = _setting("save_steps")
-    logging_steps: float = _setting("logging_steps")
-    report_to: list[str] | str | None = _setting("report_to")  # HfArgumentParser takes the second
+    learning_rate: float = setting("learning_rate")
+    lr_scheduler_type: str = setting("lr_scheduler_type")
+    optim: str = setting("optim")
+    num_train_epochs: float = setting("num_train_epochs")
+    save_steps: float = setting("save_steps")
+    logging_steps: float = setting("logging_steps")
+    report_to: list[str] | str | None = setting("report_to")  # HfArgumentParser takes the second
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Off: NaN and infinity stop the run instead"}
     )
@@ -126,7 +127,7 @@ class TOPRConfig(TrainingArguments):
             each.name: each.default if each.default_factory is MISSING else each.default_factory()
             for each in fields(self)
         }
-        refuse_inherited(values, defaults)
+        validate_inherited(values, defaults)
         given = {
             name: values[name]
             for name in SETTINGS

@@ -65,7 +65,14 @@ class Tree:
     _masks: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def visible(self) -> Tensor:
-        """Return which key each query sees, [S, S] bool: what every path below computes with."""
+        """Return which key each query sees, [S, S] bool: what every path below computes with.
+
+        >>> Tree(nodes=((0, 1, 4), (1, 3, 3), (3, 4, 4))).visible().int()
+        tensor([[1, 0, 0, 0],
+                [1, 1, 0, 0],
+                [1, 1, 1, 0],
+                [1, 0, 0, 1]], dtype=torch.int32)
+        """
         stop_S = self._stops()
         index = torch.arange(len(stop_S))
         return (index <= index[:, None]) & (index[:, None] < stop_S)
@@ -179,7 +186,7 @@ def tree_attention(
 
     """
     asked = {name: value for name, value in further.items() if name in UNKNOWN}
-    # Sinks are a tensor, which has no truth of its own.
+    # Sinks are a tensor, which `if` cannot judge.
     unknown = [UNKNOWN[name] for name, x in asked.items() if isinstance(x, Tensor) or x]
     if query.dtype == torch.float64:
         unknown.append("float64")
@@ -206,9 +213,9 @@ class _TreeAttention(torch.autograd.Function):
 
     A prompt and its first completion are a chain, and each further completion is one. Its keys are
     gathered end to end, as they lie in a single sequence: so the kernel rounds as it does there,
-    and in bfloat16 a completion's numbers do not depend on what lies beside it. (One call for a
-    node and all its descendants, joined by their log-sum-exp, would be as exact, but its last bits
-    are others, and layer by layer they grow.)
+    and in bfloat16 a completion's numbers do not depend on the others. (One call for a node and all
+    its descendants, joined by their log-sum-exp, would be as exact, but its last bits are others,
+    and layer by layer they grow.)
 
     Backward, the kernel needs the output and log-sum-exp over all keys only, and gives the exact
     share of any part of them: there the queries of a node and of all its descendants attend to the

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from topr.training.attention import Node, Tree
+from topr.training.mapped_rows import column_parts
 
 Row = Mapping[str, Any]
 """One row of `topr.training.data.ROW_SCHEMA`, with `behavior_logprobs` once they are known."""
@@ -56,7 +56,7 @@ class Batch:
 
 
 def padded(rows: Sequence[Row]) -> Batch:
-    """Lay each sequence out in a row of its own, padded on the right.
+    """Lay each sequence out in its own row, padded on the right.
 
     Padding is token 0 behind an attention mask of 0; it takes part in nothing.
     """
@@ -83,6 +83,15 @@ def shared(rows: Sequence[Row]) -> Batch:
     """Lay all sequences end to end in one row, each prompt once, before its completions.
 
     What prompts begin with together (few-shot examples) is there once too. Nothing is padded.
+
+    Prompts "s s a a", with the completions "x x" and "y", and "s s b", with "z z", where two tokens
+    in common are enough:
+
+        number     0 1   2 3   4 5   6   7   8 9
+        token      s s   a a   x x   y   b   z z
+        position   0 1   2 3   4 5   4   2   3 4
+        nodes      (0, 2, 10), (2, 4, 7), (4, 6, 6), (6, 7, 7), (7, 10, 10)
+        predicts   3 4, of "x x"; 3, of "y"; 7 8, of "z z"
     """
     members: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
@@ -131,7 +140,11 @@ def alike_prompts(prompts: Mapping[int, Any]) -> list[tuple[list[int], int]]:
     """Gather prompts that begin with the same `SHARED_START` tokens.
 
     Returns the groups that do, those first seen first, and how many tokens they all begin with; 0
-    for a prompt that is alone. Each prompt keeps a token of its own.
+    for a prompt that is alone. Each prompt keeps at least one token.
+
+    >>> examples = list(range(16))
+    >>> alike_prompts({7: [*examples, 1, 2, 3], 8: [9] * 20, 9: [*examples, 1, 5]})
+    [([7, 9], 17), ([8], 0)]
     """
     found: dict[Any, list[int]] = {}
     for group, prompt in prompts.items():
@@ -166,7 +179,11 @@ def flat_tokens(values: Sequence[Any]) -> Tensor:
 
 
 def spread(values: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Turn tokens end to end, [N], into [B, T] with zeros at padding, and the mask of [B, T]."""
+    """Turn tokens end to end, [N], into [B, T] with zeros at padding, and the mask of [B, T].
+
+    >>> spread(torch.tensor([1.0, 2.0, 3.0]), [1, 2])[0].tolist()
+    [[1.0, 0.0], [2.0, 3.0]]
+    """
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     mask = mask.to(values.device)
     return torch.zeros(mask.shape, device=values.device).masked_scatter(mask, values.float()), mask
@@ -234,7 +251,9 @@ def longest_row(rows: Sequence[Row] | Dataset) -> Row:
     """Return the row with the most tokens, the first of several."""
     if not isinstance(rows, Dataset):
         return max(rows, key=lambda row: len(row["prompt_ids"]) + len(row["completion_ids"]))
-    columns = rows.select_columns(["prompt_ids", "completion_ids"]).with_format("arrow")[:]
-    sizes = sum(pc.list_value_length(column).to_numpy() for column in columns.columns)
-    row: Row = rows[int(np.argmax(sizes))]
+    lengths = (
+        np.concatenate([part.value_lengths() for part in column_parts(rows, name)])
+        for name in ("prompt_ids", "completion_ids")
+    )
+    row: Row = rows[int(np.argmax(sum(lengths)))]
     return row

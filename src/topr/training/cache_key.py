@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from topr.store import SCHEMA_VERSION
 from topr.training.logprobs import Forward, causal_lm
-from topr.training.sharding import whole
+from topr.training.mapped_rows import column_parts, numbers_of
+from topr.training.sharding import gathered_parameter
 
 NAMES = ("_name_or_path", "name_or_path", "architectures", "transformers_version", "dtype")
 """Of a config or a module: where it comes from. Types are those of the weights."""
@@ -51,16 +52,16 @@ def cache_key(model: nn.Module, rows: Dataset, forward: Forward, numerics: str) 
     for name, module in model.named_modules():
         digest.update(_text([name, type(module).__name__.removeprefix("FSDP"), _plain(module)]))
     for name, parameter in model.named_parameters():
-        with whole(parameter) as values:
+        with gathered_parameter(parameter) as values:
             _add(digest, name, values)
     for name, buffer in model.named_buffers():
         _add(digest, name, buffer)
-    columns = rows.select_columns(["prompt_ids", "completion_ids"]).with_format("arrow")[:]
-    for column in columns.columns:
-        lists = column.combine_chunks()
-        digest.update(lists.value_lengths().to_numpy().tobytes())
-        digest.update(lists.flatten().to_numpy().tobytes())
-    digest.update(np.asarray(rows["temperature"], np.float32).tobytes())
+    for name in ("prompt_ids", "completion_ids"):
+        for lists in column_parts(rows, name):
+            digest.update(np.asarray(lists.value_lengths()).tobytes())
+        for lists in column_parts(rows, name):
+            digest.update(np.asarray(lists.flatten()).tobytes())
+    digest.update(numbers_of(rows, "temperature").tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -71,7 +72,7 @@ def _add(digest: Any, name: str, values: Tensor) -> None:
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
-    """Return the numbers and words that a module keeps beside its tensors, such as the scale of an
+    """Return the numbers and words that a module keeps next to its tensors, such as the scale of an
     adapter, whether it is on, and the epsilon of a normalisation.
     """
     kept = {

@@ -23,10 +23,10 @@ from transformers.training_args import OptimizerNames
 from topr.errors import ConfigError, TrainingError
 from topr.objectives import BaselineRole, Objective, make_objective, resolve_baseline
 from topr.training.arguments import TOPRConfig
-from topr.training.compiling import refuse_unfit_compiling
+from topr.training.compiling import validate_compiling
 from topr.training.data import Composition
-from topr.training.sharding import refuse_sharding_alone, shards_weights
-from topr.training.step import Skip
+from topr.training.sharding import shards_weights, validate_sharding_size
+from topr.training.step import BackwardSkipping
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def check_arguments(args: TOPRConfig) -> Objective:
     """
     args.validate()
     objective = objective_of(args)
-    skip_of(args, objective)
+    skipping_of(args, objective)
     _check_baseline(args, objective)
     if args.parallelism_config is not None:  # the launcher's, since an argument is refused
         raise TrainingError(
@@ -56,8 +56,8 @@ def check_arguments(args: TOPRConfig) -> Objective:
             "single sequences or weights in a way that the forward pass here does not know; shard "
             "weights with fsdp instead"
         )
-    refuse_unfit_compiling(args)
-    refuse_sharding_alone(args)
+    validate_compiling(args)
+    validate_sharding_size(args)
     if args.watch == "stop" and shards_weights(args):
         raise TrainingError(
             "watch=stop keeps the last good weights, and where weights are sharded no process has "
@@ -95,16 +95,16 @@ def objective_of(args: TOPRConfig) -> Objective:
     return make_objective(args.objective, **(args.objective_args or {}))
 
 
-def skip_of(args: TOPRConfig, objective: Objective) -> Skip:
-    """Return which negatives are spared their backward pass."""
+def skipping_of(args: TOPRConfig, objective: Objective) -> BackwardSkipping:
+    """Return which negatives get no backward pass."""
     rule, taper = args.skip_negatives, objective.uses.taper
     if rule is None:
-        return Skip(rule=None, seed=args.seed)
+        return BackwardSkipping(rule=None, seed=args.seed)
     where = f"skip_negatives={rule} with objective {args.objective!r}"
     if taper is None:
         raise ConfigError(
-            f"{where}: only a taper says which negatives can be spared; leave the key out, or "
-            "train with topr, tis, is or taper"
+            f"{where}: only a taper says which negatives need no backward pass; leave the key out, "
+            "or train with topr, tis, is or taper"
         )
     low, high = taper
     never = low >= 1.0 if isinstance(rule, str) else low > rule
@@ -117,7 +117,7 @@ def skip_of(args: TOPRConfig, objective: Objective) -> Skip:
             f"{where} would drop every negative: no taper exceeds {high:g}; set a number below "
             "that, or train with objective sft to leave negatives out"
         )
-    return Skip(rule=rule, seed=args.seed)
+    return BackwardSkipping(rule=rule, seed=args.seed)
 
 
 def _check_baseline(args: TOPRConfig, objective: Objective) -> None:
@@ -150,7 +150,7 @@ def warn_idle_baseline(
         logger.warning("baseline=%s does nothing with objective %r: %s", c, args.objective, why)
 
 
-def refuse_baseline(c: float | None, objective: Objective, key: str = "baseline") -> None:
+def validate_baseline(c: float | None, objective: Objective, key: str = "baseline") -> None:
     """Refuse a baseline that rewards of +1 and -1 leave no room for."""
     if c is None or objective.uses.baseline is BaselineRole.CANCELS or -1.0 <= c < 1.0:
         return
@@ -229,7 +229,7 @@ def _check_schedule(args: TOPRConfig) -> None:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def refuse_unfit(args: TOPRConfig, model: nn.Module) -> None:
+def validate_model(args: TOPRConfig, model: nn.Module) -> None:
     """Refuse a model that would be trained wrongly, with no sign of it."""
     names = ("activation_checkpointing", "gradient_checkpointing")  # the second up to 5.22
     if any(getattr(args, name, False) for name in names) and not any(
@@ -272,7 +272,7 @@ def baseline_of(
             "+1 and -1 as rewards if it is meant for those"
         )
     if composition.signed:
-        refuse_baseline(args.baseline, objective)
+        validate_baseline(args.baseline, objective)
         c, found = resolve_baseline(composition.positive_share, args.baseline, share)
         holds = objective.uses.baseline is BaselineRole.SUBTRACTED and objective.uses.negatives
         return c, found if holds else None

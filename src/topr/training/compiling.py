@@ -15,7 +15,7 @@ from topr.errors import TrainingError
 from topr.training.arguments import TOPRConfig
 
 
-def refuse_unfit_compiling(args: TOPRConfig) -> None:
+def validate_compiling(args: TOPRConfig) -> None:
     """Refuse what would be compiled again in each step, or by accelerate."""
     if args.torch_compile and args.layout != "padded":
         raise TrainingError(

@@ -2,13 +2,18 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from xxhash import xxh3_128_digest
 
 from topr.errors import DataError
 from topr.interop import ColumnMap
@@ -18,8 +23,13 @@ from topr.interop.row_values import RowReader, are_verdicts
 from topr.records import FinishReason, Message, SamplingParams
 from topr.tokenization.ends import Ends, Finish
 from topr.tokenization.prompts import render
+from topr.training.distributed import SINGLE_PROCESS, DistributedContext
+from topr.training.mapped_rows import dataset_of, write_once_per_node, write_rows
 
 logger = logging.getLogger(__name__)
+
+LEFT_OUT = ("unscored", "empty", "too_long", "truncated", "greedy")
+"""Why a row is left out: see `Composition`."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -51,7 +61,7 @@ class Composition:
     too_long: int
     """Rows left out since they exceed `max_length`."""
     truncated: int
-    """Rows left out since the token limit cut their completion off, with `mask_truncated`."""
+    """Rows left out since their completion is truncated, with `mask_truncated`."""
     greedy: int
     """Rows left out since nothing was sampled: at temperature 0 there is no log mu."""
 
@@ -70,6 +80,18 @@ class Composition:
         return self.positives / self.rows
 
 
+@dataclass(kw_only=True, slots=True)
+class _Counts:
+    """What is known of the rows when all were read."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
+    """Completions whose text continued after its end."""
+    rewards: set[float] = field(default_factory=set)
+    """The first three different ones: with three they are not verdicts."""
+    graded: bool = False
+
+
 def prepare_rows(
     dataset: Iterable[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
@@ -79,8 +101,13 @@ def prepare_rows(
     mask_truncated: bool = False,
     keep_greedy: bool = False,
     eos_ids: Collection[int] = (),
+    folder: Path | None = None,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> tuple[Dataset, Composition]:
     """Turn rows of prompt, completion and reward into tokens, and check every one.
+
+    The rows are read once, by one process of each machine, and their tokens lie on disk: what is in
+    memory does not grow with their number.
 
     Args:
         dataset: rows with `prompt` (text or messages), `completion` (text) and `reward` (number;
@@ -94,10 +121,12 @@ def prepare_rows(
         vocabulary: token ids that the model knows; defaults to as many as the tokenizer. A model's
             embedding is often padded, and a sampler may draw what is beyond the tokenizer.
         max_length: prompt and completion tokens at most.
-        mask_truncated: leave out rows that a limit cut off, as their `finish_reason` says.
+        mask_truncated: leave out truncated rows, as their `finish_reason` says.
         keep_greedy: keep rows of temperature 0, scored at temperature 1, for objectives whose
             weights need no log mu. Otherwise they are left out.
-        eos_ids: tokens that end a text for the model, beside those that the tokenizer names.
+        eos_ids: tokens that end a text for the model, other than those the tokenizer names.
+        folder: where the tokens lie, at most 8 bytes each; defaults to the system's temporary one.
+        distributed: the processes that train on the rows.
 
     Returns:
         Rows of `ROW_SCHEMA`, and what they are made of.
@@ -106,85 +135,60 @@ def prepare_rows(
         DataError: a column is missing, a value is of the wrong kind, or no row is left.
 
     """
-    rows: list[dict[str, Any]] = []
-    groups: dict[tuple[int, ...], int] = {}
-    dropped: Counter[str] = Counter()
     reader = _Reader(
         tokenizer=tokenizer,
         ends=Ends(tokenizer, eos_ids),
         vocabulary=vocabulary or len(tokenizer),
+        max_length=max_length,
+        mask_truncated=mask_truncated,
+        keep_greedy=keep_greedy,
     )
-    rewards: set[float] = set()
-    graded = False
-    for number, given in enumerate(dataset):
-        source = _source(given, number, masked=mask_truncated)
-        reward = source.reward()
-        if reward is None:
-            dropped["unscored"] += 1
-            continue
-        rewards.add(reward)
-        graded = graded or source.graded()
-        drawn = source.drawn()
-        if drawn.greedy and not keep_greedy:
-            dropped["greedy"] += 1
-            continue
-        ids, reason, cut = reader.read(source)
-        if mask_truncated and reason is FinishReason.LENGTH:
-            dropped["truncated"] += 1
-            continue
-        dropped["cut"] += cut
-        row = ids | {
-            "row": number,
-            "name": f"{source.label('problem_id') or number}#{source.integer('sample') or 0}",
-            "revision": _revision(given, source),
-            "temperature": drawn.temperature or 1.0,
-            "truncated_sampling": not drawn.scored,
-            "reward": reward,
-        }
-        if not row["completion_ids"]:  # imported text can be empty: there is nothing to train on
-            dropped["empty"] += 1
-            continue
-        if max_length and len(row["prompt_ids"]) + len(row["completion_ids"]) > max_length:
-            dropped["too_long"] += 1
-            continue
-        row["group"] = groups.setdefault(tuple(row["prompt_ids"]), len(groups))
-        rows.append(row)
-    if not rows:
-        raise DataError(
-            f"no rows to train on: {dropped['unscored']} have no reward, {dropped['empty']} are "
-            f"empty, {dropped['too_long']} exceed max_length={max_length}, "
-            f"{dropped['truncated']} were cut off (mask_truncated={mask_truncated}) and "
-            f"{dropped['greedy']} were drawn at temperature 0, where nothing is sampled and the "
-            "ratio pi/mu has no meaning"
-        )
-    from_verdicts = 0.0 in rewards and are_verdicts(rewards, graded=graded)
+
+    def write(path: Path) -> _Counts:
+        write_rows(path, ROW_SCHEMA, reader.rows(dataset))
+        return reader.counts
+
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
+        table, counts = write_once_per_node(folder, "training-rows", distributed, write)
+    return _composed(table, counts)
+
+
+def _composed(table: pa.Table, counts: _Counts) -> tuple[Dataset, Composition]:
+    """Return the rows with their final rewards, and what they are made of; warn of what is odd."""
+    rewards = np.asarray(table["reward"])
+    from_verdicts = 0.0 in counts.rewards and are_verdicts(counts.rewards, graded=counts.graded)
     if from_verdicts:
-        _as_signs(rows)
-    if dropped["greedy"]:
         logger.warning(
-            "%d completions were drawn at temperature 0, where nothing is sampled and the ratio "
-            "pi/mu has no meaning: left out",
-            dropped["greedy"],
+            "every reward is 1 or 0 (true or false): these are taken for right and wrong, and %d "
+            "rows get the reward -1, as topr import reads them",
+            int((rewards == 0).sum()),
         )
-    if dropped["cut"]:
+        rewards = np.where(rewards == 0, np.float32(-1), rewards)
+        at = table.schema.get_field_index("reward")
+        table = table.set_column(at, ROW_SCHEMA.field("reward"), pa.array(rewards))
+    left_out = counts.left_out
+    if left_out["greedy"]:
+        logger.warning(
+            "%d completions were sampled at temperature 0, where nothing is sampled and the ratio "
+            "pi/mu has no meaning: left out",
+            left_out["greedy"],
+        )
+    if counts.cut:
         logger.warning(
             "%d completions continue after an end that their text spells out: what follows it is "
-            "left out", dropped["cut"],
+            "left out", counts.cut,
         )  # fmt: skip
-    composition = Composition(
-        rows=len(rows),
-        positives=sum(row["reward"] > 0 for row in rows),
-        unscored=dropped["unscored"],
-        empty=dropped["empty"],
-        too_long=dropped["too_long"],
-        truncated=dropped["truncated"],
-        greedy=dropped["greedy"],
-        lowest=min(row["reward"] for row in rows),
-        highest=max(row["reward"] for row in rows),
-        signed=all(row["reward"] in (1.0, -1.0) for row in rows),
+    return dataset_of(table), Composition(
+        rows=len(rewards),
+        positives=int((rewards > 0).sum()),
+        **{reason: left_out[reason] for reason in LEFT_OUT},
+        lowest=float(rewards.min()),
+        highest=float(rewards.max()),
+        signed=bool((np.abs(rewards) == 1).all()),
         from_verdicts=from_verdicts,
     )
-    return Dataset(pa.Table.from_pylist(rows, schema=ROW_SCHEMA)), composition
 
 
 _NOT_READ = ("gold", "model", "iteration")
@@ -228,25 +232,73 @@ def _revision(given: Mapping[str, Any], source: RowReader) -> str | None:
     return revision or None
 
 
-def _as_signs(rows: list[dict[str, Any]]) -> None:
-    """Give what is wrong the reward -1, where rewards are verdicts."""
-    wrong = [row for row in rows if row["reward"] == 0]
-    for row in wrong:
-        row["reward"] = -1.0
-    logger.warning(
-        "every reward is 1 or 0 (true or false): these are taken for right and wrong, and %d "
-        "rows get the reward -1, as topr import reads them",
-        len(wrong),
-    )
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Reader:
-    """Reads what was written in a model's tokens."""
+    """Reads rows in a model's tokens, one at a time, and counts those that it leaves out."""
 
     tokenizer: PreTrainedTokenizerBase
     ends: Ends
     vocabulary: int
+    max_length: int | None
+    mask_truncated: bool
+    keep_greedy: bool
+    counts: _Counts = field(default_factory=_Counts)
+
+    def rows(self, dataset: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield rows of `ROW_SCHEMA`.
+
+        Raises:
+            DataError: see `prepare_rows`.
+
+        """
+        left_out = self.counts.left_out
+        groups: dict[bytes, int] = {}  # by a hash: the prompts themselves would fill the memory
+        for number, given in enumerate(dataset):
+            row = self._row(number, given)
+            if isinstance(row, str):
+                left_out[row] += 1
+                continue
+            prompt = xxh3_128_digest(np.asarray(row["prompt_ids"], np.int32).tobytes())
+            row["group"] = groups.setdefault(prompt, len(groups))
+            yield row
+        if not groups:
+            raise DataError(
+                f"no rows to train on: {left_out['unscored']} have no reward, {left_out['empty']} "
+                f"are empty, {left_out['too_long']} exceed max_length={self.max_length}, "
+                f"{left_out['truncated']} are truncated (mask_truncated={self.mask_truncated}) and "
+                f"{left_out['greedy']} were sampled at temperature 0, where nothing is sampled and "
+                "the ratio pi/mu has no meaning"
+            )
+
+    def _row(self, number: int, given: Mapping[str, Any]) -> dict[str, Any] | str:
+        """Return a row but for its group, or why it is left out."""
+        source, counts = _source(given, number, masked=self.mask_truncated), self.counts
+        reward = source.reward()
+        if reward is None:
+            return "unscored"
+        if len(counts.rewards) < 3:
+            counts.rewards.add(reward)
+        counts.graded = counts.graded or source.graded()
+        sampled = source.drawn()
+        if sampled.greedy and not self.keep_greedy:
+            return "greedy"
+        ids, reason, cut = self.read(source)
+        if self.mask_truncated and reason is FinishReason.LENGTH:
+            return "truncated"
+        counts.cut += cut
+        if not ids["completion_ids"]:  # imported text can be empty: there is nothing to train on
+            return "empty"
+        tokens = len(ids["prompt_ids"]) + len(ids["completion_ids"])
+        if self.max_length and tokens > self.max_length:
+            return "too_long"
+        return ids | {
+            "row": number,
+            "name": f"{source.label('problem_id') or number}#{source.integer('sample') or 0}",
+            "revision": _revision(given, source),
+            "temperature": sampled.temperature or 1.0,
+            "truncated_sampling": not sampled.scored,
+            "reward": reward,
+        }
 
     def read(self, source: RowReader) -> tuple[dict[str, Any], FinishReason, bool]:
         """Return the ids and log-probabilities of a row, how its completion ended, and whether its

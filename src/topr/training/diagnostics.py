@@ -3,18 +3,19 @@ nothing. Every key is explained on the metrics page of the documentation.
 """
 
 import logging
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
-from topr.objectives import BaselineRole, Objective, Taper
+from topr.objectives import NEGLIGIBLE, BaselineRole, Objective, Taper, taper_of
 from topr.training.step import Step
 
 logger = logging.getLogger(__name__)
 
-NEGLIGIBLE = 0.01
 BINS = 20
 SAME_RATIO = 1e-3
 """A log-ratio below this is rounding: padding alone moves a completion's sum by 1e-5 to 1e-4."""
@@ -23,89 +24,67 @@ ACTIVE_BELOW = 0.99
 
 
 class StepStatistics:
-    """Sums over the sequences of the steps since the last line of the log.
-
-    Kept as one float64 vector, so that processes can be added up in one call.
-    """
-
-    FIELDS = (
-        "steps",
-        "tokens",
-        "positives",
-        "negatives",
-        "log_ratio_positive",
-        "log_ratio_negative",
-        "taper_positive",
-        "taper_negative",
-        "negligible_negatives",
-        "pull_positive",
-        "pull_negative",
-        "effective_sample_size",
-        "skipped",
-        "skipped_pull",
-    )
+    """Sums over the sequences of the steps since the last line of the log."""
 
     def __init__(self) -> None:
-        self.sums = torch.zeros(len(self.FIELDS), dtype=torch.float64)
+        self.sums: Counter[str] = Counter()
         self.histograms = torch.zeros(2, BINS + 1, dtype=torch.float64)  # positive, negative
 
     def add_step(self, step: Step) -> None:
         """Add the sequences of one loader batch."""
-        log_ratio, weight, advantage, pull, factor = (
-            x.double().cpu()
-            for x in (
-                step.log_ratio_B, step.weight_B, step.advantage_B, step.pull_B, step.factor_B
-            )
+        seen = (
+            step.log_ratio_B, step.weight_B, step.advantage_B, step.gradient_weight_B,
+            step.keep_scale_B,
         )  # fmt: skip
-        positive = advantage >= 0
-        taper = torch.where(advantage == 0, 0.0, weight.abs() / advantage.abs().clamp(min=1e-30))
-        skipped = factor == 0
-        squares = pull.square().sum()
-        values: dict[str, Any] = {
+        log_ratio, weight, advantage, gradient_weight, keep_scale = (x.double().cpu() for x in seen)
+        taper = taper_of(weight, advantage)
+        skipped = keep_scale == 0
+        squares = gradient_weight.square().sum()
+        sums: dict[str, Any] = {
             "steps": 1,
             "tokens": sum(step.lengths),
-            "positives": positive.sum(),
-            "negatives": (~positive).sum(),
-            "log_ratio_positive": log_ratio[positive].sum(),
-            "log_ratio_negative": log_ratio[~positive].sum(),
-            "taper_positive": taper[positive].sum(),
-            "taper_negative": taper[~positive].sum(),
-            "negligible_negatives": (taper[~positive] < NEGLIGIBLE).sum(),
-            "pull_positive": pull[positive].sum(),
-            "pull_negative": pull[~positive].sum(),
-            "effective_sample_size": pull.sum().square() / squares if squares > 0 else 0.0,
+            "effective_sample_size": gradient_weight.sum().square() / squares
+            if squares > 0
+            else 0.0,
             "skipped": skipped.sum(),
-            "skipped_pull": pull[skipped].sum(),
+            "skipped_gradient": gradient_weight[skipped].sum(),
         }
-        self.sums += torch.tensor([float(values[name]) for name in self.FIELDS])
-        for row, chosen in enumerate((taper[positive], taper[~positive])):
-            bins = (chosen * BINS).floor().clamp(0, BINS).long()
-            bins = torch.where((bins == BINS) & (chosen <= 1.0 + 1e-4), BINS - 1, bins)
+        for row, (sign, chosen) in enumerate(_signs(advantage).items()):
+            sums |= {
+                sign: chosen.sum(),
+                f"log_ratio/{sign}": log_ratio[chosen].sum(),
+                f"weight/{sign}": taper[chosen].sum(),
+                f"negligible/{sign}": (taper[chosen] < NEGLIGIBLE).sum(),
+                f"gradient/{sign}": gradient_weight[chosen].sum(),
+            }
+            bins = (taper[chosen] * BINS).floor().clamp(0, BINS).long()
+            bins = torch.where((bins == BINS) & (taper[chosen] <= 1.0 + 1e-4), BINS - 1, bins)
             self.histograms[row] += torch.bincount(bins, minlength=BINS + 1)
+        self.sums.update({name: float(value) for name, value in sums.items()})
 
     def summary(self) -> dict[str, float]:
         """Return the means under the keys of the log; a key without sequences is left out."""
-        s = dict(zip(self.FIELDS, self.sums.tolist(), strict=True))
-        pull = s["pull_positive"] + s["pull_negative"]
+        s = self.sums
+        gradient = s["gradient/positive"] + s["gradient/negative"]
         pairs = {
-            "log_ratio/positive": (s["log_ratio_positive"], s["positives"]),
-            "log_ratio/negative": (s["log_ratio_negative"], s["negatives"]),
-            "weight/positive": (s["taper_positive"], s["positives"]),
-            "weight/negative": (s["taper_negative"], s["negatives"]),
-            "weight/negative_below_0.01": (s["negligible_negatives"], s["negatives"]),
+            "log_ratio/positive": (s["log_ratio/positive"], s["positive"]),
+            "log_ratio/negative": (s["log_ratio/negative"], s["negative"]),
+            "weight/positive": (s["weight/positive"], s["positive"]),
+            "weight/negative": (s["weight/negative"], s["negative"]),
+            "weight/negative_below_0.01": (s["negligible/negative"], s["negative"]),
             "effective_sample_size": (s["effective_sample_size"], s["steps"]),
-            "gradient_share/positive": (s["pull_positive"], pull),
-            "gradient_share/negative": (-s["pull_negative"], pull),
+            "gradient_share/positive": (s["gradient/positive"], gradient),
+            "gradient_share/negative": (-s["gradient/negative"], gradient),
         }
         if s["skipped"]:
-            pairs["backward/skipped"] = (s["skipped"], s["positives"] + s["negatives"])
-            pairs["backward/dropped_weight"] = (s["skipped_pull"], pull)
+            pairs["backward/skipped"] = (s["skipped"], s["positive"] + s["negative"])
+            pairs["backward/dropped_weight"] = (s["skipped_gradient"], gradient)
         return {key: value / count for key, (value, count) in pairs.items() if count > 0}
 
     @property
     def tokens(self) -> int:
         """Completion tokens so far."""
-        return int(self.sums[self.FIELDS.index("tokens")])
+        return int(self.sums["tokens"])
 
     def histogram(self) -> dict[str, list[float]]:
         """Return counts of taper weights in 20 bins over [0, 1] and one above 1."""
@@ -114,7 +93,11 @@ class StepStatistics:
         return {"edges": edges, "positive": positive, "negative": negative}
 
 
-class Idleness(TrainerCallback):
+def _signs(advantage: Tensor) -> dict[str, Tensor]:
+    return {"positive": advantage >= 0, "negative": advantage < 0}
+
+
+class NoEffectWarnings(TrainerCallback):
     """Notices settings that did nothing over a whole epoch, and says so once each."""
 
     def __init__(self, objective: Objective) -> None:
@@ -135,7 +118,7 @@ class Idleness(TrainerCallback):
         self.steps += 1
         negative = step.advantage_B < 0
         if negative.any():
-            taper = (step.weight_B[negative] / step.advantage_B[negative]).min().item()
+            taper = taper_of(step.weight_B[negative], step.advantage_B[negative]).min().item()
             self.smallest_negative_taper = min(self.smallest_negative_taper, taper)
         largest = step.log_ratio_B.abs().max().item()
         self.largest_log_ratio = max(self.largest_log_ratio, largest)

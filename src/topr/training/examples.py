@@ -1,15 +1,21 @@
 """Some trained completions with log pi before and after, for people to look at."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
-from topr.training.behavior import looked_at, recompute
+from topr.training.behavior import looked_at
+from topr.training.mapped_rows import numbers_of
+from topr.training.recompute import recompute
 from topr.training.trainer import TOPRTrainer
 
 PER_PROBLEM = 8
 
 
-def examples_table(trainer: TOPRTrainer, dataset: pa.Table) -> pa.Table:
+def examples_table(trainer: TOPRTrainer, take: Callable[[list[int]], pa.Table]) -> pa.Table:
     """Return some rows of the dataset as it was given, with columns added.
+
+    `take` returns the rows of these numbers.
 
     They are the first `PER_PROBLEM` rows at most of each of the first problems, until there are
     `looked_at` many.
@@ -20,7 +26,7 @@ def examples_table(trainer: TOPRTrainer, dataset: pa.Table) -> pa.Table:
     taken: dict[int, int] = {}
     chosen: list[int] = []
     most = looked_at(len(trainer.rows))
-    for position, group in enumerate(trainer.rows["group"]):
+    for position, group in enumerate(numbers_of(trainer.rows, "group").tolist()):
         if len(chosen) == most:
             break
         taken[group] = taken.get(group, 0) + 1
@@ -29,7 +35,7 @@ def examples_table(trainer: TOPRTrainer, dataset: pa.Table) -> pa.Table:
     rows = trainer.rows.select(chosen)
     with trainer.accelerator.autocast():
         model = trainer.accelerator.unwrap_model(trainer.model)
-        policy = recompute(model, rows, forward=trainer.forward, processes=trainer.processes)
+        policy = recompute(model, rows, forward=trainer.forward, distributed=trainer.distributed)
     pieces = [trainer.tokenizer.batch_decode([[i] for i in ids]) for ids in rows["completion_ids"]]
     floats = pa.list_(pa.float32())
     added = {
@@ -37,7 +43,7 @@ def examples_table(trainer: TOPRTrainer, dataset: pa.Table) -> pa.Table:
         "behavior_logprobs": pa.array(rows["behavior_logprobs"], floats),
         "policy_logprobs": pa.array([values.tolist() for values in policy], floats),
     }
-    table = dataset.take(pa.array(list(rows["row"])))
+    table = take(list(rows["row"]))
     for name, column in added.items():
         table = table.append_column(name, column)
     return table

@@ -93,7 +93,7 @@ def forward_of(model: nn.Module, rows: Sequence[Row] | Dataset, layout: Layout =
     return alone
 
 
-def refuse_untrainable(model: nn.Module) -> None:
+def validate_gradient(model: nn.Module) -> None:
     """Refuse a model that has no gradient in evaluation mode, such as one with reversible layers.
 
     Raises:
@@ -188,7 +188,7 @@ class _Trial:
     def try_way(self, way: Forward) -> str | None:
         """Return None where a way says the same of all sequences as one by itself, else why not.
 
-        The long sequence lies beside short ones.
+        The long sequence is computed together with short ones.
         """
         short = list(range(len(self.short)))
         long = len(short)

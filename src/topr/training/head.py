@@ -5,6 +5,8 @@ Not here: the model below the head, and what the weights of the gradient are.
 
 Axes: N completion tokens of a batch, H hidden width, V vocabulary; n tokens of a chunk, v entries
 of a block of the vocabulary.
+
+The output layer's weights, [V, H], are `matrix` here; a `weight` is that of a token's gradient.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,18 +33,18 @@ they are, to the factor of grad log pi of each token, [n] float32."""
 class Head:
     """A linear output layer."""
 
-    weight: Tensor  # [V, H]
+    matrix: Tensor  # [V, H]
     bias: Tensor | None  # [V]
 
     @property
     def chunk(self) -> int:
         """Tokens whose logits are alive at a time."""
-        return max(1, CHUNK_LOGITS // self.weight.shape[0])
+        return max(1, CHUNK_LOGITS // self.matrix.shape[0])
 
     def blocks(self) -> list[slice]:
         """Return the blocks of the vocabulary; on a GPU all of it is one."""
-        size = self.weight.shape[0]
-        return list(_pieces(0, size, CPU_BLOCK if self.weight.device.type == "cpu" else size))
+        size = self.matrix.shape[0]
+        return list(_pieces(0, size, CPU_BLOCK if self.matrix.device.type == "cpu" else size))
 
     def logits(self, scaled: Tensor, temperature: Tensor, block: slice) -> Tensor:
         """Return logits / temperature of some vocabulary entries, [n, v] float32.
@@ -50,17 +52,17 @@ class Head:
         On CUDA the product comes out in float32 where nothing is differentiated.
 
         Args:
-            scaled: hidden states / temperature, [n, H], in the weight's type.
+            scaled: hidden states / temperature, [n, H], in the matrix's type.
             temperature: [n] float32.
             block: which entries.
 
         """
-        weight = self.weight[block]
+        matrix = self.matrix[block]
         with torch.autocast(scaled.device.type, enabled=False):
             if scaled.is_cuda and scaled.dtype != torch.float32 and not torch.is_grad_enabled():
-                logits = torch.mm(scaled, weight.t(), out_dtype=torch.float32)
+                logits = torch.mm(scaled, matrix.t(), out_dtype=torch.float32)
             else:
-                logits = functional.linear(scaled, weight).float()
+                logits = functional.linear(scaled, matrix).float()
             if self.bias is None:
                 return logits
             add = logits.addr if torch.is_grad_enabled() else logits.addr_
@@ -112,7 +114,7 @@ def weighted_loss(
 
     """
     loss, logprobs = _WeightedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, targets, temperature, tuple(lengths), weigh
+        hidden, head.matrix, head.bias, targets, temperature, tuple(lengths), weigh
     )
     return loss, logprobs
 
@@ -181,28 +183,32 @@ class _WeightedLoss(torch.autograd.Function):
     logits, log pi, weights, and the gradient from the same logits, which are then let go. That is
     three products with the head, as many as a plain backward takes. Only a sequence that is longer
     than a chunk has its logits computed twice. Tokens of weight 0 take one product.
+
+    With chunks of 6 tokens and sequences of 4, 2 and 7: the first two make one chunk, whose logits
+    give log pi, weights and gradient; the third is run in pieces of 6 and 1 for log pi, and, as its
+    weights are then known, once more for the gradient.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
-        weight: Tensor,
+        matrix: Tensor,
         bias: Tensor | None,
         targets: Tensor,
         temperature: Tensor,
         lengths: tuple[int, ...],
         weigh: Weigh,
     ) -> tuple[Tensor, Tensor]:
-        head, scaled = _for_products(Head(weight=weight, bias=bias), hidden, temperature)
-        needed = zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+        head, scaled = _for_products(Head(matrix=matrix, bias=bias), hidden, temperature)
+        needed = zip((hidden, matrix, bias), ctx.needs_input_grad[:3], strict=True)
         found = [torch.zeros_like(x) if x is not None and need else None for x, need in needed]
         gradients = _Gradients(head, scaled, targets, temperature, *found)
         logprobs = torch.empty(len(targets), device=hidden.device)
         loss = torch.zeros((), device=hidden.device)
         room = None
         if len(head.blocks()) > 1:  # Made once: on a CPU fresh memory is slow.
-            room = scaled.new_empty(min(head.chunk, len(targets)) * weight.shape[0])
+            room = scaled.new_empty(min(head.chunk, len(targets)) * matrix.shape[0])
 
         def softmax_of(tokens: slice, keep: bool) -> _Softmax:
             part = scaled[tokens], targets[tokens], temperature[tokens]
@@ -210,9 +216,9 @@ class _WeightedLoss(torch.autograd.Function):
 
         for sequences, first, last in _runs(lengths, head.chunk):
             pieces = list(_pieces(first, last, head.chunk))
-            whole = len(pieces) == 1
+            fits = len(pieces) == 1
             for tokens in pieces:
-                softmax = softmax_of(tokens, keep=whole)
+                softmax = softmax_of(tokens, keep=fits)
                 logprobs[tokens] = softmax.logprobs
             weights = weigh(logprobs[first:last], sequences)
             loss -= (weights * logprobs[first:last]).sum()
@@ -220,7 +226,7 @@ class _WeightedLoss(torch.autograd.Function):
                 part = weights[tokens.start - first : tokens.stop - first]
                 if not part.any():
                     continue
-                if not whole:
+                if not fits:
                     softmax = softmax_of(tokens, keep=True)
                 gradients.add(tokens.start, softmax, part)
         ctx.found = found
@@ -243,6 +249,9 @@ class _Gradients:
     d(-w log pi)/d logits = w (softmax - onehot). The softmax of all but the target goes into the
     products as the exponentials that the forward pass left, and its factors into the small side of
     them. The target's own entry, -w (1 - pi), is taken in float32.
+
+    With w = 2 and softmax (0.7, 0.2, 0.1), of which the first is the target, the logits' gradient
+    is (-0.6, 0.4, 0.2): 0.4 and 0.2 go through the product, -0.6 = -w (1 - pi) by itself.
     """
 
     def __init__(
@@ -252,7 +261,7 @@ class _Gradients:
         targets: Tensor,
         temperature: Tensor,
         of_hidden: Tensor | None,
-        of_weight: Tensor | None,
+        of_matrix: Tensor | None,
         of_bias: Tensor | None,
     ) -> None:
         """Begin.
@@ -263,13 +272,13 @@ class _Gradients:
             targets: [N].
             temperature: [N].
             of_hidden: what is added to, [N, H]; None where it is not needed.
-            of_weight: likewise, [V, H].
+            of_matrix: likewise, [V, H].
             of_bias: likewise, [V].
 
         """
         self.head, self.scaled, self.targets = head, scaled, targets
         self.temperature = temperature
-        self.of_hidden, self.of_weight, self.of_bias = of_hidden, of_weight, of_bias
+        self.of_hidden, self.of_matrix, self.of_bias = of_hidden, of_matrix, of_bias
 
     def add(self, start: int, softmax: _Softmax, weights: Tensor) -> None:
         """Add the gradient of the tokens from `start` on, whose weights are `weights`, [n]."""
@@ -278,24 +287,24 @@ class _Gradients:
         tokens = rows + start
         scaled, target = self.scaled[tokens], self.targets[tokens]
         weight, temperature = weights[rows], self.temperature[tokens]
-        pull = -weight * softmax.rest[rows]
-        of_scaled = pull[:, None] * self.head.weight[target]
+        of_target = -weight * softmax.rest[rows]
+        of_scaled = of_target[:, None] * self.head.matrix[target]
         for block, exps, top in softmax.blocks:
             exps = exps.index_select(0, rows) if some else exps
             factor = weight * (top[rows] - softmax.log_total[rows]).exp()
             with torch.autocast(scaled.device.type, enabled=False):
                 if self.of_hidden is not None:
-                    of_scaled += factor[:, None] * (exps @ self.head.weight[block])
-                if self.of_weight is not None:
-                    self.of_weight[block] += exps.t() @ (factor[:, None] * scaled).to(exps.dtype)
+                    of_scaled += factor[:, None] * (exps @ self.head.matrix[block])
+                if self.of_matrix is not None:
+                    self.of_matrix[block] += exps.t() @ (factor[:, None] * scaled).to(exps.dtype)
             if self.of_bias is not None:
                 self.of_bias[block] += (factor / temperature).to(exps.dtype) @ exps
         if self.of_hidden is not None:
             self.of_hidden[tokens] = (of_scaled / temperature[:, None]).to(self.of_hidden.dtype)
-        if self.of_weight is not None:
-            _add_rows(self.of_weight, target, pull[:, None] * scaled)
+        if self.of_matrix is not None:
+            _add_rows(self.of_matrix, target, of_target[:, None] * scaled)
         if self.of_bias is not None:
-            _add_rows(self.of_bias[:, None], target, (pull / temperature)[:, None])
+            _add_rows(self.of_bias[:, None], target, (of_target / temperature)[:, None])
 
 
 def _for_products(head: Head, hidden: Tensor, temperature: Tensor) -> tuple[Head, Tensor]:
@@ -306,7 +315,7 @@ def _for_products(head: Head, hidden: Tensor, temperature: Tensor) -> tuple[Head
     auto = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if auto else hidden.dtype
     scaled = (hidden / temperature[:, None]).to(dtype)
-    return Head(weight=head.weight.to(dtype), bias=head.bias), scaled
+    return Head(matrix=head.matrix.to(dtype), bias=head.bias), scaled
 
 
 def _add_rows(to: Tensor, numbers: Tensor, rows: Tensor) -> None:
@@ -328,6 +337,9 @@ def _within(targets: Tensor, block: slice) -> tuple[Tensor, Tensor]:
 def _runs(lengths: Sequence[int], chunk: int) -> Iterator[tuple[slice, int, int]]:
     """Yield runs of whole sequences of at most `chunk` tokens, a longer one alone: the sequences,
     and their first token and the one past their last.
+
+    >>> list(_runs([4, 2, 7], 6))
+    [(slice(0, 2, None), 0, 6), (slice(2, 3, None), 6, 13)]
     """
     begin, first, end = 0, 0, 0
     for number, length in enumerate(lengths):

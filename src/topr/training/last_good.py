@@ -1,4 +1,4 @@
-"""The last good weights of a training, in one file beside its checkpoints.
+"""The last good weights of a training, in one file next to its checkpoints.
 
 Only what is trained is in it: an adapter's weights are small, a whole model's are as large as it
 is. When weights are good is for `topr.training.watch` to say.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from topr.errors import TrainingError
 from topr.store import atomic_path
-from topr.training.processes import Processes
+from topr.training.distributed import DistributedContext
 
 LAST_GOOD = "last-good.safetensors"
 
@@ -21,9 +21,9 @@ LAST_GOOD = "last-good.safetensors"
 class LastGood:
     """Writes trained weights to a file, and puts them back. Each process has them whole."""
 
-    def __init__(self, directory: Path, processes: Processes) -> None:
+    def __init__(self, directory: Path, distributed: DistributedContext) -> None:
         self._path = directory / LAST_GOOD
-        self._processes = processes
+        self._distributed = distributed
         self._step: int | None = None
 
     @property
@@ -36,11 +36,11 @@ class LastGood:
 
     def keep(self, model: nn.Module, step: int) -> None:
         """Replace the file by the weights as they are."""
-        if self._processes.first:
+        if self._distributed.is_rank0:
             weights = {name: p.detach().contiguous() for name, p in _trained(model).items()}
             with atomic_path(self._path, overwrite=True) as path:
                 save_file(weights, path, metadata={"step": str(step)})
-        self._processes.wait()
+        self._distributed.barrier()
         self._step = step
 
     def restore(self, model: nn.Module) -> None:
@@ -50,8 +50,8 @@ class LastGood:
             TrainingError: there is no file, or it is of another model.
 
         """
-        self._processes.from_first(lambda: self._load(model))
-        self._processes.same_weights(model)
+        self._distributed.run_on_rank0(lambda: self._load(model))
+        self._distributed.broadcast_weights(model)
 
     @torch.no_grad()
     def _load(self, model: nn.Module) -> None:
@@ -60,7 +60,8 @@ class LastGood:
         if kept.keys() != trained.keys():
             raise TrainingError(
                 f"{self._path} should hold the last good weights, {len(trained)} tensors, and "
-                f"holds {len(kept)}: they cannot be put back. Continue from a checkpoint beside it"
+                f"holds {len(kept)}: they cannot be put back. Resume from a "
+                "checkpoint in the same directory"
             )
         for name, parameter in trained.items():
             parameter.copy_(kept[name])

@@ -117,15 +117,15 @@ def _headless(model: nn.Module, batch: Batch, run: Callable[[Head, Tensor], Tens
     have gathered the layer's.
 
     Raises:
-        TrainingError: the output layer is no plain linear one.
+        TrainingError: the output layer is not a plain linear one.
 
     """
     layer: Any = causal_lm(model).get_output_embeddings()
     if type(layer).forward is not nn.Linear.forward:
-        raise TrainingError("the output layer is no plain linear one: it was replaced")
+        raise TrainingError("the output layer is not a plain linear one: it was replaced")
 
     def forward(hidden: Tensor) -> Tensor:
-        head = Head(weight=layer.weight, bias=layer.bias)
+        head = Head(matrix=layer.weight, bias=layer.bias)
         return run(head, hidden.flatten(0, 1).index_select(0, batch.predicts))
 
     layer.forward = forward  # of this one layer: its class keeps its own

@@ -21,12 +21,16 @@ prompts stay whole, it is of a topr that dealt them in another way."""
 ORDER_FILE = "batches.json"
 
 
-def shares(rows: Sequence[Row], count: int, *, whole_groups: bool) -> list[list[int]]:
+def assign_to_ranks(rows: Sequence[Row], count: int, *, whole_groups: bool) -> list[list[int]]:
     """Deal the rows of a step out to processes, the same way in each of them.
 
     A prompt's completions stay together, for the prompt is then computed once. What is more than a
     process's equal share of the tokens is cut evenly, except with `whole_groups`. The largest is
     dealt first, always to the process that has the fewest tokens.
+
+    Of prompts of one token, the first with completions of 6 and 2 tokens, the second with one of 4,
+    two processes should have 7 tokens each. The first prompt has 9 and is cut: pieces of 7, 3 and 5
+    tokens, prompts included, are dealt to [[0], [1, 2]].
 
     Args:
         rows: of one loader batch.
@@ -79,7 +83,12 @@ class ShuffledBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, groups: Sequence[int], batch_size: int, *, seed: int, whole_groups: bool
+        self,
+        groups: Sequence[int] | NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int,
+        whole_groups: bool,
     ) -> None:
         self.groups = np.asarray(groups)
         self.batch_size = batch_size
@@ -120,10 +129,11 @@ class ShuffledBatches(Sampler[list[int]]):
         prompts = prompts[np.argsort(-self._sizes[prompts], kind="stable")]
         place = np.empty(len(self._sizes), dtype=np.int64)
         place[prompts] = np.arange(len(prompts))
-        batch = self._batch_of_place[place[self.groups]]
+        place_of_row = place[self.groups]
+        batch = self._batch_of_place[place_of_row]
+        batches = np.split(np.lexsort((place_of_row, batch)), np.bincount(batch).cumsum()[:-1])
         for number in generator.permutation(len(self)):
-            rows = np.flatnonzero(batch == number)
-            yield rows[np.argsort(place[self.groups[rows]], kind="stable")].tolist()
+            yield batches[number].tolist()
 
 
 def write_order(batches: ShuffledBatches, checkpoint: Path) -> None:
@@ -131,7 +141,7 @@ def write_order(batches: ShuffledBatches, checkpoint: Path) -> None:
     write_json_atomic(checkpoint / ORDER_FILE, {"order": batches.order})
 
 
-def refuse_other_order(batches: ShuffledBatches, checkpoint: Path) -> None:
+def validate_order(batches: ShuffledBatches, checkpoint: Path) -> None:
     """Refuse to resume from a checkpoint whose epoch has other batches.
 
     Raises:

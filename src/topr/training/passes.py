@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from topr.errors import TrainingError
 from topr.training.batches import CPU_TOKENS, Batch
+from topr.training.distributed import DistributedContext
 from topr.training.fitting import difference, is_exact, rounding
 from topr.training.logprobs import Forward
 from topr.training.memory import halved
-from topr.training.processes import Processes
 from topr.training.step import Step
 
 SHARDED_TOKENS = 8192
@@ -36,7 +36,7 @@ class Passes:
         self,
         forward: Forward,
         accelerator: Accelerator,
-        processes: Processes,
+        distributed: DistributedContext,
         *,
         tokens: int | None,
         sharded: bool,
@@ -44,9 +44,9 @@ class Passes:
         """Run a model by `forward`, at most `tokens` at a time; None: as many as there are."""
         self.forward = forward
         self.accelerator = accelerator
-        self.processes = processes
+        self.distributed = distributed
         self.sharded = sharded
-        if tokens is None and processes.device.type == "cpu":
+        if tokens is None and distributed.device.type == "cpu":
             tokens = CPU_TOKENS
         elif tokens is None and sharded:
             tokens = SHARDED_TOKENS
@@ -63,7 +63,7 @@ class Passes:
             if part:
                 step.score(part, logprobs)
         step.decide()
-        loss = torch.zeros((), device=self.processes.device)
+        loss = torch.zeros((), device=self.distributed.device)
         parts = self._parts(step, step.with_backward())
         for number, part in enumerate(parts, start=1):
             batch, weigh = self._batch(step, part), step.weigh(part) if part else _nothing
@@ -94,13 +94,13 @@ class Passes:
             raise TrainingError(
                 "in a pass that takes gradients the log-probabilities are not those of the same "
                 f"model as it samples: they are off by {gap:.2g}. Something makes the model "
-                "random, or another one, when it is trained: a hook, a wrapper, or code of its own"
+                "random, or another one, when it is trained: a hook, a wrapper, or custom code"
             )
         self._checked = True
 
     def _backward(self, loss: Tensor, *, last: bool) -> None:
         # Sharding wrappers take the mean over processes; a step's gradient is their sum.
-        scaled = loss * self.processes.count if self.sharded else loss
+        scaled = loss * self.distributed.world_size if self.sharded else loss
         if self.accelerator.distributed_type != DistributedType.DEEPSPEED:
             self.accelerator.backward(scaled)
             return
@@ -117,13 +117,13 @@ class Passes:
         """Return the positions of each micro-batch; none where it is for the other processes."""
         chosen = [step.rows[i] for i in positions]
         parts = self.forward.split(chosen, self.tokens)
-        missing = self.processes.largest(len(parts)) - len(parts) if self.sharded else 0
+        missing = self.distributed.max(len(parts)) - len(parts) if self.sharded else 0
         return [[positions[k] for k in part] for part in parts] + [[] for _ in range(missing)]
 
     def _batch(self, step: Step, part: Sequence[int]) -> Batch:
         """Return a micro-batch on the device; the shortest row where it has none of its own."""
         rows = [step.rows[i] for i in part] or [min(step.rows, key=_tokens)]
-        return self.forward.batch(rows).to(self.processes.device)
+        return self.forward.batch(rows).to(self.distributed.device)
 
     def halve(self, step: Step, error: RuntimeError) -> None:
         """Halve the tokens of a pass, as memory ran out; see `halved`."""

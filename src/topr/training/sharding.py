@@ -32,7 +32,7 @@ def _launched_with(what: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{what}", "false").lower() == "true"
 
 
-def refuse_sharding_alone(args: TOPRConfig) -> None:
+def validate_sharding_size(args: TOPRConfig) -> None:
     """Refuse weights that FSDP is to shard over one process.
 
     Before accelerate knows: it would leave its wish for FSDP to all later trainings of the process.
@@ -65,7 +65,7 @@ def shard_on_cpu(accelerator: Accelerator, args: TOPRConfig) -> None:
         PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 
-def refuse_unfit_sharding(accelerator: Accelerator, args: TOPRConfig) -> None:
+def validate_sharding(accelerator: Accelerator, args: TOPRConfig) -> None:
     """Refuse to train other than sharded where that was asked for, or to fail in the first step."""
     zero = stage_of_zero(accelerator)
     if zero and "optimizer" in _config_of_zero(accelerator).config:
@@ -113,7 +113,7 @@ def _config_of_zero(accelerator: Accelerator) -> Any:
 
 
 @contextmanager
-def whole(parameter: Tensor) -> Iterator[Tensor]:
+def gathered_parameter(parameter: Tensor) -> Iterator[Tensor]:
     """Give a weight whole for a while, also where each process has a piece of it.
 
     All processes take part.

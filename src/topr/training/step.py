@@ -12,33 +12,45 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from topr.objectives import Normalization, Objective, sequence_scale
+from topr.objectives import (
+    Normalization,
+    Objective,
+    largest_weight,
+    sequence_scale,
+    taper_of,
+    token_mean,
+)
 from topr.training.batches import Row, flat_tokens, spread
 from topr.training.head import Weigh
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Skip:
+class BackwardSkipping:
     """Which negatives need no backward pass.
 
     The taper of a negative is its clipped ratio: 1 when pi = mu, near 0 once pi has left it.
+
+    >>> BackwardSkipping(rule=0.1).keep_scale(taper=0.05, uniform=0.7)  # skipped
+    0.0
+    >>> BackwardSkipping(rule="sample").keep_scale(taper=0.25, uniform=0.2)  # one of four is kept
+    4.0
     """
 
     rule: float | str | None = None
     """None: all have one. A number: those whose taper is at most that have none; 0 is exact, and
-    above it the dropped share of the pull is logged. `sample`: each keeps its backward pass with a
-    probability equal to its taper (at most 1), and counts one over that: unbiased."""
+    above it the dropped share of the gradient weight is logged. `sample`: each keeps its backward
+    pass with a probability equal to its taper (at most 1), and counts one over that: unbiased."""
     seed: int = 0
 
-    def chance(self, step: int, row: Row) -> float:
+    def uniform(self, step: int, row: Row) -> float:
         """Return the random number in [0, 1) that decides for one row in one step."""
         return float(np.random.default_rng((self.seed, step, row["row"])).random())
 
-    def factor(self, taper: float, chance: float) -> float:
+    def keep_scale(self, taper: float, uniform: float) -> float:
         """Return what a negative's gradient is multiplied by; 0 means no backward pass."""
         if self.rule == "sample":
             keep = min(taper, 1.0)
-            return 1.0 / keep if chance < keep else 0.0
+            return 1.0 / keep if uniform < keep else 0.0
         return 0.0 if self.rule is not None and taper <= float(self.rule) else 1.0
 
 
@@ -48,8 +60,9 @@ class Step:
     Processes that train together each compute some of them, their own; `gather` tells each what the
     others saw.
 
-    A completion's weight needs its own log-probabilities and, for a coupled objective, those of its
-    group: then `score` and `decide` come first, and `weigh` hands out what was decided.
+    A completion's weight needs its own log-probabilities; where the objective needs the group, it
+    needs those of its group: then `score` and `decide` come first, and `weigh` returns what was
+    decided.
     """
 
     def __init__(
@@ -62,7 +75,7 @@ class Step:
         constant: float,
         items: int,
         device: torch.device,
-        skip: Skip,
+        skipping: BackwardSkipping,
         number: int,
         last_taper: NDArray[np.float32],
         own: Sequence[int] | None = None,
@@ -77,18 +90,18 @@ class Step:
             constant: of the normalization `constant`.
             items: completions of the whole optimizer step.
             device: of the model.
-            skip: which negatives need no backward pass.
+            skipping: which negatives need no backward pass.
             number: of the optimizer step.
             last_taper: each row's taper when it was last seen, [B]; NaN where it was not.
-            own: positions that this process computes, with whole groups where weights are coupled;
-                defaults to all.
+            own: positions that this process computes, with whole groups where the objective
+                needs them; defaults to all.
 
         """
         self.rows = rows
         self.own = range(len(rows)) if own is None else own
         self.objective = objective
         self.device = device
-        self.skip = skip
+        self.skipping = skipping
         self.lengths = [len(row["completion_ids"]) for row in rows]
         rewards = torch.tensor([row["reward"] for row in rows], dtype=torch.float32)
         self.advantage_B = (rewards - baseline).to(device)
@@ -96,13 +109,15 @@ class Step:
         _, mask = spread(torch.zeros(sum(self.lengths)), self.lengths)
         self.scale_B = sequence_scale(mask, normalization, constant).to(device)
         self.items = items
-        self.chances = [skip.chance(number, row) if skip.rule == "sample" else 0.0 for row in rows]
+        self.uniforms = [
+            skipping.uniform(number, row) if skipping.rule == "sample" else 0.0 for row in rows
+        ]
         self.last_taper = last_taper
         size = (len(rows),)
         self.log_ratio_B = torch.full(size, torch.nan, device=device)
         self.weight_B = torch.full(size, torch.nan, device=device)
         """Mean over its tokens of each completion's weight, whether skipped or not."""
-        self.factor_B = torch.ones(size, device=device)
+        self.keep_scale_B = torch.ones(size, device=device)
         self.taper_B = torch.full(size, torch.nan, device=device)
         """Largest |weight / A| over each completion's tokens."""
         self._negative = (self.advantage_B < 0).tolist()
@@ -111,20 +126,20 @@ class Step:
 
     def first(self) -> list[int]:
         """Return the positions whose log-probabilities are wanted before any backward pass: all
-        where weights are coupled, else those that are likely to be skipped.
+        where the objective needs the group, else those that are likely to be skipped.
 
         A completion's taper changes little from epoch to epoch, so the last one tells. Guessing
         wrong costs time only.
         """
-        if self.objective.coupled:
+        if self.objective.needs_group:
             return list(self.own)
-        if self.skip.rule is None:
+        if self.skipping.rule is None:
             return []
         return [
             i
             for i in self.own
             if self._negative[i] and not np.isnan(self.last_taper[i])
-            and self.skip.factor(float(self.last_taper[i]), self.chances[i]) == 0.0
+            and self.skipping.keep_scale(float(self.last_taper[i]), self.uniforms[i]) == 0.0
         ]  # fmt: skip
 
     def score(self, positions: Sequence[int], logprobs: Tensor) -> None:
@@ -144,8 +159,8 @@ class Step:
 
     def with_backward(self) -> list[int]:
         """Return the positions that need a backward pass, as far as is known."""
-        factors = self.factor_B.tolist()
-        return [i for i in self.own if factors[i] > 0]
+        scales = self.keep_scale_B.tolist()
+        return [i for i in self.own if scales[i] > 0]
 
     def weigh(self, positions: Sequence[int]) -> Weigh:
         """Return the function from log pi to factors for a micro-batch of these rows."""
@@ -170,17 +185,16 @@ class Step:
         advantage = self.advantage_B[at]
         weights = self.objective.weights(log_ratio, advantage, mask, self.group_B[at])
         self.log_ratio_B[at] = log_ratio.sum(dim=-1)
-        self.weight_B[at] = weights.sum(dim=-1) / mask.sum(dim=-1)
-        largest = weights.abs().amax(dim=-1)
-        taper = torch.where(advantage == 0, 0.0, largest / advantage.abs().clamp(min=1e-30))
+        self.weight_B[at] = token_mean(weights, mask)
+        taper = taper_of(largest_weight(weights), advantage)
         self.taper_B[at] = taper
-        factor = torch.ones_like(advantage)
-        if self.skip.rule is not None:
+        keep_scale = torch.ones_like(advantage)
+        if self.skipping.rule is not None:
             for k, (i, value) in enumerate(zip(positions, taper.tolist(), strict=True)):
                 if self._negative[i]:
-                    factor[k] = self.skip.factor(value, self.chances[i])
-        self.factor_B[at] = factor
-        scaled = weights * (factor * self.scale_B[at] / self.items)[:, None]
+                    keep_scale[k] = self.skipping.keep_scale(value, self.uniforms[i])
+        self.keep_scale_B[at] = keep_scale
+        scaled = weights * (keep_scale * self.scale_B[at] / self.items)[:, None]
         return scaled[mask]
 
     def gather(self, loss: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
@@ -193,15 +207,15 @@ class Step:
         """
         others = torch.ones(len(self.rows), dtype=torch.bool, device=self.device)
         others[torch.tensor(list(self.own), dtype=torch.long, device=self.device)] = False
-        seen = [self.log_ratio_B, self.weight_B, self.factor_B, self.taper_B]
+        seen = [self.log_ratio_B, self.weight_B, self.keep_scale_B, self.taper_B]
         own = torch.stack([values.masked_fill(others, 0.0) for values in seen])
         found = total(torch.cat([own.flatten(), loss[None]]))
         table = found[:-1].view_as(own)
-        self.log_ratio_B, self.weight_B, self.factor_B, self.taper_B = table.unbind()
+        self.log_ratio_B, self.weight_B, self.keep_scale_B, self.taper_B = table.unbind()
         return found[-1]
 
     @property
-    def pull_B(self) -> Tensor:
+    def gradient_weight_B(self) -> Tensor:
         """What multiplies each completion's mean token gradient in the loss, before skipping."""
         lengths = torch.tensor(self.lengths, device=self.device)
         return self.weight_B.abs() * self.scale_B * lengths

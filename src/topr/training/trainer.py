@@ -34,29 +34,30 @@ from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig, load_models_whole
 from topr.training.batches import Row
-from topr.training.behavior import Behavior, Gap, Writers, recorded
+from topr.training.behavior import COLUMN, Behavior, BehaviorPolicies, LogprobMismatch, recorded
 from topr.training.checks import (
     baseline_of,
     check_arguments,
     check_gradient,
-    refuse_unfit,
-    skip_of,
+    skipping_of,
+    validate_model,
     warn_idle_baseline,
 )
 from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
-from topr.training.diagnostics import Idleness, StepStatistics, warn_one_sided
-from topr.training.fitting import forward_of, refuse_untrainable
+from topr.training.diagnostics import NoEffectWarnings, StepStatistics, warn_one_sided
+from topr.training.distributed import distributed_context
+from topr.training.fitting import forward_of, validate_gradient
 from topr.training.last_good import LastGood
 from topr.training.logprobs import Forward
+from topr.training.mapped_rows import numbers_of, with_column
 from topr.training.memory import ran_out, trim
-from topr.training.ordering import ShuffledBatches, refuse_other_order, shares, write_order
+from topr.training.ordering import ShuffledBatches, assign_to_ranks, validate_order, write_order
 from topr.training.passes import Passes
-from topr.training.processes import processes_of
 from topr.training.sharding import (
     checkpoint_in_pieces,
-    refuse_unfit_sharding,
     shard_on_cpu,
+    validate_sharding,
 )
 from topr.training.step import Step
 from topr.training.watch import WATCH_FILE, Watch, advice
@@ -86,7 +87,7 @@ class TOPRTrainer(Trainer):
         peft_config: of peft, to train an adapter; without it the model is what wrote the rows where
             `behavior_model` names none.
         behavior_model: who wrote the completions, for `behavior_logprobs=recompute`: one model, or
-            `Writers` of several; defaults to `model` as it is before the first step.
+            `BehaviorPolicies` of several; defaults to `model` as it is before the first step.
         optimizers: optimizer and schedule, instead of those that `args` names.
 
     Raises:
@@ -102,93 +103,109 @@ class TOPRTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         peft_config: Any = None,
-        behavior_model: nn.Module | Writers | None = None,
+        behavior_model: nn.Module | BehaviorPolicies | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         args = args if args is not None else TOPRConfig(output_dir="topr-output")
         if train_dataset is None:
             raise ConfigError("TOPRTrainer needs a train_dataset of prompt, completion and reward")
+        self.settings = args
         self.objective: Objective = check_arguments(args)
+        self.normalization = args.loss_normalization or self.objective.normalization
+        self.directory = Path(args.output_dir or "topr-output")
+        self.distributed = distributed_context(args)
         path = model if isinstance(model, str) else model.config.name_or_path
-        if processing_class is None:
-            processing_class = load_tokenizer(ModelConfig(path=path))
+        self.tokenizer: PreTrainedTokenizerBase = (
+            processing_class or load_tokenizer(ModelConfig(path=path))
+        )  # fmt: skip
         loaded: Any = load_model(ModelConfig(path=model)) if isinstance(model, str) else model
         if peft_config is not None:
             set_seed(args.seed)  # An adapter begins with random numbers.
             loaded = put_adapter(loaded, peft_config)
-        refuse_unfit(args, loaded)
-        self.settings = args
-        self.directory = Path(args.output_dir or "topr-output")
-        self._skip = skip_of(args, self.objective)
-        self.tokenizer: PreTrainedTokenizerBase = processing_class
-        self.normalization = args.loss_normalization or self.objective.normalization
-        self.rows, self.composition = prepare_rows(
-            train_dataset,
-            processing_class,
-            vocabulary=int(loaded.get_input_embeddings().weight.shape[0]),
-            max_length=args.max_length,
-            mask_truncated=args.mask_truncated,
-            keep_greedy=not self.objective.uses.ratio,
-            eos_ids=eos_ids(loaded, processing_class),
-        )
-        self.baseline, self.effective_positive_share = baseline_of(
-            args, self.composition, self.objective
-        )
-        rewards = np.asarray(self.rows["reward"], dtype=np.float32)
-        warn_one_sided(self.objective, rewards - self.baseline)
-        groups = np.asarray(self.rows["group"])
-        check_gradient(args.objective, self.objective, rewards, groups, self.baseline)
-        warn_idle_baseline(args, self.objective, rewards)
-        # Wrong groups must be refused now, not after the behaviour was recomputed.
-        self.processes = processes_of(args)
-        self._batches = ShuffledBatches(
-            self.rows["group"],
-            args.batch_size(self.processes.count),
-            seed=args.seed,
-            whole_groups=self.objective.coupled or args.shuffle_by == "prompt",
-        )
+        validate_model(args, loaded)
+        self._prepare_rows(train_dataset, loaded)
         super().__init__(
             model=loaded,
             args=args,
             train_dataset=self.rows,
-            processing_class=processing_class,
+            processing_class=self.tokenizer,
             data_collator=self._rows_of,
             callbacks=callbacks,
             optimizers=optimizers,
         )
         self.loss_is_scaled_for_ga = True  # The loss is divided by the whole step's completions.
-        self.behavior_gap: Gap | None = None
+        self.behavior_gap: LogprobMismatch | None = None
         self._behavior_model = behavior_model
         init = getattr(peft_config, "init_lora_weights", True)
         # Of some beginnings (pissa, olora) the base is no longer the model that was given.
         self._base_is_as_given = peft_config is not None and init in (True, False, "gaussian")
         self.sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        self._prepare_passes(loaded)
+        self._prepare_statistics()
+
+    def _prepare_rows(self, dataset: Iterable[Mapping[str, Any]], model: Any) -> None:
+        """Read and check the rows, and what objective and baseline make of them."""
+        args = self.settings
+        self.rows, self.composition = prepare_rows(
+            dataset,
+            self.tokenizer,
+            vocabulary=int(model.get_input_embeddings().weight.shape[0]),
+            max_length=args.max_length,
+            mask_truncated=args.mask_truncated,
+            keep_greedy=not self.objective.uses.ratio,
+            eos_ids=eos_ids(model, self.tokenizer),
+            folder=self.directory,
+            distributed=self.distributed,
+        )
+        self.baseline, self.effective_positive_share = baseline_of(
+            args, self.composition, self.objective
+        )
+        rewards, groups = numbers_of(self.rows, "reward"), numbers_of(self.rows, "group")
+        warn_one_sided(self.objective, rewards - self.baseline)
+        check_gradient(args.objective, self.objective, rewards, groups, self.baseline)
+        warn_idle_baseline(args, self.objective, rewards)
+        # Wrong groups must be refused now, not after the behaviour was recomputed.
+        self._batches = ShuffledBatches(
+            groups,
+            args.batch_size(self.distributed.world_size),
+            seed=args.seed,
+            whole_groups=self.objective.needs_group or args.shuffle_by == "prompt",
+        )
+
+    def _prepare_passes(self, model: nn.Module) -> None:
+        """Find out how the model is run."""
         if not self.sharded:
-            self._keep_whole(loaded)
-        self.forward = self.processes.from_first(lambda: self._way_of(loaded))
-        if args.torch_compile:
-            compile_layers(loaded, args)
+            self._keep_unwrapped(model)
+        self.forward = self.distributed.run_on_rank0(lambda: self._fitting_forward(model))
+        if self.settings.torch_compile:
+            compile_layers(model, self.settings)
         self._passes = Passes(
             self.forward,
             self.accelerator,
-            self.processes,
-            tokens=args.micro_batch_tokens,
+            self.distributed,
+            tokens=self.settings.micro_batch_tokens,
             sharded=self.sharded,
         )
         self._window: list[tuple[Sequence[Row], int]] = []
         self._window_step = -1
-        self._last_taper = np.full(1 + max(self.rows["row"]), np.nan, dtype=np.float32)
+        self._parameter_count: int = sum(p.numel() for p in model.parameters())
+
+    def _prepare_statistics(self) -> None:
+        """Start what steps are counted and judged by."""
+        args = self.settings
+        self._skipping = skipping_of(args, self.objective)
+        size = 1 + int(numbers_of(self.rows, "row").max())
+        self._last_taper = np.full(size, np.nan, dtype=np.float32)
         self._statistics = StepStatistics()
-        self._idleness = Idleness(self.objective)
-        self._parameter_count: int = sum(p.numel() for p in loaded.parameters())
+        self._no_effect = NoEffectWarnings(self.objective)
         self._logged_at = time.perf_counter()
         self.watch = Watch(
             args.watch,
-            keep=LastGood(self.directory, self.processes) if args.watch == "stop" else None,
+            keep=LastGood(self.directory, self.distributed) if args.watch == "stop" else None,
             every=args.watch_steps,
             advice=advice(args, self.effective_positive_share),
         )
-        self.add_callback(self._idleness)
+        self.add_callback(self._no_effect)
         self.add_callback(self.watch)
 
     def train(
@@ -208,7 +225,7 @@ class TOPRTrainer(Trainer):
         if last is True:
             last = get_last_checkpoint(str(self.directory))  # type: ignore[no-untyped-call]
         if last:
-            refuse_other_order(self._batches, Path(last))
+            validate_order(self._batches, Path(last))
             self.watch.load(Path(last) / WATCH_FILE)
         if not self.sharded:
             self._behavior_known()
@@ -228,7 +245,7 @@ class TOPRTrainer(Trainer):
         load_models_whole()
         leave_compiling_to_us(self.accelerator)
         shard_on_cpu(self.accelerator, self.settings)
-        refuse_unfit_sharding(self.accelerator, self.settings)
+        validate_sharding(self.accelerator, self.settings)
         self.is_fsdp_enabled = self.accelerator.is_fsdp2
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -238,19 +255,19 @@ class TOPRTrainer(Trainer):
             self._behavior_known()
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def _way_of(self, model: nn.Module) -> Forward:
-        way = forward_of(model, self.rows, self.settings.layout)
-        refuse_untrainable(model)
-        return way
+    def _fitting_forward(self, model: nn.Module) -> Forward:
+        forward = forward_of(model, self.rows, self.settings.layout)
+        validate_gradient(model)
+        return forward
 
     def _behavior_known(self) -> None:
-        if "behavior_logprobs" not in self.rows.column_names:
+        if COLUMN not in self.rows.column_names:
             self.prepare_behavior()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = self.directory / f"checkpoint-{self.state.global_step}"
-        if self.processes.first and folder.is_dir():
+        if self.distributed.is_rank0 and folder.is_dir():
             write_order(self._batches, folder)
             write_json_atomic(folder / WATCH_FILE, self.watch.state())
 
@@ -277,14 +294,14 @@ class TOPRTrainer(Trainer):
     def _rows_of(self, numbers: list[int]) -> dict[str, Any]:
         return {"rows": Rows(self.rows.__getitems__(numbers))}
 
-    def _keep_whole(self, model: nn.Module) -> None:
+    def _keep_unwrapped(self, model: nn.Module) -> None:
         """Keep accelerate from wrapping the model: each process has it whole.
 
         A wrapper would add up gradients after every micro-batch that went through it, wait for
         processes that have fewer, and hold a second copy of all gradients. `training_step` adds
         them up once.
         """
-        self.processes.same_weights(model)
+        self.distributed.broadcast_weights(model)
         self.accelerator.prepare_model = partial(
             self.accelerator.prepare_model, evaluation_mode=True
         )
@@ -315,9 +332,9 @@ class TOPRTrainer(Trainer):
                 self._passes.halve(self._step(rows, len(rows)), error)
                 model.zero_grad()
                 pending = list(self._window)
-        loss = step.gather(loss, self.processes.sum)
+        loss = step.gather(loss, self.distributed.sum)
         if self.accelerator.sync_gradients and not self.sharded:
-            self.processes.sum_gradients(model.parameters())
+            self.distributed.sum_gradients(model.parameters())
         if not torch.isfinite(loss) or not torch.isfinite(step.log_ratio_B).all():
             self._stop_diverged(f"the loss is {loss.item()}", rows)
         if self.accelerator.sync_gradients and self.args.device.type == "cpu":
@@ -325,7 +342,7 @@ class TOPRTrainer(Trainer):
         self._last_rows = rows
         self._last_taper[[row["row"] for row in rows]] = step.taper_B.cpu().numpy()
         self._statistics.add_step(step)
-        self._idleness.add_step(step, self.state.global_step)
+        self._no_effect.add_step(step, self.state.global_step)
         self.watch.add_step(step)
         return loss
 
@@ -336,7 +353,9 @@ class TOPRTrainer(Trainer):
         return self._passes.run(model, step), step
 
     def _step(self, rows: Sequence[Row], items: int) -> Step:
-        own = shares(rows, self.processes.count, whole_groups=self.objective.coupled)
+        own = assign_to_ranks(
+            rows, self.distributed.world_size, whole_groups=self.objective.needs_group
+        )
         return Step(
             rows,
             objective=self.objective,
@@ -345,16 +364,17 @@ class TOPRTrainer(Trainer):
             constant=self.settings.normalization_constant,
             items=items,
             device=self.args.device,
-            skip=self._skip,
+            skipping=self._skipping,
             number=self.state.global_step,
             last_taper=self._last_taper[[row["row"] for row in rows]],
-            own=own[self.processes.rank],
+            own=own[self.distributed.rank],
         )
 
     def prepare_behavior(self, progress: Callable[[int], None] | None = None) -> None:
         """Fix log mu for the whole run, and measure the gap between its two sources.
 
-        `train` does this where it was not done. `progress` is told of completions recomputed.
+        `train` does this where it was not done. `progress` receives the number of completions
+        recomputed.
         """
         rows = self.rows
         behavior = Behavior(
@@ -364,7 +384,7 @@ class TOPRTrainer(Trainer):
             layout=self.settings.layout,
             directory=self.directory,
             tokens=self._passes.tokens,
-            processes=self.processes,
+            distributed=self.distributed,
             sharded=self.sharded,
             numerics=self.accelerator.mixed_precision,
         )
@@ -375,7 +395,7 @@ class TOPRTrainer(Trainer):
             else:
                 logprobs = behavior.recomputed(rows, progress)
             self.behavior_gap = behavior.gap(rows)
-        self.rows = rows.add_column("behavior_logprobs", [one.tolist() for one in logprobs])
+        self.rows = with_column(rows, COLUMN, logprobs)
         self.train_dataset = self.rows
         if self.behavior_gap is not None:
             self.behavior_gap.say(trained_on=self.settings.behavior_logprobs == "sampler")
@@ -406,7 +426,7 @@ class TOPRTrainer(Trainer):
     def _stop_diverged(self, what: str, rows: Sequence[Row]) -> None:
         path = self.directory / "diverged.json"
         found = [{"row": row["row"], "name": row["name"], "reward": row["reward"]} for row in rows]
-        if self.processes.first:
+        if self.distributed.is_rank0:
             write_json_atomic(path, {"step": self.state.global_step, "what": what, "rows": found})
         if not self.is_deepspeed_enabled:  # That takes its step within the backward pass.
             what += "; the weights were not changed by this step"
@@ -440,7 +460,7 @@ class TOPRTrainer(Trainer):
         """Return 6 x tokens x parameters, the usual estimate of a step's work, of this process."""
         rows = inputs["rows"]
         tokens: int = sum(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
-        return 6 * tokens * self._parameter_count // self.processes.count
+        return 6 * tokens * self._parameter_count // self.distributed.world_size
 
 
 class Rows(UserList[Row]):

@@ -230,7 +230,7 @@ def _steps(kept_P: NDArray[np.int64], args: TOPRConfig) -> tuple[int, float]:
         groups.tolist(),
         args.batch_size(1),
         seed=0,
-        whole_groups=objective_of(args).coupled or args.shuffle_by == "prompt",
+        whole_groups=objective_of(args).needs_group or args.shuffle_by == "prompt",
     )
     steps, per_epoch = args.optimizer_steps(len(batches)), args.steps_per_epoch(len(batches))
     return steps, len(groups) * steps / per_epoch

@@ -15,9 +15,9 @@ from topr.curation import most_per_problem
 from topr.models.loading import load
 from topr.runs.plan.costs import Training
 from topr.stages.train_arguments import adapter_of, training_arguments
-from topr.training import TOPRTrainer, Writers
+from topr.training import BehaviorPolicies, TOPRTrainer
 from topr.training.checks import objective_of
-from topr.training.diagnostics import Idleness
+from topr.training.diagnostics import NoEffectWarnings
 
 STEPS = 5
 """Optimizer steps that are timed at most; the first, which finds its memory, is not."""
@@ -89,9 +89,9 @@ def _trainer(
         processing_class=loaded.tokenizer,
         callbacks=[clock],
         peft_config=adapter_of(config.lora, loaded, start) if config.lora else None,
-        behavior_model=Writers(own=loaded.revision, find=lambda revision: None),
+        behavior_model=BehaviorPolicies(own=loaded.revision, find=lambda revision: None),
     )
-    for callback in (PrinterCallback, Idleness):  # nothing is to be learned here
+    for callback in (PrinterCallback, NoEffectWarnings):  # nothing is to be learned here
         trainer.remove_callback(callback)
     return trainer, clock
 
@@ -102,7 +102,7 @@ def _batch(recipe: Recipe, graded: pa.Table) -> pa.Table:
     """
     size, n = recipe.train.global_batch_size, recipe.generate.n
     args = training_arguments(recipe.train, recipe.model, Path("unused"), recipe.seed)
-    whole = objective_of(args).coupled or recipe.train.shuffle_by == "prompt"
+    whole = objective_of(args).needs_group or recipe.train.shuffle_by == "prompt"
     by_problem: dict[str, list[int]] = {}
     for row, name in enumerate(graded["problem_id"].to_pylist()):
         by_problem.setdefault(name, []).append(row)

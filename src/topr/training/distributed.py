@@ -1,12 +1,13 @@
-"""The processes that train one model together, and what they tell each other.
+"""The processes that train one model together, and what they exchange.
 
-A thin layer over `torch.distributed`; alone, every call returns at once. Not here: who computes
-which completions (`topr.training.ordering.shares`), and how weights are sharded (accelerate).
+A thin layer over `torch.distributed`; with a single process every call returns at once. Not here:
+which process computes which completions (`topr.training.ordering.assign_to_ranks`), and how weights
+are sharded (accelerate).
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -21,77 +22,85 @@ BUCKET = 2**25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Processes:
-    """One of `count` processes. All of them make the same calls in the same order."""
+class DistributedContext:
+    """One of `world_size` processes. All of them make the same calls in the same order."""
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
+    local_rank: int = 0
+    """Among the processes of this machine."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where the numbers that are exchanged lie."""
 
     @property
-    def first(self) -> bool:
+    def is_rank0(self) -> bool:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Continue when all have come here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until all processes have come here."""
+        if self.world_size > 1:
             distributed.barrier()
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over the processes."""
-        if self.count > 1:
+        if self.world_size > 1:
             values = values.clone()
             distributed.all_reduce(values)
         return values
 
-    def largest(self, value: int) -> int:
+    def max(self, value: int) -> int:
         """Return the largest of the processes' numbers."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
         found = torch.tensor(value, device=self.device)
         distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
         return int(found)
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """Return what `make` returns in the first process; the others don't call it.
+    def gather(self, value: T) -> list[T]:
+        """Return every process's value, by rank."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(found, value)
+        return found
+
+    def run_on_rank0(self, make: Callable[[], T]) -> T:
+        """Return what `make` returns in the first process; the others do not call it.
 
         Raises:
             ToprError: what `make` raised, in all processes; another exception as one in the others.
 
         """
-        if self.count == 1:
-            return make()
-        made: list[Any] = [None, None]
-        unforeseen: Exception | None = None
-        if self.first:
-            try:
-                made[0] = make()
-            except ToprError as error:
-                made[1] = error
-            except Exception as error:
-                made[1], unforeseen = ToprError(f"process 0: {error!r}"), error
-        distributed.broadcast_object_list(made, src=0)
-        if unforeseen is not None:
-            raise unforeseen
-        if made[1] is not None:
-            raise made[1]
-        found: T = made[0]
-        return found
+        return self._run_on(0, make)
 
-    def all_of(self, value: T) -> list[T]:
-        """Return every process's value, by rank."""
-        if self.count == 1:
-            return [value]
-        found: list[Any] = [None] * self.count
-        distributed.all_gather_object(found, value)
-        return found
+    def run_once_per_node(self, make: Callable[[], T]) -> T:
+        """Return what `make` returns in the first process of this machine; see `run_on_rank0`."""
+        return self._run_on(self.rank - self.local_rank, make)
+
+    def _run_on(self, rank: int, make: Callable[[], T]) -> T:
+        if self.world_size == 1:
+            return make()
+        made: T | None = None
+        error: ToprError | None = None
+        unexpected: Exception | None = None
+        if self.rank == rank:
+            try:
+                made = make()
+            except ToprError as raised:
+                error = raised
+            except Exception as raised:
+                error, unexpected = ToprError(f"process {rank}: {raised!r}"), raised
+        results = self.gather((made, error))
+        for failed in (unexpected, error, *(each for _, each in results)):
+            if failed is not None:
+                raise failed
+        return cast("T", results[rank][0])
 
     @torch.no_grad()
-    def same_weights(self, model: nn.Module) -> None:
+    def broadcast_weights(self, model: nn.Module) -> None:
         """Give all processes the first one's weights."""
-        if self.count > 1:
+        if self.world_size > 1:
             for tensor in (*model.parameters(), *model.buffers()):
                 distributed.broadcast(tensor.data, src=0)
 
@@ -103,7 +112,7 @@ class Processes:
         none has.
         """
         trained = [p for p in parameters if p.requires_grad]
-        if self.count == 1 or not trained:
+        if self.world_size == 1 or not trained:
             return
         there = torch.tensor([float(p.grad is not None) for p in trained], device=self.device)
         wanted = [p for p, some in zip(trained, self.sum(there).tolist(), strict=True) if some > 0]
@@ -118,8 +127,8 @@ class Processes:
                 p.grad.copy_(part.view_as(p))
 
 
-ALONE = Processes()
-"""One process that trains by itself."""
+SINGLE_PROCESS = DistributedContext()
+"""A training in one process."""
 
 
 def _buckets(parameters: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
@@ -136,7 +145,12 @@ def _buckets(parameters: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
         yield bucket
 
 
-def processes_of(args: TrainingArguments) -> Processes:
+def distributed_context(args: TrainingArguments) -> DistributedContext:
     """Return the processes that a launcher started; the first call connects them."""
     device = args.device
-    return Processes(rank=args.process_index, count=args.world_size, device=device)
+    return DistributedContext(
+        rank=args.process_index,
+        world_size=args.world_size,
+        local_rank=args.local_process_index,
+        device=device,
+    )
