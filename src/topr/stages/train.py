@@ -31,7 +31,7 @@ from topr.store import (
     write_json_atomic,
     write_text_atomic,
 )
-from topr.training import BehaviorPolicies, TOPRTrainer
+from topr.training import BehaviorPolicies, TOPRConfig, TOPRTrainer
 from topr.training.behavior import rows_by_revision
 from topr.training.data import LEFT_OUT
 from topr.training.distributed import distributed_context
@@ -59,7 +59,7 @@ def train_model(
 ) -> Manifest:
     """Train, and write `model/`, `training/` and any `snapshots/` into `directory`.
 
-    Killed and called again, it resumes from the last checkpoint and ends with the same weights.
+    Interrupted and called again, it resumes and ends with the same weights.
 
     Args:
         model: what training starts from; `path` is a directory or a hub name.
@@ -69,9 +69,8 @@ def train_model(
         directory: an iteration's or a comparison's.
         seed: of the order of the rows.
         progress: receives optimizer steps.
-        writers: behavior policies other than the model that is trained: rows are scored with
-            them where log mu is recomputed. Known by their revision; rows without one are taken
-            to be of the only one of them, where there is one.
+        writers: behavior policies other than the model that is trained, known by their revision,
+            for log mu that is recomputed. Of a single one are rows without a revision, too.
         probe: what the model on its way is asked now and then; see `train.watch`.
 
     """
@@ -87,10 +86,7 @@ def train_model(
             distributed.run_on_rank0(lambda: drop_checkpoints(work))  # killed after its manifest
             return stage.done
         rows = GradedRows(datasets)
-        # Whole it may be larger than a device: pieces go there when it is sharded.
-        place = {"device": "cpu"} if shards_weights(args) else {}
-        start = model.model_copy(update={"dtype": config.dtype, **place})
-        loaded = load(start, config.lora.quantize if config.lora else None)
+        loaded = _load(model, config, args)
         set_seed(seed)
         trainer = TOPRTrainer(
             model=loaded.model,
@@ -101,16 +97,13 @@ def train_model(
             peft_config=adapter_of(config.lora, loaded, model) if config.lora else None,
             behavior_model=behavior_policies(loaded, writers, config),
         )
-        trainer.remove_callback(PrinterCallback)
         _say_shares(trainer, progress)
-        _add_snapshots_and_probe(trainer, config, directory, probe, progress)
+        _set_callbacks(trainer, config, directory, probe, progress)
         _run(trainer, config, progress)
         save_model(trainer, directory / "model", config)
         examples = examples_table(trainer, rows.take)
-        details = _details(trainer, loaded, config) | {
-            "datasets": [os.path.relpath(dataset, directory) for dataset in datasets],
-            **gguf_details(model.path),
-        }
+        details = _details(trainer, loaded, config) | gguf_details(model.path)
+        details["datasets"] = [os.path.relpath(dataset, directory) for dataset in datasets]
         return distributed.run_on_rank0(
             lambda: _write(trainer, examples, directory, stage, details)
         )
@@ -136,13 +129,21 @@ def _open(
     )
 
 
-def _add_snapshots_and_probe(
+def _load(model: ModelConfig, config: TrainConfig, args: TOPRConfig) -> LoadedModel:
+    # Whole it may be larger than a device: pieces go there when it is sharded.
+    place = {"device": "cpu"} if shards_weights(args) else {}
+    start = model.model_copy(update={"dtype": config.dtype, **place})
+    return load(start, config.lora.quantize if config.lora else None)
+
+
+def _set_callbacks(
     trainer: TOPRTrainer, config: TrainConfig, directory: Path, probe: ProbeSource | None,
     progress: Progress,
 ) -> None:  # fmt: skip
     def save(path: Path) -> None:
         save_model(trainer, path, config)
 
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Snapshots(config.snapshots, directory / SNAPSHOTS, save))
     if probe is not None and _can_probe(trainer, config, progress):
         trainer.add_callback(Probe(trainer, probe, config.probe_problems, progress))

@@ -106,7 +106,7 @@ def prepare_rows(
 ) -> tuple[Dataset, Composition]:
     """Turn rows of prompt, completion and reward into tokens, and check every one.
 
-    The rows are read once, by one process of each machine, and their tokens lie on disk: what is in
+    One process of each machine reads the rows, once, and their tokens lie on disk: what is in
     memory does not grow with their number.
 
     Args:
@@ -116,20 +116,17 @@ def prepare_rows(
             `logprobs` (log mu per completion token), `sampling` (see `topr.distribution`),
             `problem_id`, `sample`, `finish_reason`, `revision` (of the writing model). Ids are
             kept as they are; text without ids is tokenised once, with the token that ended it.
-            Every cell is read as `topr import` reads it, CSV's too.
+            Cells are read as `topr import` reads them.
         tokenizer: for text, and for the end-of-sequence token.
-        vocabulary: token ids that the model knows; defaults to as many as the tokenizer. A model's
-            embedding is often padded, and a sampler may draw what is beyond the tokenizer.
+        vocabulary: token ids that the model has, often more than the tokenizer, whose number is
+            the default.
         max_length: prompt and completion tokens at most.
         mask_truncated: leave out truncated rows, as their `finish_reason` says.
         keep_greedy: keep rows of temperature 0, scored at temperature 1, for objectives whose
             weights need no log mu. Otherwise they are left out.
         eos_ids: tokens that end a text for the model, other than those the tokenizer names.
         folder: where the tokens lie, at most 8 bytes each; defaults to the system's temporary one.
-        distributed: the processes that train on the rows.
-
-    Returns:
-        Rows of `ROW_SCHEMA`, and what they are made of.
+        distributed: the processes that train on the rows of `ROW_SCHEMA` that are returned.
 
     Raises:
         DataError: a column is missing, a value is of the wrong kind, or no row is left.
