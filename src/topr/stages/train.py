@@ -77,8 +77,7 @@ def train_model(
     work = directory / "training"
     args = training_arguments(config, model, work, seed)
     distributed = distributed_context(args)
-    if not distributed.is_rank0:
-        progress = Silent()
+    progress = progress if distributed.is_rank0 else Silent()
     with ExitStack() as held:  # by the first process alone, to the end
         parts = (model, datasets, config, seed, writers, probe)
         stage = distributed.run_on_rank0(lambda: held.enter_context(_open(work, *parts)))

@@ -109,7 +109,8 @@ def read_batches(path: Path, *, rows: int) -> Iterator[pa.RecordBatch]:
 
     """
     with _opened(path, buffer_size=BUFFER) as file:
-        yield from file.iter_batches(batch_size=rows)
+        for group in range(file.num_row_groups):  # All groups together keep what was read of each.
+            yield from file.iter_batches(batch_size=rows, row_groups=[group])
 
 
 def gather_tables(paths: Sequence[Path], wanted_N: np.ndarray, *, rows: int) -> Iterator[pa.Table]:
