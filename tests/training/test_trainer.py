@@ -552,7 +552,7 @@ def test_rows_are_checked_before_any_step(tmp_path):
     with pytest.raises(DataError, match="16 of 16 rows have no logprobs"):
         make_trainer(tmp_path, made_rows(logprobs=False)).train()
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 500}
-    with pytest.raises(DataError, match="drawn with top-k"):
+    with pytest.raises(DataError, match="sampled with top-k"):
         make_trainer(tmp_path, [row | {"sampling": sampling} for row in rows]).train()
     with pytest.raises(ConfigError, match="set one"):
         make_trainer(tmp_path, rows, baseline=0.1, effective_positive_share=0.1)
