@@ -11,10 +11,10 @@ from topr.errors import ConfigError, DataError
 from topr.interop import (
     EXPORTS,
     ColumnMap,
-    Rows,
+    RowStream,
     export_rollouts,
     import_rollouts,
-    incoming,
+    open_source,
     write_rollouts,
     write_rows,
 )
@@ -63,9 +63,11 @@ def back(folder: Path, name: str, suffix: str) -> list[Rollout]:
     """Export to a file, and import that file as the command line does."""
     path = folder / f"out{suffix}"
     write_rows(path, export_rollouts(TABLE, name).table)
-    given = incoming(Rows.open(path), ColumnMap())
+    given = open_source(RowStream.open(path), ColumnMap())
     assert given.format == name.removesuffix("-kto")
-    write_rollouts(given, folder / "in", tokenizer=TOKENIZER, model="?", mark="m", details={})
+    write_rollouts(
+        given, folder / "in", tokenizer=TOKENIZER, model="?", fingerprint="m", details={}
+    )
     return list(table_to_rollouts(read_table(folder / "in")))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import pyarrow as pa
 
 from topr.errors import DataError
-from topr.interop.row_reader import Rows
+from topr.interop.row_files import RowStream
 from topr.store.cells import has_column, value_at
 from topr.tokenization.prompts import REASONING_KEYS
 
@@ -30,15 +30,14 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "reasoning": REASONING_KEYS,
     "last_token_id": ("last_token_id",),
 }  # fmt: skip
-"""Names looked for where none is given, the first one that is there wins."""
+"""Names looked for where none is given; the first one that is there is taken."""
 TEXT = ("prompt", "completion")
-TEXT_OR_IDS = (("prompt", "prompt_ids"), ("completion", "completion_ids"))
-"""What has to be there: of a tuple, one of its fields."""
+"""Fields that must be there, as text or, where that will do, as ids."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnMap:
-    """The column that holds each thing. None: look for the usual names; "": there is none.
+    """The column that holds each field. None: look for the usual names; "": there is none.
 
     A field of a nested column is named with dots: `reward_model.ground_truth`.
 
@@ -58,7 +57,7 @@ class ColumnMap:
     sample: str | None = None
     """Number of the completion; without one, counted per problem in the rows' order."""
     model: str | None = None
-    """Who wrote the completion."""
+    """Model that wrote the completion."""
     finish_reason: str | None = None
     """Why it ended."""
     prompt_ids: str | None = None
@@ -66,65 +65,66 @@ class ColumnMap:
     completion_ids: str | None = None
     """Token ids of the completion."""
     logprobs: str | None = None
-    """Log-probability of each completion token; looked for only beside completion ids."""
+    """Log-probability of each completion token; looked for only where there are completion ids."""
     reward: str | None = None
     """Verdict (bool, 0 or 1, correct or wrong) or reward."""
     iteration: str | None = None
     """Number of the policy's step or iteration that the completion is of."""
     sampling: str | None = None
-    """How the completion was drawn: an object with fields of `SamplingParams`."""
+    """How the completion was sampled: an object with fields of `SamplingParams`."""
     reasoning: str | None = None
     """What the model thought before `completion`, where a server keeps the two apart."""
     last_token_id: str | None = None
-    """The completion's last token, where text alone is given: `topr export` writes it."""
+    """The completion's last token, where only text is given: `topr export` writes it."""
 
     def resolve(
-        self, table: "pa.Table | Rows", required: Sequence[str | tuple[str, ...]] = TEXT
+        self,
+        table: "pa.Table | RowStream",
+        *,
+        required: Sequence[str] = TEXT,
+        or_ids: bool = False,
     ) -> "ColumnMap":
         """Return the map with every None replaced by a column of `table`, or "" for none.
+
+        Args:
+            table: the rows.
+            required: fields that must be there. If prompt and completion are among them, they are
+                not guessed from several columns: a wrong guess would train on another text.
+            or_ids: token ids will do where the text of a prompt or a completion is missing.
 
         Raises:
             DataError: a column given is not there, or one that is required was not found.
 
         """
-        names = table.column_names
-        needed = {n for name in required for n in ((name,) if isinstance(name, str) else name)}
-        found = {
-            f.name: self._find(f.name, names, table, ask=f.name in needed and f.name in TEXT)
-            for f in fields(self)
-        }
+        found = {f.name: self._find(f.name, table, required) for f in fields(self)}
         if not found["completion_ids"] and self.logprobs is None:
             found["logprobs"] = ""
         detected = self.problem_id is None and found["problem_id"] == "id"
         if detected and found["prompt"] and _names_rows(table, "id", found["prompt"]):
             found["problem_id"] = ""
-        for wanted in required:
-            any_of = (wanted,) if isinstance(wanted, str) else wanted
-            if not any(found[name] for name in any_of):
-                looked_for = [usual for name in any_of for usual in USUAL_NAMES[name]]
+        for name in required:
+            any_of = (name, f"{name}_ids") if or_ids else (name,)
+            if not any(found[one] for one in any_of):
+                looked_for = [usual for one in any_of for usual in USUAL_NAMES[one]]
                 raise DataError(
-                    f"no {any_of[0]} column: found {', '.join(names)}; looked for "
-                    f"{', '.join(looked_for)}. Name it: --{any_of[0].replace('_', '-')} COLUMN "
-                    f"(in Python, {any_of[0]}=COLUMN)"
+                    f"no {name} column: found {', '.join(table.column_names)}; looked for "
+                    f"{', '.join(looked_for)}. Name it: --{name.replace('_', '-')} COLUMN (in "
+                    f"Python, {name}=COLUMN)"
                 )
         return replace(self, **found)
 
     def describe(self) -> str:
         """Return one line per field, for people: what was given or, once resolved, found."""
         shown = {None: "(to be looked for)", "": "(none)"}
-        lines = []
-        for f in fields(self):
-            value = getattr(self, f.name)
-            lines.append(f"{f.name:<15} {shown.get(value, value)}")
-        return "\n".join(lines)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return "\n".join(f"{name:<15} {shown.get(v, v)}" for name, v in values.items())
 
-    def _find(self, name: str, names: Sequence[str], table: "pa.Table | Rows", *, ask: bool) -> str:
-        """Return a column of the table, or "". With `ask`, a name is not guessed from several:
-        a wrong guess would train on another text.
-        """
+    def _find(self, name: str, table: "pa.Table | RowStream", required: Sequence[str]) -> str:
         given: str | None = getattr(self, name)
+        names = table.column_names
         if given is None:
             there = [usual for usual in USUAL_NAMES[name] if usual in names]
+            ask = name in TEXT and name in required
             if ask and len(there) > 1 and there[0] != USUAL_NAMES[name][0]:
                 raise DataError(
                     f"the {name} may be in any of the columns {', '.join(there)}: say which it is, "
@@ -139,16 +139,15 @@ class ColumnMap:
         return given
 
 
-def _in_any(table: "pa.Table | Rows", column: str) -> bool:
-    return "." in column and any(has_column(row, column) for _, row in Rows.of(table))
+def _in_any(table: "pa.Table | RowStream", column: str) -> bool:
+    return "." in column and any(has_column(row, column) for _, row in RowStream.of(table))
 
 
-def _names_rows(table: "pa.Table | Rows", identifier: str, prompt: str) -> bool:
+def _names_rows(table: "pa.Table | RowStream", identifier: str, prompt: str) -> bool:
     """Return whether some prompt has several identifiers: then they do not name problems."""
     pairs = set()
-    for _, row in Rows.of(table):
+    for _, row in RowStream.of(table):
         text = repr(value_at(row, prompt))
-        pairs.add(
-            (hash((value_at(row, identifier), text)), hash(text))
-        )  # texts are long, rows many
+        # Hashes: texts are long, rows many.
+        pairs.add((hash((value_at(row, identifier), text)), hash(text)))
     return len(pairs) > len({text for _, text in pairs})

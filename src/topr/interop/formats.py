@@ -4,47 +4,107 @@ from one of a tool's rows to rows of our own names, those of `ColumnMap`, one co
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from topr.errors import ConfigError, DataError
 from topr.interop import adapters, openai_batch
 from topr.interop.column_map import USUAL_NAMES, ColumnMap
-from topr.interop.row_reader import Row, Rows
+from topr.interop.row_files import RawRow, RowStream
 from topr.store.schema import OPTIONAL_COLUMNS, ROLLOUT_SCHEMA
 
 OURS = "topr"
+Adapter = Callable[[RawRow], Iterator[RawRow | None]]
+"""One of a tool's rows to rows of ours; None stands for an answer that is not a completion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
     """One shape."""
 
-    about: str
-    """What it is, for people."""
     needs: frozenset[str]
     """Columns that every such file has, and by which it is recognised."""
-    rows: Callable[[Row], Iterator[Row | None]]
-    """One of the tool's rows to rows of ours."""
+    rows: Adapter
     joined_by: str = ""
     """Column that names the row of a second file, which is then in the row as `request`."""
-    chosen_last: bool = False
-    """Many files of other shapes have such columns too: recognised where nothing else fits."""
-    notes: tuple[str, ...] = field(default=())
+    note: str = ""
     """What the user has to know of completions in this shape."""
 
 
-def recognise(row: Row, columns: ColumnMap | None = None) -> str:
-    """Return the name of the format that a row has: of those that fit, the one that says most.
+_VERL_NOTE = "verl writes text without special tokens, so its ids are not those that were sampled"
+
+FORMATS: dict[str, Format] = {
+    # Any rows with a prompt and a completion, by usual names or those that the user gives.
+    "columns": Format(needs=frozenset(), rows=adapters.same),
+    # Rollouts in topr's own schema, kept as they are.
+    OURS: Format(needs=frozenset(ROLLOUT_SCHEMA.names) - OPTIONAL_COLUMNS, rows=adapters.same),
+    "trl": Format(needs=frozenset({"prompt", "completion"}), rows=adapters.same),
+    # Whole chats. Many files of other shapes have them too: taken where nothing else fits.
+    "messages": Format(needs=frozenset({"messages"}), rows=adapters.chats),
+    "trl-dpo": Format(
+        needs=frozenset({"prompt", "chosen", "rejected"}),
+        rows=adapters.pairs,
+        note="preferences are read as chosen: right, rejected: wrong",
+    ),
+    # A problem with lists: completions, rewards, logprobs, completion_ids, ...
+    "grouped": Format(needs=frozenset({"prompt", "completions"}), rows=adapters.grouped),
+    "verl": Format(
+        needs=frozenset({"prompt", "reward_model", "responses"}),
+        rows=adapters.verl,
+        note=_VERL_NOTE,
+    ),
+    # Lines of verl's rollout_data_dir or validation_data_dir.
+    "verl-dump": Format(
+        needs=frozenset({"input", "output", "score"}),
+        rows=adapters.renamed(
+            prompt="input", completion="output", gold="gts", reward="score", iteration="step"
+        ),
+        note=_VERL_NOTE,
+    ),
+    "tinker": Format(
+        needs=frozenset({"model_input", "loss_fn_inputs"}),
+        rows=adapters.tinker,
+        note="where a datum has no reward of its own, its advantage is the reward: train with "
+        "train.baseline=0",
+    ),
+    # Output of OpenAI's batch API, and of vLLM's run-batch.
+    "openai-batch": Format(
+        needs=frozenset({"custom_id", "response"}),
+        rows=openai_batch.choices,
+        joined_by="custom_id",
+        note="log-probabilities are kept only where there are token ids, and where temperature, "
+        "top_p and top_k left the distribution as it was",
+    ),
+    # Lines that open-instruct's --save_traces writes.
+    "open-instruct": Format(
+        needs=frozenset({"prompt_tokens", "response_tokens"}),
+        rows=adapters.renamed(
+            prompt_ids="prompt_tokens",
+            completion_ids="response_tokens",
+            logprobs="logprobs",
+            finish_reason="finish_reason",
+            reward="reward",
+            gold="ground_truth",
+            iteration="step",
+        ),
+    ),
+}
+"""By name. `topr import --format` takes one; else it is recognised by the first row's columns."""
+
+
+def recognise(row: RawRow, columns: ColumnMap | None = None) -> str:
+    """Return the name of the format that a row has: of those that fit, the one that needs most.
 
     A row that fits none but has a list of completions, under whatever name, is `grouped`.
 
     Raises:
-        DataError: several fit, none of which says more than the others.
+        DataError: several fit, none of which needs more than the others, or the list holds the
+            steps of one solution.
 
     """
-    fitting = [name for name, f in FORMATS.items() if f.needs <= set(row) and not f.chosen_last]
+    columns = columns or ColumnMap()
+    fitting = [n for n, f in FORMATS.items() if f.needs <= set(row) and n != "messages"]
     most = [n for n in fitting if not any(FORMATS[n].needs < FORMATS[o].needs for o in fitting)]
     if len(most) > 1:
         shapes = "; ".join(f"{name} ({', '.join(sorted(FORMATS[name].needs))})" for name in most)
@@ -52,18 +112,18 @@ def recognise(row: Row, columns: ColumnMap | None = None) -> str:
             f"the columns {', '.join(row)} fit several formats: {shapes}. Say which it is: "
             f"--format {most[0]}"
         )
-    columns = columns or ColumnMap()
     if most[0] in ("columns", "trl", "grouped"):
         completions = list_of_completions(row, columns)
         if completions:
-            return "trl-stepwise" if _are_steps(row, completions) else "grouped"
+            _refuse_steps(row, completions)
+            return "grouped"
     written = USUAL_NAMES["completion"] if columns.completion is None else (columns.completion,)
     if most == ["columns"] and "messages" in row and not any(map(row.get, written)):
         return "messages"
     return most[0]
 
 
-def list_of_completions(row: Row, columns: ColumnMap) -> str | None:
+def list_of_completions(row: RawRow, columns: ColumnMap) -> str | None:
     """Return the column that holds a list of completions: the one that the user names, or a usual
     name or its plural. None where there is none.
 
@@ -87,57 +147,81 @@ def list_of_completions(row: Row, columns: ColumnMap) -> str | None:
     return there[0] if there else None
 
 
-def _are_steps(row: Row, completions: str) -> bool:
-    """Return whether a list may hold the steps of one solution: beside it, `labels`, or a list that
-    says by its name that it is of steps.
-    """
-    return "labels" in row or any(
-        "step" in name.lower() for name in row if isinstance(row[name], list) or name == completions
-    )
-
-
 def _is_chat(value: list[Any]) -> bool:
     return any(isinstance(turn, dict) and "role" in turn for turn in value)
 
 
+def _refuse_steps(row: RawRow, completions: str) -> None:
+    """Refuse a list that may hold the steps of one solution: there are `labels` as well, or a list
+    whose name says that it is of steps.
+    """
+    lists = [name for name in row if isinstance(row[name], list) or name == completions]
+    if "labels" in row or any("step" in name.lower() for name in lists):
+        raise DataError(
+            f"the columns {', '.join(row)} are as in TRL's stepwise supervision, where a list "
+            "holds the steps of one solution and labels say which steps are right: nothing to "
+            "train on as it is. If each entry is a whole completion, say --format grouped; else "
+            "join the steps into a column completion, with a reward for the whole"
+        )
+
+
 def reshape(
-    rows: Rows,
+    rows: RowStream,
     name: str,
-    beside: Rows | None = None,
+    columns: ColumnMap,
     *,
-    columns: ColumnMap | None = None,
-    lists: tuple[str, ...] = (),
-    tally: Counter[str] | None = None,
-) -> Rows:
+    requests: RowStream | None = None,
+    ends: bool | str | None = None,
+    tally: Counter[str],
+) -> RowStream:
     """Return rows of our own names; messages name the rows of the source.
 
     Args:
         rows: as the tool left them.
         name: of the format.
-        beside: rows of the second file, where the format joins one.
         columns: names that the user gave: in `grouped` rows they may be lists.
-        lists: further columns that the user gave.
-        tally: gets the number of answers that are no completion as `left_out`.
+        requests: rows of the second file, where the format joins one.
+        ends: as in `ImportOptions`: in `grouped` rows that column may be a list as well.
+        tally: gets the number of answers that are not a completion as `left_out`.
 
     Raises:
         ConfigError: no such format, or a second file that is missing or has no use.
-        DataError: on the way through: a row that does not have this shape.
+        DataError: during a pass: a row that does not have this shape.
 
     """
-    shape = named(name)
-    if bool(shape.joined_by) != (beside is not None):
-        wanted = "needs the" if shape.joined_by else "takes no"
+    if name not in FORMATS:
+        raise ConfigError(f"there is no format {name!r}, only {', '.join(FORMATS)}")
+    form = FORMATS[name]
+    if bool(form.joined_by) != (requests is not None):
+        wanted = "needs the" if form.joined_by else "takes no"
         raise ConfigError(f"the format {name} {wanted} file of requests: --requests FILE")
-    requests = {} if beside is None else _by(shape.joined_by, beside)
-    counted: Counter[str] = Counter() if tally is None else tally
+    by_key = {} if requests is None else _by(form.joined_by, requests)
+    needs, adapter = form.needs, form.rows
     if name == "grouped":
-        shape = _of_groups(shape, rows.first(), columns or ColumnMap(), lists)
+        completions = list_of_completions(rows.first(), columns)
+        needs = needs if completions is None else frozenset({completions})
+        named = {getattr(columns, one) for one in _OF_EACH} | {ends}
+        adapter = partial(
+            adapters.grouped,
+            completions=completions or "completions",
+            named=tuple(sorted(one for one in named if one and isinstance(one, str))),
+        )
 
-    def read() -> Iterator[tuple[str, Row]]:
-        counted["left_out"] = 0  # of this pass
+    def shaped(row: RawRow) -> list[RawRow | None]:
+        if missing := needs - set(row):
+            raise DataError(
+                f"found the columns {', '.join(row)}, expected {', '.join(sorted(missing))} as "
+                f"well, as the format {name} has it. Fix the row, or say another --format"
+            )
+        if form.joined_by:
+            row = row | {"request": _request(row[form.joined_by], form.joined_by, by_key)}
+        return list(adapter(row))
+
+    def read() -> Iterator[tuple[str, RawRow]]:
+        tally["left_out"] = 0  # of this pass
         for place, row in rows:
             try:
-                made = list(_shaped(row, name, shape, requests))
+                made = shaped(row)
             except DataError as error:
                 raise DataError(f"{place}: {error}") from error
             except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -145,13 +229,17 @@ def reshape(
                     f"{place}: a value is not what the format {name} has there "
                     f"({type(error).__name__}: {error}). Fix the row, or say another --format"
                 ) from error
-            counted["left_out"] += made.count(None) or not made
+            tally["left_out"] += made.count(None) or not made
             yield from ((place, one) for one in made if one is not None)
 
-    return Rows(read)
+    return RowStream(read)
 
 
-def _by(column: str, rows: Rows) -> dict[str, Row]:
+_OF_EACH = ("reward", "finish_reason", "sample", "completion_ids", "logprobs", "reasoning")
+"""Fields that may have an entry for each completion of a group."""
+
+
+def _by(column: str, rows: RowStream) -> dict[str, RawRow]:
     """Return the rows of a second file by the column that joins them."""
     found = {}
     for place, row in rows:
@@ -163,127 +251,9 @@ def _by(column: str, rows: Rows) -> dict[str, Row]:
     return found
 
 
-def named(name: str) -> Format:
-    """Return a format.
-
-    Raises:
-        ConfigError: there is none of that name.
-
-    """
-    if name not in FORMATS:
-        raise ConfigError(f"there is no format {name!r}, only {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
-_OF_EACH = ("reward", "finish_reason", "sample", "completion_ids", "logprobs", "reasoning")
-"""Fields that may have an entry for each completion of a group."""
-
-
-def _of_groups(shape: Format, first: Row, columns: ColumnMap, lists: tuple[str, ...]) -> Format:
-    """Return the format for groups whose columns have these names."""
-    completions = list_of_completions(first, columns)
-    given = {getattr(columns, name) for name in _OF_EACH}
-    further = tuple(sorted({*given, *lists} - {None, ""}))
-    return replace(
-        shape,
-        needs=shape.needs if completions is None else frozenset({completions}),
-        rows=partial(adapters.grouped, completions=completions or "completions", named=further),
-    )
-
-
-def _shaped(row: Row, name: str, shape: Format, requests: dict[Any, Row]) -> Iterator[Row | None]:
-    if missing := shape.needs - set(row):
+def _request(key: Any, column: str, requests: dict[str, RawRow]) -> RawRow:
+    if key not in requests:
         raise DataError(
-            f"found the columns {', '.join(row)}, expected {', '.join(sorted(missing))} as well, "
-            f"as the format {name} has it. Fix the row, or say another --format"
+            f"no request has the {column} {key!r}: give the file that this batch was started with"
         )
-    if shape.joined_by:
-        key = row[shape.joined_by]
-        if key not in requests:
-            raise DataError(
-                f"no request has the {shape.joined_by} {key!r}: give the file that this batch was "
-                "started with"
-            )
-        row = row | {"request": requests[key]}
-    return shape.rows(row)
-
-
-_REPORTED = "verl writes text without special tokens, so its ids are not those that were sampled"
-
-FORMATS: dict[str, Format] = {
-    "columns": Format(
-        about="any rows with a prompt and a completion, by usual names or those you give",
-        needs=frozenset(),
-        rows=adapters.same,
-    ),
-    OURS: Format(
-        about="rollouts in topr's own schema, kept as they are",
-        needs=frozenset(ROLLOUT_SCHEMA.names) - OPTIONAL_COLUMNS,
-        rows=adapters.same,
-    ),
-    "trl": Format(
-        about="prompt, completion, and reward or label if any; text or messages",
-        needs=frozenset({"prompt", "completion"}),
-        rows=adapters.same,
-    ),
-    "messages": Format(
-        about="whole chats: messages, the last one the completion, and reward or label if any",
-        needs=frozenset({"messages"}),
-        rows=adapters.chats,
-        chosen_last=True,
-    ),
-    "trl-dpo": Format(
-        about="TRL's preferences: prompt, chosen, rejected",
-        needs=frozenset({"prompt", "chosen", "rejected"}),
-        rows=adapters.pairs,
-        notes=("preferences are read as chosen: right, rejected: wrong",),
-    ),
-    "trl-stepwise": Format(
-        about="a list of one solution's steps, as in TRL's stepwise supervision: refused",
-        needs=frozenset(),
-        rows=adapters.stepwise,
-        chosen_last=True,
-    ),
-    "grouped": Format(
-        about="a problem with lists: completions, rewards, logprobs, completion_ids, ...",
-        needs=frozenset({"prompt", "completions"}),
-        rows=adapters.grouped,
-    ),
-    "verl": Format(
-        about="verl's data with responses, and rewards if any",
-        needs=frozenset({"prompt", "reward_model", "responses"}),
-        rows=adapters.verl,
-        notes=(_REPORTED,),
-    ),
-    "verl-dump": Format(
-        about="verl's rollout_data_dir: input, output, gts, score, step",
-        needs=frozenset({"input", "output", "score"}),
-        rows=adapters.verl_dump,
-        notes=(_REPORTED,),
-    ),
-    "tinker": Format(
-        about="Tinker's datums as JSON: model_input, loss_fn_inputs",
-        needs=frozenset({"model_input", "loss_fn_inputs"}),
-        rows=adapters.tinker,
-        notes=(
-            "where a datum has no reward of its own, its advantage is the reward: train with "
-            "train.baseline=0",
-        ),
-    ),
-    "openai-batch": Format(
-        about="output of OpenAI's batch API (vLLM's run-batch too), with --requests",
-        needs=frozenset({"custom_id", "response"}),
-        rows=openai_batch.choices,
-        joined_by="custom_id",
-        notes=(
-            "log-probabilities are kept only beside token ids, and where temperature, top_p and "
-            "top_k left the distribution as it was",
-        ),
-    ),
-    "open-instruct": Format(
-        about="open-instruct's traces: prompt_tokens, response_tokens, reward, ...",
-        needs=frozenset({"prompt_tokens", "response_tokens"}),
-        rows=adapters.open_instruct,
-    ),
-}
-"""By name. `topr import --format` takes one; else it is recognised by the first row's columns."""
+    return requests[key]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from topr.errors import ConfigError, DataError
 from topr.interop.column_map import ColumnMap
-from topr.interop.row_reader import Rows
+from topr.interop.row_files import RowStream
 from topr.records import Several
 from topr.store.cells import has_column
 from topr.tokenization.ends import Finish
@@ -14,33 +14,33 @@ PLACE = "{prompt}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class ImportOptions:
     """How rows are read, where they do not say it themselves."""
 
     template: str = PLACE
-    """Text around a prompt, `{prompt}` standing for it."""
+    """Text around a prompt, with `{prompt}` where the prompt goes."""
     ends: bool | str | None = None
     """Whether completions without a finish reason ended by themselves; a string names a column that
     says so for each. None: text did, and token ids did where the last one ends a text or a turn, if
     the tokenizer has such a token."""
     finish_words: Mapping[str, Finish] = field(default_factory=dict)
-    """What finish reasons mean that topr does not know."""
+    """The meaning of finish reasons that topr does not know."""
     eos_ids: Collection[int] = ()
-    """Tokens that end a text for the model, beside those that the tokenizer names."""
+    """Tokens that end a text for the model, in addition to those that the tokenizer names."""
     vocabulary: int | None = None
-    """Token ids that the model knows. None: as many as the tokenizer; a model's embedding is often
-    padded, and a sampler may draw what is beyond."""
-    literal: bool = False
-    """Special tokens that a prompt's text spells out are taken apart by a space."""
+    """How many token ids the model knows. None: as many as the tokenizer; a model's embedding is
+    often padded, and a sampler may choose what is beyond."""
+    escape_special_tokens: bool = False
+    """Insert a space into special tokens that a prompt's text spells out, so that they are text."""
     several_golds: Several = Several.REFUSE
     """What a list of several reference answers means."""
     reasoning_marks: str = ""
-    """How the model writes what it thinks before it speaks, `{reasoning}` standing for it: `""`: as
-    the chat template has it."""
+    """How the model writes its reasoning before its answer, with `{reasoning}` where it goes;
+    empty: as the chat template has it."""
     drop_reasoning: bool = False
-    """Leave out what was thought, where it is not in the token ids."""
+    """Leave out the reasoning where it is not in the token ids."""
 
-    def check(self, rows: Rows, columns: ColumnMap) -> None:
+    def validate(self, rows: RowStream, columns: ColumnMap) -> None:
         """Refuse what does not go with the rows, or would do nothing.
 
         Raises:

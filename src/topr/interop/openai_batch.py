@@ -10,14 +10,14 @@ from topr.distribution import distribution
 from topr.errors import DataError
 from topr.interop.adapters import as_list, expect_object
 from topr.interop.reasoning import thought_of
-from topr.interop.row_reader import Row
+from topr.interop.row_files import RawRow
 from topr.store.cells import value_at
 
 _NO_ANSWER = ("content_filter", "tool_calls", "function_call")
 """Reasons to finish of what is no whole completion."""
 
 
-def choices(row: Row) -> Iterator[Row | None]:
+def choices(row: RawRow) -> Iterator[RawRow | None]:
     """A line of a batch's output. A failed request has no completion, nor has a tool call or what a
     filter stopped: None stands for each."""
     response = expect_object(row, "response") if row["response"] else {}
@@ -67,7 +67,7 @@ def choices(row: Row) -> Iterator[Row | None]:
         }
 
 
-def _message_of(choice: Any) -> Row:
+def _message_of(choice: Any) -> RawRow:
     """Return the message of a choice; that of /v1/completions has none."""
     message = choice.get("message") if isinstance(choice, dict) else choice
     if message is None:
@@ -80,7 +80,7 @@ def _message_of(choice: Any) -> Row:
     return dict(_spoken(message))
 
 
-def _thought(message: Row, body: Row) -> str | bool | None:
+def _thought(message: RawRow, body: RawRow) -> str | bool | None:
     """Return what was thought before a message; True where that was kept back, as counts show."""
     said = thought_of(message)
     if said is not None:
@@ -92,7 +92,7 @@ _MATCHED = ("stop_reason", "matched_stop")
 """Where vLLM and SGLang say what ended a choice: a stop string, a token's id, or null."""
 
 
-def _end(choice: Row, asked: Row) -> Row:
+def _end(choice: RawRow, asked: RawRow) -> RawRow:
     """Return why a choice ended, and its last token where that is known.
 
     With stop strings in the request, `stop` alone may mean one of them: then nothing is said.
@@ -118,7 +118,7 @@ def _spoken(message: Any) -> Any:
     return message | {"content": "".join(part["text"] for part in parts)}
 
 
-def _openai_logprobs(choice: Row) -> list[float] | None:
+def _openai_logprobs(choice: RawRow) -> list[float] | None:
     found = choice.get("logprobs") or {}
     if not isinstance(found, dict):
         raise DataError(f"logprobs holds {found!r:.80}, expected an object")

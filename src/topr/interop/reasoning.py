@@ -5,7 +5,6 @@ has to be put back; here is what can be done with text alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from topr.errors import DataError
@@ -65,15 +64,6 @@ def _part(part: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rebuilt:
-    """A completion's text."""
-
-    text: str
-    dropped: bool
-    """What was thought is not in it, as the user wanted."""
-
-
 def rebuild(
     thought: str | bool, text: str, tokenizer: "PreTrainedTokenizerBase", marks: str = ""
 ) -> str:
@@ -92,8 +82,8 @@ def rebuild(
     if isinstance(thought, bool):
         raise DataError(
             "the model thought before it answered, and the server kept that back: what is here is "
-            "not what the model wrote. Leave it out and train on less (--drop-reasoning), or draw "
-            "from a model that shows it"
+            "not what the model wrote. Leave it out and train on less (--drop-reasoning), or "
+            "sample from a model that shows it"
         )
     if marks:
         before, _, after = marks.partition(_PLACE)
