@@ -65,9 +65,7 @@ def back(folder: Path, name: str, suffix: str) -> list[Rollout]:
     write_rows(path, export_rollouts(TABLE, name).table)
     given = open_source(RowStream.open(path), ColumnMap())
     assert given.format == name.removesuffix("-kto")
-    write_rollouts(
-        given, folder / "in", tokenizer=TOKENIZER, model="?", fingerprint="m", details={}
-    )
+    write_rollouts(given, folder / "in", tokenizer=TOKENIZER, fingerprint="m", details={})
     return list(table_to_rollouts(read_table(folder / "in")))
 
 
@@ -152,5 +150,5 @@ def test_every_shape_is_documented() -> None:
 def test_hidden_state_is_not_needed_to_import_what_was_exported() -> None:
     """The Python way: no files at all."""
     rows = export_rollouts(TABLE, "trl").table
-    found = list(import_rollouts(rows, columns=ColumnMap(), tokenizer=TOKENIZER, model="writer"))
+    found = list(import_rollouts(rows, columns=ColumnMap(), tokenizer=TOKENIZER))
     assert essence(found) == essence(ROLLOUTS)

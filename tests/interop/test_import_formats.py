@@ -45,7 +45,7 @@ def take(
         format_name=format_name,
         requests=None if requests is None else RowStream.of(requests),
     )
-    settings: Row = {"tokenizer": TOKENIZER, "model": "unknown", "fingerprint": "m", "details": {}}
+    settings: Row = {"tokenizer": TOKENIZER, "fingerprint": "m", "details": {}}
     manifest = write_rollouts(given, folder, **settings | options)
     return list(table_to_rollouts(read_table(folder))), manifest
 

@@ -40,8 +40,9 @@ def plain(text: str) -> tuple[int, ...]:
 
 def imported(rows: list[dict[str, Any]], **given: Any) -> list[Rollout]:
     names = {field.name for field in dataclasses.fields(ImportOptions)}
-    options = ImportOptions(**{name: given.pop(name) for name in names & set(given)})
-    settings = {"columns": ColumnMap(), "tokenizer": TOKENIZER, "model": "base"} | given
+    own = {name: given.pop(name) for name in names & set(given)}
+    options = ImportOptions(**{"model": "base"} | own)
+    settings = {"columns": ColumnMap(), "tokenizer": TOKENIZER} | given
     return list(import_rollouts(RowStream.of(rows), options=options, **settings))
 
 
@@ -358,8 +359,7 @@ def test_real_solutions_become_rollouts(shared_data: Path) -> None:
             table,
             columns=columns,
             tokenizer=TOKENIZER,
-            model="gpt-3",
-            options=ImportOptions(template=template),
+            options=ImportOptions(model="gpt-3", template=template),
         )
     )
     assert len(rollouts) == 2640

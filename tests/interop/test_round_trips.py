@@ -78,9 +78,7 @@ TOKENIZERS["template begins"].chat_template = "<s>" + CHAT_TEMPLATE
 def made(tokenizer: Any, seed: int = 0) -> list[Rollout]:
     """Imported prompts, each answered in every way."""
     asked = [{"prompt": prompt, "completion": "x"} for prompt in (*CHATS, "1+1=", "Q: é\nA:")]
-    prompts = import_rollouts(
-        RowStream.of(asked), columns=ColumnMap(), tokenizer=tokenizer, model="m"
-    )
+    prompts = import_rollouts(RowStream.of(asked), columns=ColumnMap(), tokenizer=tokenizer)
     draw = random.Random(seed)
     rollouts = []
     for prompt in prompts:
@@ -141,7 +139,7 @@ def test_ids_and_ends_come_back(
     given = open_source(RowStream.open(tmp_path / f"out{suffix}"), ColumnMap())
     options = ImportOptions(eos_ids=EOS_IDS, several_golds=Several.ANY)
     write_rollouts(
-        given, tmp_path / "in", tokenizer=tokenizer, model="?", fingerprint="m", details={},
+        given, tmp_path / "in", tokenizer=tokenizer, fingerprint="m", details={},
         options=options,
     )  # fmt: skip
     found = list(table_to_rollouts(read_table(tmp_path / "in")))
@@ -198,7 +196,7 @@ def test_training_reads_a_row_as_import_does(tokenizer_name: str, prompt: Any) -
     rows = [asked | text | {"reward": 1.0} for text in TEXTS]
     imported = list(
         import_rollouts(
-            RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer, model="m",
+            RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer,
             options=ImportOptions(eos_ids=EOS_IDS),
         )
     )  # fmt: skip
@@ -224,7 +222,7 @@ def test_the_end_is_there_once_and_only_where_the_model_wrote_it(prompt: Any, ow
         prompt = tokenizer.apply_chat_template(CHATS[0], add_generation_prompt=True, tokenize=False)
     rows = [{"prompt": prompt} | text for text in TEXTS]
     found = import_rollouts(
-        RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer, model="m",
+        RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer,
         options=ImportOptions(eos_ids=EOS_IDS),
     )  # fmt: skip
     two = tokenizer("2", add_special_tokens=False)["input_ids"]
@@ -258,9 +256,7 @@ def test_training_and_import_take_and_refuse_the_same_cells(cell: dict[str, Any]
     for read in (
         lambda rows: [
             (list(r.prompt_ids), list(r.completion_ids), r.grade.reward, r.sampling.temperature)
-            for r in import_rollouts(
-                RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer, model="m"
-            )
+            for r in import_rollouts(RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer)
             if r.grade
         ],
         lambda rows: [
@@ -309,7 +305,6 @@ def test_rollouts_are_checked_before_any_is_written(
             given,
             tmp_path / "in",
             tokenizer=TOKENIZERS["plain"],
-            model="?",
             fingerprint="m",
             details={},
         )

@@ -549,7 +549,7 @@ def test_thoughts_come_back_as_the_model_writes_them(folder: Path) -> None:
 def test_the_last_row_is_read_before_anything_is_made_of_the_first(bad: Row) -> None:
     rows = RowStream.of([*[PAIR | {"prompt": f"{n}"} for n in range(1000)], PAIR | bad])
     with pytest.raises(DataError, match="row 1001"):  # before the first is asked for
-        import_rollouts(rows, columns=ColumnMap(), tokenizer=tiny_tokenizer(), model="m")
+        import_rollouts(rows, columns=ColumnMap(), tokenizer=tiny_tokenizer())
 
 
 def test_a_stop_string_is_no_end_of_the_model(folder: Path) -> None:
@@ -571,7 +571,7 @@ def test_values_of_numpy_and_pandas_are_pythons_own() -> None:
         "sample": np.int64(3),
         "gold": np.array(["2"]),
     }
-    settings: Row = {"columns": ColumnMap(), "tokenizer": tiny_tokenizer(), "model": "m"}
+    settings: Row = {"columns": ColumnMap(), "tokenizer": tiny_tokenizer()}
     (one,) = import_rollouts(RowStream.of([row]), **settings)
     assert (one.prompt_ids, one.completion_ids, one.logprobs) == ((5, 6), (7, EOS), (-0.5, -0.25))
     assert (one.sample, one.gold, one.grade and one.grade.reward) == (3, "2", 0.5)
@@ -584,6 +584,5 @@ def test_pandas_writes_an_empty_cell_as_null(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "rows.parquet")
     found = import_rollouts(
         RowStream.open(tmp_path / "rows.parquet"), columns=ColumnMap(), tokenizer=tiny_tokenizer(),
-        model="m",
     )  # fmt: skip
     assert [r.grade and r.grade.reward for r in found] == [0.5, None]

@@ -37,8 +37,7 @@ def graded(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows,
         columns=ColumnMap(reward="").resolve(rows),
         tokenizer=tiny_tokenizer(),
-        model="unnamed",
-        options=ImportOptions(template="Question: {prompt}\nAnswer:\n"),
+        options=ImportOptions(model="unnamed", template="Question: {prompt}\nAnswer:\n"),
     )
     write_shard(folder / "rollouts", 0, rollouts_to_table(rollouts))
     grade_rollouts(

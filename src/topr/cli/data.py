@@ -112,6 +112,7 @@ def import_(
         reasoning=reasoning,
     )  # fmt: skip
     options = ImportOptions(
+        model=model, sampling=SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k),
         template=_lines(template), ends={"yes": True, "no": False}.get(ends or "", ends),
         finish_words=_finish_words(finish_reason or []), several_golds=several_golds,
         escape_special_tokens=escape_special_tokens, reasoning_marks=_lines(reasoning_marks),
@@ -122,9 +123,8 @@ def import_(
     found = open_source(rows, columns, format_name=format_, requests=asked, ends=options.ends)
     out.print(f"format: {found.format}")
     out.print(escape(found.columns.describe()))
-    sampling = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k)
     origin += [] if requests is None else _origin(requests)
-    _import(found, output, source, origin, tokenizer, options, model, sampling)
+    _import(found, output, source, origin, tokenizer, options)
 
 
 def _import(
@@ -134,8 +134,6 @@ def _import(
     origin: list[Any],
     tokenizer: str,
     options: "ImportOptions",
-    model: str,
-    sampling: SamplingParams,
 ) -> None:
     """Write the rollouts, and say what was done."""
     from topr.config import ModelConfig
@@ -158,13 +156,11 @@ def _import(
         rows,
         output,
         tokenizer=loaded,
-        model=model,
         fingerprint=fingerprint(
-            origin, rows.format, asdict(rows.columns), tokenizer, model, asdict(sampling),
+            origin, rows.format, asdict(rows.columns), tokenizer,
             asdict(options) | {"finish_words": words},
         ),
         details={"source": source, "tokenizer": tokenizer},
-        sampling=sampling,
         options=options,
     )  # fmt: skip
     out.print(f"{manifest.rows} rollouts in {escape(str(output))}")

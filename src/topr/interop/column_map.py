@@ -1,7 +1,8 @@
 """Which column of other tools' rows holds what. Nothing is converted here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -10,29 +11,13 @@ from topr.interop.row_files import RowStream
 from topr.store.cells import has_column, value_at
 from topr.tokenization.prompts import REASONING_KEYS
 
-USUAL_NAMES: dict[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "question", "problem", "query", "instruction", "input"),
-    "completion": ("completion", "solution", "response", "output", "generation"),
-    "gold": (
-        "gold", "final_answer", "ground_truth", "gold_answer", "expected_answer", "answer",
-        "target",
-    ),
-    "problem_id": ("problem_id", "question_id", "prompt_id", "id"),
-    "sample": ("sample", "sample_index"),
-    "model": ("model", "model_name"),
-    "finish_reason": ("finish_reason", "stop_reason"),
-    "prompt_ids": ("prompt_ids", "prompt_token_ids"),
-    "completion_ids": ("completion_ids", "completion_token_ids"),
-    "logprobs": ("logprobs", "completion_logprobs", "token_logprobs"),
-    "reward": ("reward", "is_correct", "correct", "label", "score"),
-    "iteration": ("iteration",),
-    "sampling": ("sampling",),
-    "reasoning": REASONING_KEYS,
-    "last_token_id": ("last_token_id",),
-}  # fmt: skip
-"""Names looked for where none is given; the first one that is there is taken."""
 TEXT = ("prompt", "completion")
 """Fields that must be there, as text or, where that will do, as ids."""
+
+
+def _usual(*names: str) -> Any:
+    """Return a field that is looked for under these names; the first one that is there is taken."""
+    return field(default=None, metadata={"names": names})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,36 +30,39 @@ class ColumnMap:
     'generated_text'
     """
 
-    prompt: str | None = None
+    prompt: str | None = _usual("prompt", "question", "problem", "query", "instruction", "input")
     """Text that the model was asked, or the bare question for a template."""
-    completion: str | None = None
+    completion: str | None = _usual("completion", "solution", "response", "output", "generation")
     """Text that the model wrote."""
-    gold: str | None = None
+    gold: str | None = _usual(
+        "gold", "final_answer", "ground_truth", "gold_answer", "expected_answer", "answer",
+        "target",
+    )  # fmt: skip
     """Reference answer."""
-    problem_id: str | None = None
+    problem_id: str | None = _usual("problem_id", "question_id", "prompt_id", "id")
     """Name of the problem; without one, a hash of the prompt. A column named `id` is taken only
     if it never names two rows of the same prompt differently (then it names rows)."""
-    sample: str | None = None
+    sample: str | None = _usual("sample", "sample_index")
     """Number of the completion; without one, counted per problem in the rows' order."""
-    model: str | None = None
+    model: str | None = _usual("model", "model_name")
     """Model that wrote the completion."""
-    finish_reason: str | None = None
+    finish_reason: str | None = _usual("finish_reason", "stop_reason")
     """Why it ended."""
-    prompt_ids: str | None = None
+    prompt_ids: str | None = _usual("prompt_ids", "prompt_token_ids")
     """Token ids of the prompt."""
-    completion_ids: str | None = None
+    completion_ids: str | None = _usual("completion_ids", "completion_token_ids")
     """Token ids of the completion."""
-    logprobs: str | None = None
+    logprobs: str | None = _usual("logprobs", "completion_logprobs", "token_logprobs")
     """Log-probability of each completion token; looked for only where there are completion ids."""
-    reward: str | None = None
+    reward: str | None = _usual("reward", "is_correct", "correct", "label", "score")
     """Verdict (bool, 0 or 1, correct or wrong) or reward."""
-    iteration: str | None = None
+    iteration: str | None = _usual("iteration")
     """Number of the policy's step or iteration that the completion is of."""
-    sampling: str | None = None
+    sampling: str | None = _usual("sampling")
     """How the completion was sampled: an object with fields of `SamplingParams`."""
-    reasoning: str | None = None
+    reasoning: str | None = _usual(*REASONING_KEYS)
     """What the model thought before `completion`, where a server keeps the two apart."""
-    last_token_id: str | None = None
+    last_token_id: str | None = _usual("last_token_id")
     """The completion's last token, where only text is given: `topr export` writes it."""
 
     def resolve(
@@ -137,6 +125,10 @@ class ColumnMap:
                 f"Give one of them, or leave {name} out"
             )
         return given
+
+
+USUAL_NAMES: dict[str, tuple[str, ...]] = {f.name: f.metadata["names"] for f in fields(ColumnMap)}
+"""Names looked for where none is given; the first one that is there is taken."""
 
 
 def _in_any(table: "pa.Table | RowStream", column: str) -> bool:

@@ -1,12 +1,13 @@
 """How rows of other tools are read where they do not say it themselves."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+from topr.distribution import distribution
 from topr.errors import ConfigError, DataError
 from topr.interop.column_map import ColumnMap
 from topr.interop.row_files import RowStream
-from topr.records import Several
+from topr.records import SamplingParams, Several
 from topr.store.cells import has_column
 from topr.tokenization.ends import Finish
 
@@ -17,6 +18,12 @@ PLACE = "{prompt}"
 class ImportOptions:
     """How rows are read, where they do not say it themselves."""
 
+    model: str = "unknown"
+    """Behaviour model of rows that do not name one."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    """How completions were sampled; defaults to temperature 1 without top-p and top-k."""
+    iteration: int = 0
+    """Number of rollouts that have none."""
     template: str = PLACE
     """Text around a prompt, with `{prompt}` where the prompt goes."""
     ends: bool | str | None = None
@@ -45,10 +52,11 @@ class ImportOptions:
 
         Raises:
             ConfigError: a text lacks the place of what goes into it.
-            DataError: a column is missing, or of no use.
+            DataError: a column is missing or of no use, or nothing can be sampled like this.
 
         """
         template, ends, marks = self.template, self.ends, self.reasoning_marks
+        distribution(asdict(self.sampling))
         if PLACE not in template:
             raise ConfigError(f"template {template!r} has no {PLACE}, the place of the prompt")
         if marks and "{reasoning}" not in marks:

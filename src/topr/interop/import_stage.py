@@ -20,8 +20,6 @@ from topr.interop.formats import FORMATS, OURS, recognise, reshape
 from topr.interop.import_options import ImportOptions
 from topr.interop.importers import import_rollouts
 from topr.interop.row_files import RawRow, RowStream
-from topr.interop.row_values import changes_unrecorded
-from topr.records import SamplingParams
 from topr.store.manifest import Manifest, begin, is_begun, read_manifest, write_manifest
 from topr.store.schema import ROLLOUT_SCHEMA, check_numbers, conform, rollouts_to_table
 from topr.store.shards import shard_paths, write_shard
@@ -86,10 +84,8 @@ def write_rollouts(
     directory: Path,
     *,
     tokenizer: "PreTrainedTokenizerBase",
-    model: str,
     fingerprint: str,
     details: dict[str, Any],
-    sampling: SamplingParams | None = None,
     options: ImportOptions | None = None,
 ) -> Manifest:
     """Write the rollouts and return the manifest. Killed, the same call resumes.
@@ -102,10 +98,8 @@ def write_rollouts(
         source: what came in.
         directory: where the shards go.
         tokenizer: of the model to be trained.
-        model: behaviour model of rows that do not name one.
         fingerprint: of the result.
         details: what else the manifest is to say.
-        sampling: as in `import_rollouts`.
         options: how rows are read.
 
     Raises:
@@ -125,8 +119,8 @@ def write_rollouts(
             tables = _own(source.rows, options.vocabulary or len(tokenizer))
         else:
             rollouts = import_rollouts(
-                source.rows, columns=source.columns, tokenizer=tokenizer, model=model,
-                sampling=sampling, options=options, tally=tally,
+                source.rows, columns=source.columns, tokenizer=tokenizer, options=options,
+                tally=tally,
             )  # fmt: skip
             chunks = iter(lambda: list(islice(rollouts, SHARD_ROWS)), [])
             tables = (rollouts_to_table(chunk) for chunk in chunks)
@@ -247,7 +241,7 @@ def _known(place: str, row: RawRow) -> RawRow:
     known = {name: row.get(name) for name in ROLLOUT_SCHEMA.names}
     sampling = row.get("sampling")
     try:
-        if isinstance(sampling, dict) and distribution(sampling) and changes_unrecorded(sampling):
+        if isinstance(sampling, dict) and distribution(sampling).unrecorded:
             known["logprobs"] = None
     except DataError as error:
         raise DataError(f"{place}: sampling: {error}") from error

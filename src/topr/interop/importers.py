@@ -12,21 +12,20 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from topr.distribution import distribution
 from topr.errors import DataError
 from topr.interop.column_map import ColumnMap
 from topr.interop.import_options import PLACE, ImportOptions
 from topr.interop.reasoning import rebuild
 from topr.interop.row_files import RowStream
 from topr.interop.row_values import RowReader, are_verdicts, as_grade
-from topr.records import Message, Rollout, SamplingParams
+from topr.records import Message, Rollout
 from topr.tokenization.ends import Ends, Finish
 from topr.tokenization.prompts import (
     RenderedPrompt,
@@ -48,10 +47,7 @@ def import_rollouts(
     *,
     columns: ColumnMap,
     tokenizer: "PreTrainedTokenizerBase",
-    model: str,
-    sampling: SamplingParams | None = None,
     options: ImportOptions | None = None,
-    iteration: int = 0,
     tally: Counter[str] | None = None,
 ) -> Iterator[Rollout]:
     """Yield one rollout per row, in order. All rows are checked before the first is yielded.
@@ -72,10 +68,7 @@ def import_rollouts(
         table: rows as `read_rows` or `RowStream.open` give them; of the latter few are in memory.
         columns: the column of each field; None in it means the usual names.
         tokenizer: of the model to be trained.
-        model: behaviour model of rows that do not name one.
-        sampling: how completions were sampled; defaults to temperature 1 without top-p and top-k.
         options: how rows are read.
-        iteration: number recorded with rollouts that have none.
         tally: gets the counts of what was tokenised, decoded and assumed: see `import_stage`.
 
     Raises:
@@ -86,31 +79,20 @@ def import_rollouts(
     """
     rows = RowStream.of(table)
     options = options or ImportOptions()
-    sampling = sampling or SamplingParams()
-    distribution(asdict(sampling))  # is refused here, where it cannot be
     found = columns.resolve(rows, or_ids=True)
     options.validate(rows, found)
-
-    def importer(tally: Counter[str]) -> _Importer:
-        return _Importer(
-            columns=found, tokenizer=tokenizer, options=options, tally=tally,
-            model=model, sampling=sampling, iteration=iteration,
-        )  # fmt: skip
-
-    verdicts = importer(Counter()).check(rows)
-    return importer(Counter() if tally is None else tally).run(rows, verdicts=verdicts)
+    verdicts = _Importer(found, tokenizer, options, Counter()).check(rows)
+    tally = Counter() if tally is None else tally
+    return _Importer(found, tokenizer, options, tally).run(rows, verdicts=verdicts)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class _Importer:
     """Rows to rollouts, a chunk at a time."""
 
     columns: ColumnMap
     tokenizer: "PreTrainedTokenizerBase"
     options: ImportOptions
-    model: str
-    sampling: SamplingParams
-    iteration: int
     tally: Counter[str]
     counts: Counter[str] = field(default_factory=Counter)
     """Samples of a problem that were numbered here."""
@@ -145,7 +127,7 @@ class _Importer:
             self._tokenize([draft for _, draft in chunk])
             for reader, draft in chunk:
                 logprobs = reader.logprobs(len(draft["completion_ids"]))
-                if logprobs is not None and reader.changes_unrecorded():
+                if logprobs is not None and reader.drawn().unrecorded:
                     logprobs = None
                     self.tally["logprobs_left_out"] += 1
                 grade = as_grade(reader.reward(), verdicts=verdicts)
@@ -170,9 +152,9 @@ class _Importer:
         iteration = row.integer("iteration")
         text = isinstance(prompt, str)
         return completion | {
-            "sampling": row.sampling(self.sampling),
-            "model": row.label("model") or self.model,
-            "iteration": self.iteration if iteration is None else iteration,
+            "sampling": row.sampling(self.options.sampling),
+            "model": row.label("model") or self.options.model,
+            "iteration": self.options.iteration if iteration is None else iteration,
             "gold": row.gold(self.options.several_golds),
             "problem_id": problem_id,
             "sample": self._number(row, problem_id),
@@ -204,7 +186,7 @@ class _Importer:
             tally["completions_tokenized"] += 1
             written = self.ends.of_text(
                 self._text(row), prompt, finish, ended=ended,
-                last_id=row.integer("last_token_id"), stop=row.sampling(self.sampling).stop,
+                last_id=row.integer("last_token_id"), stop=row.sampling(self.options.sampling).stop,
             )  # fmt: skip
             tally["cut_at_end"] += written.cut
             text, end, reason, assumed = written.text, written.end, written.reason, written.assumed

@@ -14,7 +14,9 @@ from topr.interop.row_files import RawRow
 from topr.store.cells import value_at
 
 _NO_ANSWER = ("content_filter", "tool_calls", "function_call")
-"""Reasons to finish of what is no whole completion."""
+"""Reasons to finish of what is not a whole completion."""
+_MATCHED = ("stop_reason", "matched_stop")
+"""Where vLLM and SGLang say what ended a choice: a stop string, a token's id, or null."""
 
 
 def choices(row: RawRow) -> Iterator[RawRow | None]:
@@ -25,46 +27,50 @@ def choices(row: RawRow) -> Iterator[RawRow | None]:
         yield None
         return
     body, asked = expect_object(response, "body"), expect_object(row["request"], "body")
-    prompt = asked.get("messages", asked.get("prompt"))
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
-        prompt = [_spoken(message) for message in prompt]
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str):
-        raise DataError("the request has several prompts: expected one for each custom_id")
-    ids = bool(prompt) and isinstance(prompt, list) and isinstance(prompt[0], int)
+    if "choices" not in body and "output" in body:
+        raise DataError(
+            "this is an answer of /v1/responses, which does not give the model's reasoning: "
+            "expected one of /v1/chat/completions or /v1/completions"
+        )
+    prompt = _prompt(asked)
     drawn = {n: asked[n] for n in ("temperature", "top_p", "top_k") if asked.get(n) is not None}
     # What is not said may be the server's default, or the model's own.
     plain = drawn.get("temperature") == 1 and drawn.get("top_p") == 1 and distribution(asked).scored
     if drawn.get("top_k") == -1:  # vLLM's word for off
         drawn["top_k"] = 0
-    if "choices" not in body and "output" in body:
-        raise DataError(
-            "this is an answer of /v1/responses, which keeps what the model thought to itself: "
-            "expected one of /v1/chat/completions or /v1/completions"
-        )
     for choice in as_list(body, "choices", None):
         chat = _message_of(choice)
         token_ids = choice.get("token_ids")
         text = chat.get("content") if chat else choice.get("text")
         thought = _thought(chat, body)
-        if choice.get("finish_reason") in _NO_ANSWER or (
-            text is None and not token_ids and not thought
-        ):
+        nothing = text is None and not token_ids and not thought
+        if nothing or choice.get("finish_reason") in _NO_ANSWER:
             yield None
             continue
         yield {
-            "prompt": None if ids else prompt,
-            "prompt_ids": prompt if ids else choice.get("prompt_token_ids"),
-            # Beside a thought the text is not all that the ids say.
+            "prompt_ids": choice.get("prompt_token_ids"),
+            **prompt,
+            # Where there is reasoning, the text is not all that the ids say.
             "completion": None if token_ids and thought else text or "",
             "completion_ids": token_ids,
             "reasoning": None if token_ids else thought,
             # They are of the model's own distribution, whatever was sampled.
-            "logprobs": _openai_logprobs(choice) if token_ids and plain else None,
+            "logprobs": _logprobs(choice) if token_ids and plain else None,
             **_end(choice, asked),
             "sampling": drawn,
             "model": body.get("model"),
             "id": row["custom_id"],
         }
+
+
+def _prompt(asked: RawRow) -> RawRow:
+    prompt: Any = asked.get("messages", asked.get("prompt"))
+    first = prompt[0] if isinstance(prompt, list) and prompt else None
+    if isinstance(first, str):
+        raise DataError("the request has several prompts: expected one for each custom_id")
+    if isinstance(first, int):
+        return {"prompt": None, "prompt_ids": prompt}
+    return {"prompt": [_joined(message) for message in prompt] if first else prompt}
 
 
 def _message_of(choice: Any) -> RawRow:
@@ -77,19 +83,24 @@ def _message_of(choice: Any) -> RawRow:
             f"the choice {choice!r:.80} holds no message, expected an object with message (or "
             "text) and finish_reason"
         )
-    return dict(_spoken(message))
+    return dict(_joined(message))
+
+
+def _joined(message: Any) -> Any:
+    """Return a message with its parts of text as one text; other parts are left as they are."""
+    parts = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(parts, list) or not all(
+        isinstance(part, dict) and part.get("type") == "text" for part in parts
+    ):
+        return message
+    return message | {"content": "".join(part["text"] for part in parts)}
 
 
 def _thought(message: RawRow, body: RawRow) -> str | bool | None:
     """Return what was thought before a message; True where that was kept back, as counts show."""
-    said = thought_of(message)
-    if said is not None:
-        return said
-    return bool(value_at(body, "usage.completion_tokens_details.reasoning_tokens")) or None
-
-
-_MATCHED = ("stop_reason", "matched_stop")
-"""Where vLLM and SGLang say what ended a choice: a stop string, a token's id, or null."""
+    hidden = bool(value_at(body, "usage.completion_tokens_details.reasoning_tokens"))
+    thought = thought_of(message)
+    return (hidden or None) if thought is None else thought
 
 
 def _end(choice: RawRow, asked: RawRow) -> RawRow:
@@ -108,17 +119,7 @@ def _end(choice: RawRow, asked: RawRow) -> RawRow:
     return {"finish_reason": None if unclear else reason}
 
 
-def _spoken(message: Any) -> Any:
-    """Return a message with its parts of text as one text; other parts are left as they are."""
-    parts = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(parts, list) or not all(
-        isinstance(part, dict) and part.get("type") == "text" for part in parts
-    ):
-        return message
-    return message | {"content": "".join(part["text"] for part in parts)}
-
-
-def _openai_logprobs(choice: RawRow) -> list[float] | None:
+def _logprobs(choice: RawRow) -> list[float] | None:
     found = choice.get("logprobs") or {}
     if not isinstance(found, dict):
         raise DataError(f"logprobs holds {found!r:.80}, expected an object")

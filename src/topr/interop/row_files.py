@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from topr.errors import DataError, RunDirectoryError
 from topr.store.atomic import atomic_path
-from topr.store.cells import clean, clean_text
+from topr.store.cells import clean_text
 from topr.store.shards import read_batches, read_parquet, read_table, shard_paths
 
 T = TypeVar("T")
@@ -70,17 +70,15 @@ class RowStream:
                 line is reported during a pass.
 
         """
-        path = Path(source)
-        if path.is_file():
-            return cls(lambda: _numbered(_stream_file(path)))
-        files = data_files(path)
-        return cls(
-            lambda: (
-                (f"{file.name}, {place}", row)
-                for file in files
-                for place, row in _numbered(_stream_file(file))
-            )
-        )
+        files = data_files(Path(source))
+
+        def read() -> Iterator[tuple[str, RawRow]]:
+            for file in files:
+                name = f"{file.name}, " if Path(source).is_dir() else ""
+                for place, row in _numbered(_stream_file(file)):
+                    yield f"{name}{place}", row
+
+        return cls(read)
 
     @cached_property
     def column_names(self) -> list[str]:
@@ -311,8 +309,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _loads(text: str, path: Path, *, first_line: int) -> Any:
     try:
         found = json.loads(text)
-        # Half a surrogate pair, which no file and no tokenizer takes: rare, and only as an escape.
-        return clean(found) if "\\ud" in text or "\\uD" in text else found
+        if "\\ud" in text.lower():
+            # Half a surrogate pair, which no file and no tokenizer takes: rare, only as an escape.
+            found = json.loads(clean_text(json.dumps(found, ensure_ascii=False)))
+        return found
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise DataError(

@@ -1,7 +1,6 @@
 """Typed values out of other tools' rows; errors name the row, the column and what it holds."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -14,40 +13,23 @@ from topr.interop.column_map import TEXT, ColumnMap
 from topr.interop.reasoning import DETAIL_KEYS, thought_of
 from topr.interop.row_files import RowStream
 from topr.records import Grade, Message, Outcome, SamplingParams, Several
-from topr.store.cells import as_messages, as_object, has_column, plain, value_at
+from topr.store.cells import as_messages, as_object, has_column, json_in, plain, value_at
 from topr.store.golds import read_gold
 from topr.store.schema import MAX_LOGPROB
 from topr.tokenization.ends import Finish, read_finish
 from topr.tokenization.prompts import REASONING_KEYS
 
 VERDICTS = {
-    "true": True,
-    "yes": True,
-    "correct": True,
-    "right": True,
-    "false": False,
-    "no": False,
-    "incorrect": False,
-    "wrong": False,
+    **dict.fromkeys(("true", "yes", "correct", "right"), True),
+    **dict.fromkeys(("false", "no", "incorrect", "wrong"), False),
 }
 
-SAMPLING = tuple(each.name for each in dataclasses.fields(SamplingParams))
-"""Parameters that a rollout can say it was sampled with."""
 _MAX_INT32, _MAX_FLOAT32 = 2**31 - 1, 3.4028234e38
 """The largest numbers that a rollout can hold."""
 _PARTS = ("sampling", "prompt_ids", "completion_ids", "logprobs")
 """Fields of lists and objects: as text (CSV has nothing else) they are JSON, and empty is null."""
 _OUTCOMES = frozenset(outcome.value for outcome in Outcome)
 _ANSWER_KEYS = {"role", "content", *REASONING_KEYS, *DETAIL_KEYS}
-
-
-def changes_unrecorded(sampling: Mapping[str, Any] | None) -> bool:
-    """Return whether parameters other than `SAMPLING` changed the sampled distribution.
-
-    Its log-probabilities are then not log mu, and nothing would say so.
-    """
-    extra = {name: value for name, value in (sampling or {}).items() if name not in SAMPLING}
-    return bool(distribution(extra).changes)
 
 
 class RowReader:
@@ -156,7 +138,8 @@ class RowReader:
     def sampling(self, default: SamplingParams) -> SamplingParams:
         """Return how the completion was sampled; what the row does not say is as in `default`."""
         drawn, given = self.drawn(), self._sampling()
-        known = {name: given[name] for name in SAMPLING if given.get(name) is not None}
+        names = (each.name for each in dataclasses.fields(SamplingParams))
+        known = {name: given[name] for name in names if given.get(name) is not None}
         if "temperature" in known or drawn.greedy:
             known["temperature"] = drawn.temperature
         if "stop" in known:
@@ -173,10 +156,6 @@ class RowReader:
             return distribution(self._sampling())
         except DataError as error:
             raise self.error("sampling", str(error)) from error
-
-    def changes_unrecorded(self) -> bool:
-        """Return whether something else changed what was sampled than a rollout can say."""
-        return changes_unrecorded(self._sampling())
 
     def _sampling(self) -> Mapping[str, Any]:
         given = self._get("sampling")
@@ -282,7 +261,9 @@ class RowReader:
                 return as_messages(value)
             except DataError as error:
                 raise DataError(f"{self.place}: {error}") from error
-        return _parsed(value) if field in _PARTS else value
+        if field in _PARTS:
+            return json_in(value, "", otherwise=value) if value.strip() else None
+        return value
 
     def _list(self, field: str) -> Any:
         """Return a list, its entries Python's own, or whatever else is there."""
@@ -319,15 +300,6 @@ def read_grades(table: pa.Table, columns: ColumnMap) -> list[Grade | None]:
     rewards = [reader.reward() for reader in readers]
     verdicts = are_verdicts(rewards, graded=any(reader.graded() for reader in readers))
     return [as_grade(reward, verdicts=verdicts) for reward in rewards]
-
-
-def _parsed(text: str) -> Any:
-    if not text.strip():
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text  # refused as what it is
 
 
 def _without_nulls(turn: Any) -> dict[str, Any]:
