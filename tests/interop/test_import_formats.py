@@ -361,7 +361,9 @@ def test_our_own_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert manifest.details["format"] == "topr"
     assert again == found
     with pytest.raises(DataError, match="row 1 to row 1: a value does not fit topr's schema"):
-        take(tmp_path / "c", [rows[0] | {"prompt_ids": "no"}])
+        take(tmp_path / "c", [rows[0] | {"iteration": "no"}])
+    with pytest.raises(DataError, match=r"row 1: column prompt_ids .* holds 'no'"):
+        take(tmp_path / "e", [rows[0] | {"prompt_ids": "no"}])
     with pytest.raises(DataError, match="row 1 to row 1: column model holds a null"):
         take(tmp_path / "d", [rows[0] | {"model": None}])
 

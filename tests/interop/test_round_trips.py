@@ -286,10 +286,11 @@ def test_an_export_as_csv_is_trained_on_with_its_ends(tmp_path: Path, name: str)
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("completion_ids", [5, -1], "goes from -1"), ("completion_ids", [99999], "to 99999"),
+        ("completion_ids", [5, -1], "holds -1"), ("completion_ids", [99999], "holds 99999"),
         ("prompt_ids", [], "at least one"), ("logprobs", [0.5], "at most 0"),
         ("logprobs", [float("nan")], "at most 0"), ("sample", 2**40, "does not fit"),
-        ("sampling", {"top_p": 2.0}, "row 3: sampling: top_p"), ("prompt_ids", [2**40], "fit"),
+        ("sampling", {"top_p": 2.0}, "row 3: column sampling .* top_p 2"),
+        ("prompt_ids", [2**40], "row 3: prompt_ids holds 1099511627776"),
     ],
 )  # fmt: skip
 def test_rollouts_are_checked_before_any_is_written(

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from topr.distribution import distribution
 from topr.errors import DataError, RunDirectoryError
-from topr.interop.column_map import ColumnMap
+from topr.interop.column_map import USUAL_NAMES, ColumnMap
 from topr.interop.formats import FORMATS, OURS, recognise, reshape
 from topr.interop.import_options import ImportOptions
 from topr.interop.importers import import_rollouts
 from topr.interop.row_files import RawRow, RowStream
+from topr.interop.row_values import RowReader
 from topr.store.manifest import Manifest, begin, is_begun, read_manifest, write_manifest
-from topr.store.schema import ROLLOUT_SCHEMA, check_numbers, conform, rollouts_to_table
+from topr.store.schema import ROLLOUT_SCHEMA, conform, rollouts_to_table
 from topr.store.shards import shard_paths, write_shard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHARD_ROWS = 8192
+_OUR_COLUMNS = ColumnMap(**{name: name for name in USUAL_NAMES})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,24 +226,21 @@ def _own_tables(rows: RowStream, vocabulary: int) -> Iterator[pa.Table]:
     stream = iter(rows)
     while chunk := list(islice(stream, SHARD_ROWS)):
         where = f"{chunk[0][0]} to {chunk[-1][0]}"
+        known = [_known(place, row, vocabulary) for place, row in chunk]
         try:
-            table = pa.Table.from_pylist([_known(*each) for each in chunk], ROLLOUT_SCHEMA)
+            table = pa.Table.from_pylist(known, ROLLOUT_SCHEMA)
         except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError) as error:
             raise DataError(
                 f"{where}: a value does not fit topr's schema ({error}). Fix it, or import text "
                 "with --format trl"
             ) from error
-        table = conform(table, where=where)
-        check_numbers(table, vocabulary, where=where)
-        yield table
+        yield conform(table, where=where)
 
 
-def _known(place: str, row: RawRow) -> RawRow:
+def _known(place: str, row: RawRow, vocabulary: int) -> RawRow:
+    """Return the columns that are ours, checked as those of other tools are."""
     known = {name: row.get(name) for name in ROLLOUT_SCHEMA.names}
-    sampling = row.get("sampling")
-    try:
-        if isinstance(sampling, dict) and distribution(sampling).unrecorded:
-            known["logprobs"] = None
-    except DataError as error:
-        raise DataError(f"{place}: sampling: {error}") from error
-    return known
+    reader = RowReader(known, _OUR_COLUMNS, place=place)
+    reader.ids("prompt_ids", vocabulary)
+    reader.logprobs(len(reader.ids("completion_ids", vocabulary) or ()))
+    return known | ({"logprobs": None} if reader.drawn().unrecorded else {})

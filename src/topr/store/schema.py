@@ -131,33 +131,6 @@ def conform(table: pa.Table, *, where: str, columns: Sequence[str] | None = None
     return result.replace_schema_metadata(ROLLOUT_SCHEMA.metadata)
 
 
-def check_numbers(table: pa.Table, vocabulary: int, *, where: str) -> None:
-    """Check what training would refuse of a conforming table from elsewhere.
-
-    Raises:
-        DataError: ids outside a vocabulary of this size, a prompt without any, or log-probabilities
-            that are none.
-
-    """
-    for name in ("prompt_ids", "completion_ids"):
-        bounds = pc.min_max(pc.list_flatten(table[name]))
-        low, high = bounds["min"].as_py() or 0, bounds["max"].as_py() or 0
-        if low < 0 or high >= vocabulary:
-            raise DataError(
-                f"{where}: {name} goes from {low} to {high}, but the model knows {vocabulary} "
-                "tokens, from 0 on: give the tokenizer of the model that wrote them"
-            )
-    empty = pc.equal(pc.list_value_length(table["prompt_ids"]), 0)
-    _refuse(empty, f"{where}: column prompt_ids is empty, expected at least one token id")
-    logprobs = pc.list_flatten(table["logprobs"])
-    fits = pc.and_(pc.is_finite(logprobs), pc.less_equal(logprobs, MAX_LOGPROB))
-    if len(fits) and not pc.all(fits).as_py():
-        raise DataError(
-            f"{where}: logprobs hold {logprobs.filter(pc.invert(fits))[0]}, expected finite "
-            "natural logarithms of probabilities, which are at most 0"
-        )
-
-
 def check_version(schema: pa.Schema, *, where: str) -> None:
     """Raise a DataError if a newer topr wrote this. No mark at all is fine: other tools drop it."""
     found = (schema.metadata or {}).get(SCHEMA_KEY)
