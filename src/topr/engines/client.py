@@ -1,5 +1,8 @@
 """Requests to an HTTP server that may be busy, failing or away for a while.
 
+The retry is our own: when to give up depends on when any request of the session was last answered,
+and on whether the server's process is alive, which retry libraries do not know.
+
 Not here: what is asked and what an answer means (`topr.engines.completions`).
 """
 

@@ -159,7 +159,7 @@ def read_hub(
         DataError: the hub cannot be reached, or has no such dataset, configuration or split.
 
     """
-    rows = hub.rows(dataset, subset, split, revision=revision, instead=_file(instead))
+    rows = list(hub.table(dataset, subset, split, revision=revision, instead=_file(instead)))
     name = f"{dataset} ({subset}, {split})" if subset else f"{dataset} ({split})"
     return _filled(Source(name=f"hub dataset {name}", rows=rows))
 
