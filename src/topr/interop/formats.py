@@ -15,7 +15,7 @@ from topr.interop.row_files import RawRow, RowStream
 from topr.store.schema import OPTIONAL_COLUMNS, ROLLOUT_SCHEMA
 
 OURS = "topr"
-Adapter = Callable[[RawRow], Iterator[RawRow | None]]
+Adapter = Callable[..., Iterator[RawRow | None]]
 """One of a tool's rows to rows of ours; None stands for an answer that is not a completion."""
 
 
@@ -26,8 +26,8 @@ class Format:
     needs: frozenset[str]
     """Columns that every such file has, and by which it is recognised."""
     rows: Adapter
-    joined_by: str = ""
-    """Column that names the row of a second file, which is then in the row as `request`."""
+    needs_requests: bool = False
+    """The adapter takes the requests of a batch, by their id, as well."""
     note: str = ""
     """What the user has to know of completions in this shape."""
 
@@ -72,7 +72,7 @@ FORMATS: dict[str, Format] = {
     "openai-batch": Format(
         needs=frozenset({"custom_id", "response"}),
         rows=openai_batch.choices,
-        joined_by="custom_id",
+        needs_requests=True,
         note="log-probabilities are kept only where there are token ids, and where temperature, "
         "top_p and top_k left the distribution as it was",
     ),
@@ -180,7 +180,7 @@ def reshape(
         rows: as the tool left them.
         name: of the format.
         columns: names that the user gave: in `grouped` rows they may be lists.
-        requests: rows of the second file, where the format joins one.
+        requests: those of a batch, where the format has them in a second file.
         ends: as in `ImportOptions`: in `grouped` rows that column may be a list as well.
         tally: gets the number of answers that are not a completion as `left_out`.
 
@@ -192,11 +192,12 @@ def reshape(
     if name not in FORMATS:
         raise ConfigError(f"there is no format {name!r}, only {', '.join(FORMATS)}")
     form = FORMATS[name]
-    if bool(form.joined_by) != (requests is not None):
-        wanted = "needs the" if form.joined_by else "takes no"
+    if form.needs_requests != (requests is not None):
+        wanted = "needs the" if form.needs_requests else "takes no"
         raise ConfigError(f"the format {name} {wanted} file of requests: --requests FILE")
-    by_key = {} if requests is None else _by(form.joined_by, requests)
     needs, adapter = form.needs, form.rows
+    if requests is not None:
+        adapter = partial(adapter, requests=openai_batch.by_id(requests))
     if name == "grouped":
         completions = list_of_completions(rows.first(), columns)
         needs = needs if completions is None else frozenset({completions})
@@ -213,8 +214,6 @@ def reshape(
                 f"found the columns {', '.join(row)}, expected {', '.join(sorted(missing))} as "
                 f"well, as the format {name} has it. Fix the row, or say another --format"
             )
-        if form.joined_by:
-            row = row | {"request": _request(row[form.joined_by], form.joined_by, by_key)}
         return list(adapter(row))
 
     def read() -> Iterator[tuple[str, RawRow]]:
@@ -237,23 +236,3 @@ def reshape(
 
 _OF_EACH = ("reward", "finish_reason", "sample", "completion_ids", "logprobs", "reasoning")
 """Fields that may have an entry for each completion of a group."""
-
-
-def _by(column: str, rows: RowStream) -> dict[str, RawRow]:
-    """Return the rows of a second file by the column that joins them."""
-    found = {}
-    for place, row in rows:
-        if not isinstance(row.get(column), str):
-            raise DataError(
-                f"requests, {place}: {column} holds {row.get(column)!r:.80}, expected text"
-            )
-        found[row[column]] = row
-    return found
-
-
-def _request(key: Any, column: str, requests: dict[str, RawRow]) -> RawRow:
-    if key not in requests:
-        raise DataError(
-            f"no request has the {column} {key!r}: give the file that this batch was started with"
-        )
-    return requests[key]

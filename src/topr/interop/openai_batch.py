@@ -3,14 +3,14 @@
 As `adapters`: pure, no tokenizer, no files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from topr.distribution import distribution
 from topr.errors import DataError
 from topr.interop.adapters import as_list, expect_object
 from topr.interop.reasoning import thought_of
-from topr.interop.row_files import RawRow
+from topr.interop.row_files import RawRow, RowStream
 from topr.store.cells import value_at
 
 _NO_ANSWER = ("content_filter", "tool_calls", "function_call")
@@ -19,14 +19,31 @@ _MATCHED = ("stop_reason", "matched_stop")
 """Where vLLM and SGLang say what ended a choice: a stop string, a token's id, or null."""
 
 
-def choices(row: RawRow) -> Iterator[RawRow | None]:
+def by_id(requests: RowStream) -> dict[str, RawRow]:
+    """Return the lines of a batch's input by their id."""
+    found = {}
+    for place, row in requests:
+        if not isinstance(row.get("custom_id"), str):
+            raise DataError(
+                f"requests, {place}: custom_id holds {row.get('custom_id')!r:.80}, expected text"
+            )
+        found[row["custom_id"]] = row
+    return found
+
+
+def choices(row: RawRow, requests: Mapping[str, RawRow]) -> Iterator[RawRow | None]:
     """A line of a batch's output. A failed request has no completion, nor has a tool call or what a
     filter stopped: None stands for each."""
+    if row["custom_id"] not in requests:
+        raise DataError(
+            f"no request has the custom_id {row['custom_id']!r}: give the file that this batch was "
+            "started with"
+        )
     response = expect_object(row, "response") if row["response"] else {}
     if row.get("error") or response.get("status_code", 200) != 200:
         yield None
         return
-    body, asked = expect_object(response, "body"), expect_object(row["request"], "body")
+    body, asked = expect_object(response, "body"), expect_object(requests[row["custom_id"]], "body")
     if "choices" not in body and "output" in body:
         raise DataError(
             "this is an answer of /v1/responses, which does not give the model's reasoning: "

@@ -22,8 +22,8 @@ from typing import IO, Any, TypeVar, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from topr.errors import DataError, RunDirectoryError
-from topr.store.atomic import atomic_path
+from topr.errors import DataError
+from topr.store.atomic import atomic_path, refuse_existing
 from topr.store.cells import clean_text
 from topr.store.shards import read_batches, read_parquet, read_table, shard_paths
 
@@ -193,10 +193,7 @@ def check_output(path: Path) -> None:
 
     """
     _pick(_WRITERS, path)
-    if path.exists():
-        raise RunDirectoryError(
-            f"{path} exists already and is not overwritten: remove it, or write elsewhere"
-        )
+    refuse_existing(path)
 
 
 def _pick(by_suffix: dict[str, T], path: Path) -> T:

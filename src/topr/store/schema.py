@@ -155,22 +155,14 @@ def _row(rollout: Rollout) -> dict[str, Any]:
 
 
 def _rollout(row: dict[str, Any]) -> Rollout:
-    outcome, reward, answer = row.pop("grade"), row.pop("reward"), row.pop("answer")
-    grade = None
+    outcome, reward, answer = (row.pop(name) for name in ("grade", "reward", "answer"))
+    for name in ("prompt_ids", "completion_ids", "logprobs"):
+        row[name] = None if row[name] is None else tuple(row[name])
+    row["finish_reason"] = FinishReason(row["finish_reason"])
+    row["sampling"] = SamplingParams(**row["sampling"] | {"stop": tuple(row["sampling"]["stop"])})
     if outcome is not None:
-        grade = Grade(outcome=Outcome(outcome), reward=reward, answer=answer)
-    logprobs = row.pop("logprobs")
-    sampling = row.pop("sampling")
-    sampling["stop"] = tuple(sampling["stop"])
-    return Rollout(
-        prompt_ids=tuple(row.pop("prompt_ids")),
-        completion_ids=tuple(row.pop("completion_ids")),
-        logprobs=None if logprobs is None else tuple(logprobs),
-        finish_reason=FinishReason(row.pop("finish_reason")),
-        sampling=SamplingParams(**sampling),
-        grade=grade,
-        **row,
-    )
+        row["grade"] = Grade(outcome=Outcome(outcome), reward=reward, answer=answer)
+    return Rollout(**row)
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -217,9 +209,7 @@ def _check_values(table: pa.Table, *, where: str) -> None:
         if name in ROLLOUT_SCHEMA.names:
             _check_column(table.column(name), name, where=where)
     if {"logprobs", "completion_ids"} <= set(table.column_names):
-        lengths = [
-            pc.list_value_length(table.column(name)) for name in ("logprobs", "completion_ids")
-        ]
+        lengths = map(pc.list_value_length, (table["logprobs"], table["completion_ids"]))
         _refuse(
             pc.fill_null(pc.not_equal(*lengths), False),
             f"{where}: the number of logprobs is not that of completion_ids",
