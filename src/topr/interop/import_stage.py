@@ -219,10 +219,10 @@ def _own(rows: RowStream, vocabulary: int) -> Iterator[pa.Table]:
     """Return tables of rows that are rollouts already; a column that is not ours is left out."""
     for _ in _own_tables(rows, vocabulary):
         pass  # what is refused is refused before anything is written
-    return _own_tables(rows, vocabulary)
+    return _own_tables(rows, None)
 
 
-def _own_tables(rows: RowStream, vocabulary: int) -> Iterator[pa.Table]:
+def _own_tables(rows: RowStream, vocabulary: int | None) -> Iterator[pa.Table]:
     stream = iter(rows)
     while chunk := list(islice(stream, SHARD_ROWS)):
         where = f"{chunk[0][0]} to {chunk[-1][0]}"
@@ -237,10 +237,11 @@ def _own_tables(rows: RowStream, vocabulary: int) -> Iterator[pa.Table]:
         yield conform(table, where=where)
 
 
-def _known(place: str, row: RawRow, vocabulary: int) -> RawRow:
-    """Return the columns that are ours, checked as those of other tools are."""
+def _known(place: str, row: RawRow, vocabulary: int | None) -> RawRow:
+    """Return the columns that are ours, checked (with a vocabulary) as other tools' are."""
     known = {name: row.get(name) for name in ROLLOUT_SCHEMA.names}
     reader = RowReader(known, _OUR_COLUMNS, place=place)
-    reader.ids("prompt_ids", vocabulary)
-    reader.logprobs(len(reader.ids("completion_ids", vocabulary) or ()))
+    if vocabulary is not None:
+        reader.ids("prompt_ids", vocabulary)
+        reader.logprobs(len(reader.ids("completion_ids", vocabulary) or ()))
     return known | ({"logprobs": None} if reader.drawn().unrecorded else {})

@@ -102,6 +102,10 @@ class _Importer:
     def ends(self) -> Ends:
         return Ends(self.tokenizer, self.options.eos_ids)
 
+    @cached_property
+    def vocabulary(self) -> int:
+        return self.options.vocabulary or len(self.tokenizer)
+
     def check(self, rows: RowStream) -> bool:
         """Read every row and make nothing of it: what is refused is refused before all work.
 
@@ -143,10 +147,11 @@ class _Importer:
         if finish is Finish.DROP:
             self.tally["dropped"] += 1
             return None
-        vocabulary = self.options.vocabulary or len(self.tokenizer)
-        prompt_ids = row.ids("prompt_ids", vocabulary)
+        prompt_ids = row.ids("prompt_ids", self.vocabulary)
         prompt = self._prompt(row, prompt_ids)
-        completion = self._completion(row, prompt, row.ids("completion_ids", vocabulary), finish)
+        completion = self._completion(
+            row, prompt, row.ids("completion_ids", self.vocabulary), finish
+        )
         self.tally["prompts_tokenized"] += prompt_ids is None
         problem_id = row.label("problem_id") or _hash(prompt)
         iteration = row.integer("iteration")

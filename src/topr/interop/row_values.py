@@ -28,6 +28,7 @@ _MAX_INT32, _MAX_FLOAT32 = 2**31 - 1, 3.4028234e38
 """The largest numbers that a rollout can hold."""
 _PARTS = ("sampling", "prompt_ids", "completion_ids", "logprobs")
 """Fields of lists and objects: as text (CSV has nothing else) they are JSON, and empty is null."""
+_SAMPLING = tuple(each.name for each in dataclasses.fields(SamplingParams))
 _OUTCOMES = frozenset(outcome.value for outcome in Outcome)
 _ANSWER_KEYS = {"role", "content", *REASONING_KEYS, *DETAIL_KEYS}
 
@@ -138,8 +139,7 @@ class RowReader:
     def sampling(self, default: SamplingParams) -> SamplingParams:
         """Return how the completion was sampled; what the row does not say is as in `default`."""
         drawn, given = self.drawn(), self._sampling()
-        names = (each.name for each in dataclasses.fields(SamplingParams))
-        known = {name: given[name] for name in names if given.get(name) is not None}
+        known = {name: given[name] for name in _SAMPLING if given.get(name) is not None}
         if "temperature" in known or drawn.greedy:
             known["temperature"] = drawn.temperature
         if "stop" in known:
@@ -192,11 +192,9 @@ class RowReader:
         """Return token ids of so large a vocabulary; None for null or no column. Those of a
         completion may be none.
         """
-        values = self._list(field)
+        values = self._numbers(field, {int}, "a list of token ids")
         if values is None:
             return None
-        if not isinstance(values, list) or not set(map(type, values)) <= {int}:
-            raise self.error(field, "a list of token ids")
         if not values and field == "prompt_ids":
             raise self.error(field, "at least one token id")
         self.check_ids(values, field, vocabulary)
@@ -213,13 +211,14 @@ class RowReader:
 
     def logprobs(self, length: int) -> tuple[float, ...] | None:
         """Return one log-probability for each of `length` tokens; None for null or no column."""
-        values = self._list("logprobs")
+        expected = f"{length} numbers, one for each completion id"
+        values = self._numbers("logprobs", {int, float}, expected)
         if values is None:
             return None
-        numbers = isinstance(values, list) and set(map(type, values)) <= {int, float}
-        if not numbers or len(values) != length:
-            raise self.error("logprobs", f"{length} numbers, one for each completion id")
-        if not all(-_MAX_FLOAT32 <= value <= MAX_LOGPROB for value in values):  # NaN is neither
+        if len(values) != length:
+            raise self.error("logprobs", expected)
+        finite = all(map(math.isfinite, values))
+        if values and not (finite and -_MAX_FLOAT32 <= min(values) <= max(values) <= MAX_LOGPROB):
             raise self.error(
                 "logprobs", "finite natural logarithms of probabilities, which are at most 0"
             )
@@ -265,13 +264,17 @@ class RowReader:
             return json_in(value, "", otherwise=value) if value.strip() else None
         return value
 
-    def _list(self, field: str) -> Any:
-        """Return a list, its entries Python's own, or whatever else is there."""
+    def _numbers(self, field: str, kinds: set[type], expected: str) -> Sequence[Any] | None:
+        """Return a list of numbers of these types, also where they are numpy's; None for null."""
         values = self._get(field)
-        if not isinstance(values, list | tuple):
-            return values
-        own = set(map(type, values)) <= {int, float}
-        return list(values) if own else [plain(value) for value in values]
+        if isinstance(values, list | tuple):
+            own = set(map(type, values)) <= kinds
+            values = values if own else [plain(value) for value in values]
+            if own or set(map(type, values)) <= kinds:
+                return values
+        if values is None:
+            return None
+        raise self.error(field, expected)
 
 
 def are_verdicts(rewards: Collection[float | None], *, graded: bool) -> bool:
