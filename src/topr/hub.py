@@ -58,7 +58,7 @@ def parse(name: str) -> HubName | None:
     not looked at. (huggingface_hub's own parser wants the revision before the path.)
 
     Raises:
-        ConfigError: `hf://` and something that is no data set.
+        ConfigError: `hf://` and something that is not a data set.
 
     """
     if name.startswith("hf:"):

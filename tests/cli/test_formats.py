@@ -38,7 +38,7 @@ def test_a_foreign_file_goes_in_and_out_again(folder: Path) -> None:
     assert [(row["completion"], row["label"]) for row in rows] == [("2", True), ("3", False)]
     assert rows[0]["prompt"] == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
     said = topr(folder, "export", "in", "-o", "verl.jsonl", "--format", "verl").stdout
-    assert "1 prompts are given by their question alone, for verl's own chat template" in said
+    assert "1 prompts are written as their question only, for verl's own chat template" in said
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_trl_carries_text_and_rewards(tmp_path: Path) -> None:
 def test_kto_leaves_out_what_has_no_label(tmp_path: Path) -> None:
     made = export_rollouts(TABLE, "trl-kto")
     assert made.table["label"].to_pylist() == [True, False, False, True, True, False]
-    assert (made.without_reward, made.cut_off) == (1, 1)
+    assert (made.without_reward, made.truncated) == (1, 1)
     graded = [r for r in ROLLOUTS if r.grade]
     assert essence(back(tmp_path, "trl-kto", ".parquet")) == essence(graded)
 

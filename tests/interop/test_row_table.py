@@ -376,7 +376,7 @@ KINDS: dict[str, Kind] = {
     # Reasoning kept apart
     "a thought that no template writes": Kind(
         rows=batch(THOUGHT), requests=REQUEST,
-        refused="row 1: the model thought .*--reasoning-marks.*return_token_ids.*--drop-reasoning",
+        refused="row 1: .*its reasoning .*--reasoning-marks.*return_token_ids.*--drop-reasoning",
     ),
     "a thought that the template writes": Kind(
         rows=batch(THOUGHT), requests=REQUEST, model="thinks", rewards=[None], ended="y",
@@ -400,10 +400,10 @@ KINDS: dict[str, Kind] = {
     ),
     "a thought that the server keeps": Kind(
         rows=batch({"content": "2"}, body=HIDDEN), requests=REQUEST, model="thinks",
-        refused="the server kept that back.*--drop-reasoning",
+        refused="the server hides the model's reasoning.*--drop-reasoning",
     ),
     "a thought in a column": Kind(
-        rows=[PAIR | {"reasoning": "one"}], refused="row 1: the model thought .*--reasoning ''",
+        rows=[PAIR | {"reasoning": "one"}], refused="row 1: .*its reasoning .*--reasoning ''",
     ),
     "a column that is no thought": Kind(
         rows=[PAIR | {"reasoning": "one"}], arguments=("--reasoning", ""), rewards=[None],
@@ -425,12 +425,12 @@ KINDS: dict[str, Kind] = {
     "a thought with a hidden part": Kind(
         rows=batch({"content": "2", "reasoning": "in short", "reasoning_details": [
             {"type": "reasoning.summary", "summary": "in short"}]}),
-        requests=REQUEST, model="thinks", refused="row 1: .*the server kept that back",
+        requests=REQUEST, model="thinks", refused="row 1: .*the server hides the model's reasoning",
     ),
     "a thought in a message's parts": Kind(
         rows=[{"prompt": [ASKED], "completion": [{"role": "assistant", "content": "2",
                "thinking_blocks": [{"type": "redacted_thinking", "data": "x"}]}]}],
-        model="thinks", refused="row 1: .*the server kept that back",
+        model="thinks", refused="row 1: .*the server hides the model's reasoning",
     ),
     "a thought that is no text": Kind(
         rows=batch({"content": "2", "reasoning_trace": {"a": 1}}), requests=REQUEST,

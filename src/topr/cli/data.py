@@ -230,7 +230,7 @@ def export(
         typer.Option("--format", help="topr, grouped, trl, trl-kto, trl-dpo or verl."),
     ],
     data_source: Annotated[
-        str, typer.Option(help="verl's name of the data set, which finds its reward function.")
+        str, typer.Option(help="Name of the data set, by which verl finds its reward function.")
     ] = "topr",
 ) -> None:
     """Write rollouts in the shape that another tool loads. Nothing is overwritten."""
@@ -245,15 +245,15 @@ def export(
         out.print(f"{found.without_reward} completions without a reward are left out")
     if found.questions:
         out.print(
-            f"{found.questions} prompts are given by their question alone, for verl's own chat "
+            f"{found.questions} prompts are written as their question only, for verl's own chat "
             "template: a system message, earlier turns, examples and instructions that "
-            "the completions were drawn with are not in the file",
+            "the completions were sampled with are not in the file",
             soft_wrap=True,
         )
-    if found.cut_off:
+    if found.truncated:
         out.print(
-            f"{found.cut_off} completions were cut off (finish_reason length), and a trainer that "
-            "reads text may add an end to them: leave them out there, or have them masked",
+            f"{found.truncated} completions are truncated (finish_reason length), and a trainer "
+            "that reads text may add an end token to them: filter them out, or mask them",
             soft_wrap=True,
         )
 

@@ -61,7 +61,7 @@ class ColumnMap:
     sampling: str | None = _usual("sampling")
     """How the completion was sampled: an object with fields of `SamplingParams`."""
     reasoning: str | None = _usual(*REASONING_KEYS)
-    """What the model thought before `completion`, where a server keeps the two apart."""
+    """Reasoning before `completion`, where a server gives the two in separate fields."""
     last_token_id: str | None = _usual("last_token_id")
     """The completion's last token, where only text is given: `topr export` writes it."""
 

@@ -41,7 +41,7 @@ class Export:
     """A completion without a reward has no place in it."""
     tokenized_again: bool = True
     """It carries only text."""
-    question_alone: bool = False
+    question_only: bool = False
     """It carries a prompt's question, for a chat template of the tool's own."""
 
 
@@ -52,7 +52,7 @@ class Exported:
     table: pa.Table
     without_reward: int
     """Completions left out."""
-    cut_off: int
+    truncated: int
     """Completions without an end, to which a trainer that reads text adds one."""
     questions: int
     """Prompts of which only the question was written."""
@@ -68,7 +68,7 @@ def export_rollouts(table: pa.Table, name: str, *, data_source: str = "topr") ->
 
     Raises:
         ConfigError: no such shape.
-        DataError: these are no rollouts, or nothing is left to write.
+        DataError: these are not rollouts, or nothing is left to write.
 
     """
     if name not in EXPORTS:
@@ -83,13 +83,13 @@ def export_rollouts(table: pa.Table, name: str, *, data_source: str = "topr") ->
             "no reward (`topr grade` gives one), and pairs need a right and a wrong one of the "
             "same problem"
         )
-    cut_off = sum(row["finish_reason"] == "length" for row in kept)
+    truncated = sum(row["finish_reason"] == "length" for row in kept)
     shortened = {row["prompt"] for row in kept if row["question"] not in (None, row["prompt"])}
     return Exported(
         table=pa.Table.from_pylist(made),
         without_reward=len(rows) - len(kept),
-        cut_off=cut_off if shape.tokenized_again else 0,
-        questions=len(shortened) if shape.question_alone else 0,
+        truncated=truncated if shape.tokenized_again else 0,
+        questions=len(shortened) if shape.question_only else 0,
     )
 
 
@@ -176,6 +176,6 @@ EXPORTS: dict[str, Export] = {
     "trl": Export(rows=_trl),
     "trl-kto": Export(rows=_trl_kto, rewarded=True),
     "trl-dpo": Export(rows=_trl_dpo, rewarded=True),
-    "verl": Export(rows=_verl, question_alone=True),
+    "verl": Export(rows=_verl, question_only=True),
 }
 """By name, for `topr export --format`."""

@@ -208,16 +208,16 @@ class _Importer:
         return {"completion": text, "completion_ids": ids, "end": end, "finish_reason": reason}
 
     def _text(self, row: RowReader) -> str:
-        """Return the completion's text, with what was thought before it."""
-        text, thought = row.written(), row.reasoning()
-        if thought is None:
+        """Return the completion's text, with its reasoning before it."""
+        text, reasoning = row.written(), row.reasoning()
+        if reasoning is None:
             return text
         if self.options.drop_reasoning:
             self.tally["reasoning_dropped"] += 1
             return text
         self.tally["reasoning_rebuilt"] += 1
         try:
-            return rebuild(thought, text, self.tokenizer, self.options.reasoning_marks)
+            return rebuild(reasoning, text, self.tokenizer, self.options.reasoning_marks)
         except DataError as error:
             raise DataError(f"{row.place}: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 from topr.distribution import distribution
 from topr.errors import DataError
 from topr.interop.adapters import as_list, expect_object
-from topr.interop.reasoning import thought_of
+from topr.interop.reasoning import reasoning_of
 from topr.interop.row_files import RawRow, RowStream
 from topr.store.cells import value_at
 
@@ -59,8 +59,8 @@ def choices(row: RawRow, requests: Mapping[str, RawRow]) -> Iterator[RawRow | No
         chat = _message_of(choice)
         token_ids = choice.get("token_ids")
         text = chat.get("content") if chat else choice.get("text")
-        thought = _thought(chat, body)
-        nothing = text is None and not token_ids and not thought
+        reasoning = _reasoning(chat, body)
+        nothing = text is None and not token_ids and not reasoning
         if nothing or choice.get("finish_reason") in _NO_ANSWER:
             yield None
             continue
@@ -68,9 +68,9 @@ def choices(row: RawRow, requests: Mapping[str, RawRow]) -> Iterator[RawRow | No
             "prompt_ids": choice.get("prompt_token_ids"),
             **prompt,
             # Where there is reasoning, the text is not all that the ids say.
-            "completion": None if token_ids and thought else text or "",
+            "completion": None if token_ids and reasoning else text or "",
             "completion_ids": token_ids,
-            "reasoning": None if token_ids else thought,
+            "reasoning": None if token_ids else reasoning,
             # They are of the model's own distribution, whatever was sampled.
             "logprobs": _logprobs(choice) if token_ids and plain else None,
             **_end(choice, asked),
@@ -113,11 +113,11 @@ def _joined(message: Any) -> Any:
     return message | {"content": "".join(part["text"] for part in parts)}
 
 
-def _thought(message: RawRow, body: RawRow) -> str | bool | None:
-    """Return what was thought before a message; True where that was kept back, as counts show."""
+def _reasoning(message: RawRow, body: RawRow) -> str | bool | None:
+    """Return the reasoning of a message; True if it is hidden, as the counts of tokens show."""
     hidden = bool(value_at(body, "usage.completion_tokens_details.reasoning_tokens"))
-    thought = thought_of(message)
-    return (hidden or None) if thought is None else thought
+    reasoning = reasoning_of(message)
+    return (hidden or None) if reasoning is None else reasoning
 
 
 def _end(choice: RawRow, asked: RawRow) -> RawRow:

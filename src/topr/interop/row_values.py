@@ -10,7 +10,7 @@ import pyarrow as pa
 from topr.distribution import Distribution, distribution
 from topr.errors import DataError
 from topr.interop.column_map import TEXT, ColumnMap
-from topr.interop.reasoning import DETAIL_KEYS, thought_of
+from topr.interop.reasoning import DETAIL_KEYS, reasoning_of
 from topr.interop.row_files import RowStream
 from topr.records import Grade, Message, Outcome, SamplingParams, Several
 from topr.store.cells import as_messages, as_object, has_column, json_in, plain, value_at
@@ -105,18 +105,17 @@ class RowReader:
         if message is None:
             return self.text("completion")
         content = message.get("content")
-        return content if isinstance(content, str) else ""  # thought, and nothing said yet
+        return content if isinstance(content, str) else ""  # truncated while it reasoned
 
     def reasoning(self) -> str | bool | None:
-        """Return what was thought before the completion's text; None for nothing.
-
-        True: something was, and the row does not say what.
+        """Return the reasoning before the completion's text; None if there is none, True if the row
+        does not say what it was.
         """
         found = self._get("reasoning")
         if isinstance(found, str) and found.strip():
             return found
-        if (thought := thought_of(self._answer() or {})) is not None:
-            return thought
+        if (in_message := reasoning_of(self._answer() or {})) is not None:
+            return in_message
         if found is True:
             return True
         if found not in (None, "", False) and not isinstance(found, str):

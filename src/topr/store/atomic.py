@@ -1,6 +1,6 @@
 """Files that are either whole or not there, whenever the writer is killed. No format is known here.
 
-Content goes to a hidden temporary file beside its target, is synced, renamed, and the directory
+Content goes to a hidden temporary file next to its target, is synced, renamed, and the directory
 is synced. One process writes a given target at a time; what a killed writer left behind has the
 same temporary name, so the next writer of that target replaces it.
 """

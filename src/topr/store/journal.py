@@ -1,7 +1,7 @@
-"""Rollouts noted one by one while their shard is drawn, so that a killed draw loses none of them.
+"""Rollouts noted one by one while their shard is sampled, so that a killed process loses none.
 
-A hidden file of JSON lines beside the shards, gone once its shard is there. It belongs to one
-writer at a time. Which rollouts are still to be drawn is not decided here.
+A hidden file of JSON lines next to the shards, removed once its shard is there. It belongs to one
+writer at a time. Which rollouts are still to be sampled is not decided here.
 """
 
 import errno
