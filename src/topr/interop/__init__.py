@@ -6,10 +6,10 @@ anybody's rows can hold them.
 
 from topr.interop.column_map import ColumnMap
 from topr.interop.exporters import EXPORTS, Exported, export_rollouts
-from topr.interop.formats import FORMATS
+from topr.interop.formats import FORMATS, ImportSource, open_source
 from topr.interop.import_options import ImportOptions
-from topr.interop.import_stage import ImportSource, open_source, write_rollouts
 from topr.interop.import_stage import report as report_import
+from topr.interop.import_stage import write_rollouts
 from topr.interop.importers import import_rollouts
 from topr.interop.row_files import (
     RowStream,

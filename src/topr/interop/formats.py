@@ -4,7 +4,7 @@ from one of a tool's rows to rows of our own names, those of `ColumnMap`, one co
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -165,74 +165,99 @@ def _refuse_steps(row: RawRow, completions: str) -> None:
         )
 
 
-def reshape(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImportSource:
+    """Rows of another tool, its format known and its columns found."""
+
+    rows: RowStream
+    """In our own names."""
+    format: str
+    columns: ColumnMap
+    tally: Counter[str]
+    """`left_out`: answers that are not a completion, after a pass over `rows`."""
+
+
+def open_source(
     rows: RowStream,
-    name: str,
     columns: ColumnMap,
     *,
+    format_name: str | None = None,
     requests: RowStream | None = None,
     ends: bool | str | None = None,
-    tally: Counter[str],
-) -> RowStream:
-    """Return rows of our own names; messages name the rows of the source.
+) -> ImportSource:
+    """Find out what the rows are, and bring them into our own names.
 
     Args:
         rows: as the tool left them.
-        name: of the format.
-        columns: names that the user gave: in `grouped` rows they may be lists.
+        columns: names that the user gave; None in it means the usual ones.
+        format_name: of `FORMATS`; defaults to the one that the first row's columns say.
         requests: those of a batch, where the format has them in a second file.
-        ends: as in `ImportOptions`: in `grouped` rows that column may be a list as well.
-        tally: gets the number of answers that are not a completion as `left_out`.
+        ends: as in `ImportOptions`: a column of this name may hold a list of a group's entries.
 
     Raises:
-        ConfigError: no such format, or a second file that is missing or has no use.
-        DataError: during a pass: a row that does not have this shape.
+        ConfigError: no such format, or requests that are missing or of no use.
+        DataError: the format cannot be told, a row does not have it, or a column is not there.
 
     """
+    name = recognise(rows.first(), columns) if format_name is None else format_name
     if name not in FORMATS:
         raise ConfigError(f"there is no format {name!r}, only {', '.join(FORMATS)}")
-    form = FORMATS[name]
+    form, tally = FORMATS[name], Counter[str]()
     if form.needs_requests != (requests is not None):
         wanted = "needs the" if form.needs_requests else "takes no"
         raise ConfigError(f"the format {name} {wanted} file of requests: --requests FILE")
-    needs, adapter = form.needs, form.rows
     if requests is not None:
-        adapter = partial(adapter, requests=openai_batch.by_id(requests))
+        form = replace(form, rows=partial(form.rows, requests=openai_batch.by_id(requests)))
     if name == "grouped":
-        completions = list_of_completions(rows.first(), columns)
-        needs = needs if completions is None else frozenset({completions})
-        named = {getattr(columns, one) for one in _OF_EACH} | {ends}
-        adapter = partial(
-            adapters.grouped,
-            completions=completions or "completions",
-            named=tuple(sorted(one for one in named if one and isinstance(one, str))),
+        form = _of_lists(form, rows.first(), columns, ends)
+        columns = replace(columns, completion=None)  # no longer a list
+    shaped = RowStream(lambda: _shaped(rows, name, form, tally))
+    if not shaped.column_names and tally["left_out"]:
+        raise DataError(
+            f"nothing is left to import: of {tally['left_out']} answers none is a completion "
+            "(failed requests, tool calls, filtered ones, empty lists). Look at the first row"
         )
-
-    def shaped(row: RawRow) -> list[RawRow | None]:
-        if missing := needs - set(row):
-            raise DataError(
-                f"found the columns {', '.join(row)}, expected {', '.join(sorted(missing))} as "
-                f"well, as the format {name} has it. Fix the row, or say another --format"
-            )
-        return list(adapter(row))
-
-    def read() -> Iterator[tuple[str, RawRow]]:
-        tally["left_out"] = 0  # of this pass
-        for place, row in rows:
-            try:
-                made = shaped(row)
-            except DataError as error:
-                raise DataError(f"{place}: {error}") from error
-            except (AttributeError, IndexError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{place}: a value is not what the format {name} has there "
-                    f"({type(error).__name__}: {error}). Fix the row, or say another --format"
-                ) from error
-            tally["left_out"] += made.count(None) or not made
-            yield from ((place, one) for one in made if one is not None)
-
-    return RowStream(read)
+    if name != OURS:
+        columns = columns.resolve(shaped, or_ids=True)
+    return ImportSource(rows=shaped, format=name, columns=columns, tally=tally)
 
 
 _OF_EACH = ("reward", "finish_reason", "sample", "completion_ids", "logprobs", "reasoning")
 """Fields that may have an entry for each completion of a group."""
+
+
+def _of_lists(form: Format, first: RawRow, columns: ColumnMap, ends: bool | str | None) -> Format:
+    """Return the format of groups whose lists have these names."""
+    completions = list_of_completions(first, columns)
+    named = {getattr(columns, one) for one in _OF_EACH} | {ends}
+    adapter = partial(
+        adapters.grouped,
+        completions=completions or "completions",
+        named=tuple(sorted(one for one in named if one and isinstance(one, str))),
+    )
+    needs = form.needs if completions is None else frozenset({completions})
+    return replace(form, needs=needs, rows=adapter)
+
+
+def _shaped(
+    rows: RowStream, name: str, form: Format, tally: Counter[str]
+) -> Iterator[tuple[str, RawRow]]:
+    """Yield rows of our own names; places are those of the tool's rows."""
+    tally["left_out"] = 0  # of this pass
+    for place, row in rows:
+        try:
+            if missing := form.needs - set(row):
+                raise DataError(
+                    f"found the columns {', '.join(row)}, expected {', '.join(sorted(missing))} as "
+                    f"well, as the format {name} has it. Fix the row, or say another --format"
+                )
+            made = list(form.rows(row))
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from error
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{place}: a value is not what the format {name} has there "
+                f"({type(error).__name__}: {error}). Fix the row, or say another --format"
+            ) from error
+        tally["left_out"] += made.count(None) or not made
+        yield from ((place, one) for one in made if one is not None)

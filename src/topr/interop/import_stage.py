@@ -1,12 +1,11 @@
 """What another tool left becomes a directory of rollouts, a shard at a time.
 
-`formats` knows the tools' shapes and `importers` what tokenising means; here the two are put
-together, files are written, and the manifest says what was done to the rows.
+`formats` brings rows into our names and `importers` tokenises them; here files are written, and the
+manifest says what was done to the rows.
 """
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from topr.errors import DataError, RunDirectoryError
 from topr.interop.column_map import USUAL_NAMES, ColumnMap
-from topr.interop.formats import FORMATS, OURS, recognise, reshape
+from topr.interop.formats import FORMATS, OURS, ImportSource
 from topr.interop.import_options import ImportOptions
 from topr.interop.importers import import_rollouts
 from topr.interop.row_files import RawRow, RowStream
@@ -29,55 +28,6 @@ if TYPE_CHECKING:
 
 SHARD_ROWS = 8192
 _OUR_COLUMNS = ColumnMap(**{name: name for name in USUAL_NAMES})
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImportSource:
-    """Rows of another tool, its format known and its columns found."""
-
-    rows: RowStream
-    """In our own names."""
-    format: str
-    columns: ColumnMap
-    tally: Counter[str]
-    """`left_out`: answers that are not a completion, after a pass over `rows`."""
-
-
-def open_source(
-    rows: RowStream,
-    columns: ColumnMap,
-    *,
-    format_name: str | None = None,
-    requests: RowStream | None = None,
-    ends: bool | str | None = None,
-) -> ImportSource:
-    """Find out what the rows are.
-
-    Args:
-        rows: as the tool left them.
-        columns: names that the user gave; None in it means the usual ones.
-        format_name: of `FORMATS`; defaults to the one that the first row's columns say.
-        requests: the requests of a batch.
-        ends: as in `ImportOptions`: a column of this name may hold a list of a group's entries.
-
-    Raises:
-        ConfigError: no such format, or requests that are missing or of no use.
-        DataError: the format cannot be told, or a column is not there.
-
-    """
-    name = recognise(rows.first(), columns) if format_name is None else format_name
-    tally: Counter[str] = Counter()
-    shaped = reshape(rows, name, columns, requests=requests, ends=ends, tally=tally)
-    if not shaped.column_names and tally["left_out"]:
-        raise DataError(
-            f"nothing is left to import: of {tally['left_out']} answers none is a completion "
-            "(failed requests, tool calls, filtered ones, empty lists). Look at the first row"
-        )
-    if name == "grouped":
-        columns = replace(columns, completion=None)  # no longer a list
-    if name != OURS:
-        columns = columns.resolve(shaped, or_ids=True)
-    return ImportSource(rows=shaped, format=name, columns=columns, tally=tally)
 
 
 def write_rollouts(
