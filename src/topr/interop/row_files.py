@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from topr.errors import DataError
 from topr.store.atomic import atomic_path, refuse_existing
-from topr.store.cells import clean_text
+from topr.store.cells import clean, clean_text
 from topr.store.shards import read_batches, read_parquet, read_table, shard_paths
 
 T = TypeVar("T")
@@ -308,7 +308,7 @@ def _loads(text: str, path: Path, *, first_line: int) -> Any:
         found = json.loads(text)
         if "\\ud" in text.lower():
             # Half a surrogate pair, which no file and no tokenizer takes: rare, only as an escape.
-            found = json.loads(clean_text(json.dumps(found, ensure_ascii=False)))
+            found = clean(found)
         return found
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1

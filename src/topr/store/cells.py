@@ -27,6 +27,15 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def clean(value: Any) -> Any:
+    """Return a value of JSON with lone surrogates in its text replaced. Slow, and hardly ever needed.
+
+    >>> clean({"a": ["\\ud83d", 1]})
+    {'a': ['�', 1]}
+    """
+    return json.loads(clean_text(json.dumps(value, ensure_ascii=False)))
+
+
 def json_in(text: str, opening: str, otherwise: Any = None) -> Any:
     """Return the JSON value that a text is, as CSV and many data sets have lists and objects;
     `otherwise` where the text opens in another way, or is broken.

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from topr.distribution import distribution
 from topr.errors import DataError
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
-from topr.store.cells import clean_text
+from topr.store.cells import clean
 
 SCHEMA_VERSION = 1
 SCHEMA_KEY = b"topr.schema"
@@ -78,8 +78,10 @@ def rollouts_to_table(rollouts: Iterable[Rollout]) -> pa.Table:
 
     """
     rows = [_row(rollout) for rollout in rollouts]
-    columns = [_array([row[f.name] for row in rows], f.type) for f in ROLLOUT_SCHEMA]
-    table = pa.Table.from_arrays(columns, schema=ROLLOUT_SCHEMA)
+    try:
+        table = pa.Table.from_pylist(rows, ROLLOUT_SCHEMA)
+    except UnicodeEncodeError:
+        table = pa.Table.from_pylist(clean(rows), ROLLOUT_SCHEMA)
     _check_values(table, where="the rollouts to store")
     return table
 
@@ -163,15 +165,6 @@ def _rollout(row: dict[str, Any]) -> Rollout:
     if outcome is not None:
         row["grade"] = Grade(outcome=Outcome(outcome), reward=reward, answer=answer)
     return Rollout(**row)
-
-
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    try:
-        return pa.array(values, kind)
-    except UnicodeEncodeError:
-        if not pa.types.is_string(kind):
-            raise
-        return pa.array([None if value is None else clean_text(value) for value in values], kind)
 
 
 def _cast(column: pa.ChunkedArray, name: str, *, where: str) -> pa.ChunkedArray:
