@@ -82,7 +82,7 @@ def import_(
     tokenizer: Annotated[str, _help("Model (directory, hub name, GGUF file) to tokenise for.")],
     format_: Format = None,
     subset: Annotated[str | None, _help("Configuration of a hub dataset.")] = None,
-    split: Annotated[str | None, _help("Split of a hub dataset. By default its one file.")] = None,
+    split: Annotated[str | None, _help("Split of a hub dataset.")] = None,
     requests: Requests = None,
     prompt: Annotated[str | None, _help("Column of prompts; nested columns as a.b.")] = None,
     completion: Annotated[str | None, _help("Column of completions.")] = None,
@@ -93,7 +93,7 @@ def import_(
     escape_special_tokens: Escape = False,
     ends: Ended = None,
     finish_reason: FinishReasons = None,
-    several_golds: Annotated[Several, _help("If reference answers are a list.")] = Several.REFUSE,
+    several_golds: Annotated[Several, _help("Lists of reference answers.")] = Several.REFUSE,
     reasoning: Annotated[str | None, _help("Column of reasoning; '' ignores it.")] = None,
     reasoning_marks: ReasoningMarks = "",
     drop_reasoning: Annotated[

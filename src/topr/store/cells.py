@@ -28,7 +28,7 @@ def clean_text(text: str) -> str:
 
 
 def clean(value: Any) -> Any:
-    """Return a value of JSON with lone surrogates in its text replaced. Slow, and hardly ever needed.
+    """Return a value of JSON with lone surrogates in its text replaced: slow, and rarely needed.
 
     >>> clean({"a": ["\\ud83d", 1]})
     {'a': ['�', 1]}
