@@ -11,14 +11,8 @@ from topr.interop.import_options import ImportOptions
 from topr.interop.import_stage import report as report_import
 from topr.interop.import_stage import write_rollouts
 from topr.interop.importers import import_rollouts
-from topr.interop.row_files import (
-    RowStream,
-    as_column,
-    check_output,
-    data_files,
-    read_rows,
-    write_rows,
-)
+from topr.interop.row_files import RowStream, as_column, data_files, read_rows
+from topr.interop.row_output import check_output, write_rows
 
 __all__ = [
     "EXPORTS",

@@ -1,7 +1,7 @@
 """Rows in files that anybody may have written: JSON lines, JSON, CSV, parquet, or our shards.
 
 The suffix says the format; all but parquet may end in `.gz`. Which columns mean what is not known
-here: see `column_map` and `formats`.
+here: see `column_map` and `formats`. Files are written in `row_output`.
 
 JSON and CSV are read with the standard library. The readers of pyarrow, pandas and `datasets` guess
 one type for a whole column (`18`, then `"x+1"`, is an error; `2**70` another number), and their
@@ -10,7 +10,6 @@ errors do not say which row is wrong.
 
 import csv
 import gzip
-import io
 import json
 import re
 import zlib
@@ -20,18 +19,16 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from topr.errors import DataError
-from topr.store.atomic import atomic_path, refuse_existing
 from topr.store.cells import clean, clean_text
 from topr.store.shards import read_batches, read_parquet, read_table, shard_paths
 
 T = TypeVar("T")
 RawRow = dict[str, Any]
 """One row by column name, in Python's own values."""
-_PARQUET = ".parquet"
-_BATCH = 512
+PARQUET = ".parquet"
+BATCH = 512
 """Rows of a table that are Python objects at a time."""
 
 
@@ -57,7 +54,7 @@ class RowStream:
             return rows
         if isinstance(rows, pa.Table):
             table = rows
-            return cls(lambda: _numbered(_rows_of(table.to_batches(max_chunksize=_BATCH))))
+            return cls(lambda: _numbered(rows_of(table.to_batches(max_chunksize=BATCH))))
         return cls(lambda: _numbered(rows))
 
     @classmethod
@@ -140,7 +137,7 @@ def read_rows(source: str | Path) -> pa.Table:
         return read_table(path)
     if not path.is_file():
         raise DataError(f"{path} is not there: give a file or a directory of topr's shards")
-    if _pick(_READERS, path) is _read_parquet:
+    if pick(_READERS, path) is _read_parquet:
         return _without_encodings(read_parquet(path))
     rows = list(_stream_file(path))
     names = dict.fromkeys(name for row in rows for name in row)
@@ -160,43 +157,7 @@ def as_column(values: list[Any]) -> pa.Array:
     return array
 
 
-def write_rows(path: Path, table: pa.Table) -> None:
-    """Write all rows in the format that the suffix of `path` names, whole or not at all.
-
-    JSON has no NaN and no infinity: they become null. CSV knows text alone: a null becomes an
-    empty cell, lists and objects become JSON. The same rows give the same bytes, also gzipped.
-
-    Raises:
-        RunDirectoryError: `path` exists already.
-        DataError: an unknown suffix.
-
-    """
-    write = _pick(_WRITERS, Path(path))
-    with atomic_path(Path(path), overwrite=False) as temporary:
-        if write is None:
-            pq.write_table(table, temporary, compression="zstd")
-            return
-        compression = "gzip" if Path(path).suffix == ".gz" else None
-        with (
-            pa.output_stream(temporary, compression=compression) as raw,
-            io.TextIOWrapper(raw, encoding="utf-8", newline="") as file,
-        ):
-            write(file, table)
-
-
-def check_output(path: Path) -> None:
-    """Refuse now what `write_rows` would refuse after the work was done.
-
-    Raises:
-        RunDirectoryError: `path` exists already.
-        DataError: an unknown suffix.
-
-    """
-    _pick(_WRITERS, path)
-    refuse_existing(path)
-
-
-def _pick(by_suffix: dict[str, T], path: Path) -> T:
+def pick(by_suffix: dict[str, T], path: Path) -> T:
     """Return what belongs to the suffix of `path`, `.gz` left aside."""
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if suffix not in by_suffix or path.name.endswith(".parquet.gz"):
@@ -208,7 +169,7 @@ def _pick(by_suffix: dict[str, T], path: Path) -> T:
 
 
 def _stream_file(path: Path) -> Iterator[RawRow]:
-    return _pick(_READERS, path)(path)
+    return pick(_READERS, path)(path)
 
 
 def _numbered(rows: Iterable[RawRow]) -> Iterator[tuple[str, RawRow]]:
@@ -221,13 +182,14 @@ def _by_number(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
 
-def _rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[RawRow]:
+def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[RawRow]:
+    """Yield the rows of Arrow batches."""
     for batch in batches:
         yield from batch.to_pylist()
 
 
 def _read_parquet(path: Path) -> Iterator[RawRow]:
-    return _rows_of(read_batches(path, rows=_BATCH))
+    return rows_of(read_batches(path, rows=BATCH))
 
 
 def _without_encodings(table: pa.Table) -> pa.Table:
@@ -320,34 +282,6 @@ def _loads(text: str, path: Path, *, first_line: int) -> Any:
         raise DataError(f"{path}, line {first_line}: cannot be read as JSON ({error})") from error
 
 
-def _write_jsonl(file: IO[str], table: pa.Table) -> None:
-    for row in _rows_of(table.to_batches(max_chunksize=_BATCH)):
-        file.write(_dumps(row) + "\n")
-
-
-def _write_json(file: IO[str], table: pa.Table) -> None:
-    separator = "[\n"
-    for row in _rows_of(table.to_batches(max_chunksize=_BATCH)):
-        file.write(separator + _dumps(row))
-        separator = ",\n"
-    file.write("\n]\n" if table.num_rows else "[]\n")
-
-
-def _write_csv(file: IO[str], table: pa.Table) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(table.column_names)
-    for row in _rows_of(table.to_batches(max_chunksize=_BATCH)):
-        writer.writerow(_dumps(c) if isinstance(c, list | dict) else c for c in row.values())
-
-
-def _dumps(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
-    except ValueError:  # NaN or infinity somewhere in it
-        finite = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
-        return json.dumps(finite, ensure_ascii=False)
-
-
 def _as_text(value: Any) -> str | None:
     if value is None:
         return None
@@ -358,11 +292,5 @@ _READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    _PARQUET: _read_parquet,
-}
-_WRITERS: dict[str, Callable[[IO[str], pa.Table], None] | None] = {
-    ".jsonl": _write_jsonl,
-    ".json": _write_json,
-    ".csv": _write_csv,
-    _PARQUET: None,  # pyarrow's own, which takes no text file
+    PARQUET: _read_parquet,
 }
