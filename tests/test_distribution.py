@@ -86,7 +86,7 @@ def trained_on(rows, **arguments):
 def imported(sampling):
     rollouts = import_rollouts(
         pa.Table.from_pylist([row(sampling)]),
-        columns=ColumnMap(), tokenizer=tiny_tokenizer(), model="writer",
+        columns=ColumnMap(), tokenizer=tiny_tokenizer(),
     )  # fmt: skip
     return rollouts_to_table(rollouts)
 

@@ -94,13 +94,16 @@ class Distribution:
     """What was sampled.
 
     >>> distribution({"temperature": 0.7, "top_k": 50, "min_p": 0.0})
-    Distribution(temperature=0.7, changes=('top_k=50',))
+    Distribution(temperature=0.7, changes=('top_k=50',), unrecorded=False)
     """
 
     temperature: float
     """0: greedy."""
     changes: tuple[str, ...]
     """Parameters that made it another one than softmax(logits / temperature)."""
+    unrecorded: bool = False
+    """One of them is a parameter that a rollout cannot say: nothing would tell that its
+    log-probabilities are not log mu."""
 
     @property
     def greedy(self) -> bool:
@@ -130,10 +133,12 @@ def distribution(sampling: Mapping[str, Any] | None) -> Distribution:
     temperature = given.pop("temperature", 1.0)
     if given.get("do_sample") is False:
         return Distribution(temperature=0.0, changes=())
-    changes = tuple(
-        f"{name}={value}" for name, value in given.items() if not _changes_nothing(name, value)
+    changes = {name: value for name, value in given.items() if not _changes_nothing(name, value)}
+    return Distribution(
+        temperature=float(temperature),
+        changes=tuple(f"{name}={value}" for name, value in changes.items()),
+        unrecorded=not changes.keys() <= _EXPECTED.keys(),
     )
-    return Distribution(temperature=float(temperature), changes=changes)
 
 
 def _changes_nothing(name: str, value: Any) -> bool:

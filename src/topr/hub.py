@@ -6,7 +6,8 @@ is uploaded is chosen in `topr.publish.upload`. The token is the hub client's ow
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +55,10 @@ def parse(name: str) -> HubName | None:
     """Return what a name says: `hf://datasets/owner/name[/file][@revision]`, or `owner/name`.
 
     None for everything else, which is a path. Whether something of that name is on this machine is
-    not looked at.
+    not looked at. (huggingface_hub's own parser wants the revision before the path.)
 
     Raises:
-        ConfigError: `hf://` and something that is no data set.
+        ConfigError: `hf://` and something that is not a data set.
 
     """
     if name.startswith("hf:"):
@@ -127,18 +128,6 @@ def commit_of(path: Path) -> str | None:
     return None
 
 
-def rows(
-    dataset: str,
-    subset: str | None,
-    split: str,
-    *,
-    revision: str | None = None,
-    instead: str = _LOCAL_FILE,
-) -> list[Mapping[str, Any]]:
-    """Return the rows of one split of a data set, whatever its files are: see `table`."""
-    return list(table(dataset, subset, split, revision=revision, instead=instead))
-
-
 def table(
     dataset: str,
     subset: str | None,
@@ -163,15 +152,15 @@ def table(
     import datasets
 
     at = {} if revision is None else {"revision": revision}
-    try:
-        loaded: Dataset = datasets.load_dataset(dataset, subset, split=split, **at)
+    name = f"{dataset} ({subset}, {split})" if subset else f"{dataset} ({split})"
+    with _reached(name, instead, datasets.exceptions.DatasetsError):
+        try:
+            loaded: Dataset = datasets.load_dataset(dataset, subset, split=split, **at)
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            if missing := _not_there(dataset, subset, split, at):
+                raise DataError(f"hub dataset {dataset} {missing}") from error
+            raise
         return loaded
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        name = f"{dataset} ({subset}, {split})" if subset else f"{dataset} ({split})"
-        missing = _not_there(dataset, subset, split, at)
-        if missing is not None:
-            raise DataError(f"hub dataset {dataset} {missing}") from error
-        raise _unreachable(name, error, instead) from error
 
 
 def _not_there(dataset: str, subset: str | None, split: str, at: dict[str, str]) -> str | None:
@@ -202,15 +191,13 @@ def subsets(dataset: str, *, instead: str = _LOCAL_FILE) -> Sequence[str]:
     """Return the names of a data set's configurations, sorted.
 
     Raises:
-        DataError: as in `rows`.
+        DataError: as in `table`.
 
     """
     import datasets
 
-    try:
+    with _reached(dataset, instead, datasets.exceptions.DatasetsError):
         return sorted(datasets.get_dataset_config_names(dataset))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise _unreachable(dataset, error, instead) from error
 
 
 def upload(
@@ -224,7 +211,8 @@ def upload(
     replace_card: bool,
     message: str,
 ) -> Uploaded:
-    """Put files and a card into a repository in one commit; made if it is not there.
+    """Put files and a card into a repository in one commit (`upload_folder` takes no text); the
+    repository is made if it is not there.
 
     A card that the repository has stays, unless told otherwise: somebody may have written it.
 
@@ -244,7 +232,6 @@ def upload(
 
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     if not _BARE.fullmatch(repo):
         raise ConfigError(f"{repo!r} is no name on the hub: write owner/name")
@@ -259,7 +246,7 @@ def upload(
         if not keep:
             added.append(CommitOperationAdd(CARD, card.encode("utf-8")))
         commit = api.create_commit(repo, added, commit_message=message, **at)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except (OSError, ValueError) as error:
         failed = ModelError if kind == "model" else DataError
         raise failed(
             f"the hub did not take {repo}: {type(error).__name__}: {error}. Check the name, the "
@@ -270,40 +257,39 @@ def upload(
 
 def _files(name: HubName) -> list[str]:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
-    try:
+    with _reached(name.repo):
         return sorted(
             HfApi().list_repo_files(name.repo, repo_type="dataset", revision=name.revision)
         )
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise _unreachable(name.repo, error) from error
 
 
 def _download(name: HubName, patterns: list[str]) -> Path:
     """Return the folder of a copy that has the files of these patterns."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
-    try:
-        root = Path(
-            snapshot_download(
-                name.repo, repo_type="dataset", revision=name.revision, allow_patterns=patterns
-            )
+    with _reached(name.repo):
+        copy = snapshot_download(
+            name.repo, repo_type="dataset", revision=name.revision, allow_patterns=patterns
         )
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise _unreachable(name.repo, error) from error
-    if not any(any(root.glob(pattern)) for pattern in patterns):
+    if not any(any(Path(copy).glob(pattern)) for pattern in patterns):
         raise DataError(
             f"hub dataset {name.repo} has no {patterns[0]} at "
             f"{name.revision or 'its default branch'}: look at its files"
         )
-    return root
+    return Path(copy)
 
 
-def _unreachable(name: str, error: Exception, instead: str = _LOCAL_FILE) -> DataError:
-    return DataError(
-        f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}. Nothing of that "
-        f"name is in {Path.cwd()} either: check the name, your access and the connection, or give "
-        f"{instead}"
-    )
+@contextmanager
+def _reached(
+    name: str, instead: str = _LOCAL_FILE, also: type[Exception] = OSError
+) -> Iterator[None]:
+    """Turn what the hub's clients raise (an HTTP error is an OSError) into a DataError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, also) as error:
+        raise DataError(
+            f"hub dataset {name} cannot be loaded: {type(error).__name__}: {error}. Nothing of "
+            f"that name is in {Path.cwd()} either: check the name, your access and the connection, "
+            f"or give {instead}"
+        ) from error

@@ -88,9 +88,9 @@ class Problem:
     """What is asked, without examples or instructions; None: the prompt says just that."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the problem's source, for a user's own reward function."""
-    literal: bool = False
-    """The prompt holds what a model wrote: special tokens in its text are spelled apart, so that it
-    cannot end a turn or a text."""
+    escape_special_tokens: bool = False
+    """The prompt holds what a model wrote: special tokens in its text are split by a space, so that
+    it cannot end a turn or a text."""
 
     @property
     def asks(self) -> str:

@@ -24,9 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_foreign_file_goes_in_and_out_again(folder: Path) -> None:
     said = topr(folder, "import", "grouped.jsonl", "-o", "in", "--tokenizer", "model").stdout
     assert said.splitlines()[0] == "format: grouped"
-    assert "2 completions were text alone: tokenised here, once" in said
+    assert "2 completions were text only: tokenised here, once" in said
     assert "2 do not say how they ended: taken as ended by themselves" in said
-    assert "the grade that column reward says, as -1 where it is wrong and +1" in said
+    assert "2 have the grade of column reward: -1 for wrong, +1 for right" in said
     assert "train.behavior_logprobs=recompute" in said
     manifest = json.loads((folder / "in" / "manifest.json").read_text())
     assert manifest["details"]["tokenized"] == {"prompts": 2, "completions": 2}
@@ -38,7 +38,7 @@ def test_a_foreign_file_goes_in_and_out_again(folder: Path) -> None:
     assert [(row["completion"], row["label"]) for row in rows] == [("2", True), ("3", False)]
     assert rows[0]["prompt"] == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
     said = topr(folder, "export", "in", "-o", "verl.jsonl", "--format", "verl").stdout
-    assert "1 prompts are given by their question alone, for verl's own chat template" in said
+    assert "1 prompts are written as their question only, for verl's own chat template" in said
 
 
 @pytest.mark.parametrize(

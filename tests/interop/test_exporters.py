@@ -11,10 +11,10 @@ from topr.errors import ConfigError, DataError
 from topr.interop import (
     EXPORTS,
     ColumnMap,
-    Rows,
+    RowStream,
     export_rollouts,
     import_rollouts,
-    incoming,
+    open_source,
     write_rollouts,
     write_rows,
 )
@@ -63,9 +63,9 @@ def back(folder: Path, name: str, suffix: str) -> list[Rollout]:
     """Export to a file, and import that file as the command line does."""
     path = folder / f"out{suffix}"
     write_rows(path, export_rollouts(TABLE, name).table)
-    given = incoming(Rows.open(path), ColumnMap())
+    given = open_source(RowStream.open(path), ColumnMap())
     assert given.format == name.removesuffix("-kto")
-    write_rollouts(given, folder / "in", tokenizer=TOKENIZER, model="?", mark="m", details={})
+    write_rollouts(given, folder / "in", tokenizer=TOKENIZER, fingerprint="m", details={})
     return list(table_to_rollouts(read_table(folder / "in")))
 
 
@@ -98,7 +98,7 @@ def test_trl_carries_text_and_rewards(tmp_path: Path) -> None:
 def test_kto_leaves_out_what_has_no_label(tmp_path: Path) -> None:
     made = export_rollouts(TABLE, "trl-kto")
     assert made.table["label"].to_pylist() == [True, False, False, True, True, False]
-    assert (made.without_reward, made.cut_off) == (1, 1)
+    assert (made.without_reward, made.truncated) == (1, 1)
     graded = [r for r in ROLLOUTS if r.grade]
     assert essence(back(tmp_path, "trl-kto", ".parquet")) == essence(graded)
 
@@ -150,5 +150,5 @@ def test_every_shape_is_documented() -> None:
 def test_hidden_state_is_not_needed_to_import_what_was_exported() -> None:
     """The Python way: no files at all."""
     rows = export_rollouts(TABLE, "trl").table
-    found = list(import_rollouts(rows, columns=ColumnMap(), tokenizer=TOKENIZER, model="writer"))
+    found = list(import_rollouts(rows, columns=ColumnMap(), tokenizer=TOKENIZER))
     assert essence(found) == essence(ROLLOUTS)

@@ -10,7 +10,7 @@ import pytest
 
 from tiny import BOS, EOS, TURN_END, tiny_tokenizer
 from topr.errors import ConfigError, DataError, RunDirectoryError
-from topr.interop import FORMATS, ColumnMap, Rows, incoming, report_import, write_rollouts
+from topr.interop import FORMATS, ColumnMap, RowStream, open_source, report_import, write_rollouts
 from topr.interop import import_stage as import_stage_module
 from topr.interop import importers as importers_module
 from topr.interop.formats import recognise
@@ -34,18 +34,18 @@ def ids_of(text: str) -> list[int]:
 
 
 def take(
-    folder: Path, rows: Rows | list[Row], *, beside: list[Row] | None = None, **options: Any
+    folder: Path, rows: RowStream | list[Row], *, requests: list[Row] | None = None, **options: Any
 ) -> tuple[list[Rollout], Manifest]:
     """Import as the command line does, and return what is in the store then."""
     format_name = options.pop("format_name", None)
     columns = options.pop("columns", ColumnMap())
-    given = incoming(
-        Rows.of(rows),
+    given = open_source(
+        RowStream.of(rows),
         columns,
         format_name=format_name,
-        beside=None if beside is None else Rows.of(beside),
+        requests=None if requests is None else RowStream.of(requests),
     )
-    settings: Row = {"tokenizer": TOKENIZER, "model": "unknown", "mark": "m", "details": {}}
+    settings: Row = {"tokenizer": TOKENIZER, "fingerprint": "m", "details": {}}
     manifest = write_rollouts(given, folder, **settings | options)
     return list(table_to_rollouts(read_table(folder))), manifest
 
@@ -122,7 +122,7 @@ def test_verl_parquet(tmp_path: Path) -> None:
     pq.write_table(
         pa.Table.from_pylist([VERL, VERL | {"responses": ["x"]}]), tmp_path / "g.parquet"
     )
-    found, manifest = take(tmp_path / "r", Rows.open(tmp_path / "g.parquet"))
+    found, manifest = take(tmp_path / "r", RowStream.open(tmp_path / "g.parquet"))
     assert manifest.details["format"] == "verl"
     assert {(r.problem_id, r.gold) for r in found} == {("openai/gsm8k-train-7", "2")}
     assert [r.completion for r in found] == ["1+1 = 2\n#### 2", "#### 3", "x"]
@@ -130,7 +130,7 @@ def test_verl_parquet(tmp_path: Path) -> None:
     assert found[0].prompt.startswith("<|im_start|>user\n1+1?")
     scored, _ = take(tmp_path / "s", [VERL | {"rewards": [1.0, 0.0]}])
     assert rewards(scored) == [1.0, -1.0]
-    with pytest.raises(DataError, match=r"row 1: found 1 scores of 2 responses"):
+    with pytest.raises(DataError, match=r"row 1: rewards holds \[1.0\], expected a list of 2"):
         take(tmp_path / "bad", [VERL | {"rewards": [1.0]}])
 
 
@@ -142,7 +142,7 @@ def test_a_folder_of_verl_dumps_is_read_in_the_order_of_steps(tmp_path: Path) ->
             "score": float(step == 10), "step": step, "acc": step == 10,
         }  # fmt: skip
         (tmp_path / f"{step}.jsonl").write_text(json.dumps(line) + "\n")
-    found, manifest = take(tmp_path / "out", Rows.open(tmp_path))
+    found, manifest = take(tmp_path / "out", RowStream.open(tmp_path))
     assert [(r.iteration, r.completion, r.gold) for r in found] == [
         (9, "at 9", "2"),
         (10, "at 10", "2"),
@@ -152,7 +152,7 @@ def test_a_folder_of_verl_dumps_is_read_in_the_order_of_steps(tmp_path: Path) ->
     assert any("special tokens" in line for line in report_import(manifest, "reward"))
     (tmp_path / "11.jsonl").write_text('{"input": "x"}\n')
     with pytest.raises(DataError, match=r"11\.jsonl, row 1: found the columns input, expected out"):
-        take(tmp_path / "bad", Rows.open(tmp_path))
+        take(tmp_path / "bad", RowStream.open(tmp_path))
 
 
 def datum(prompt: list[int], completion: list[int], advantage: float, **more: Any) -> Row:
@@ -192,7 +192,7 @@ def test_a_tinker_datum_ends_as_its_last_token_says(tmp_path: Path) -> None:
     found, manifest = take(tmp_path / "r", rows)
     assert [r.finish_reason.value for r in found] == ["stop", "length", "length"]
     said = "\n".join(report_import(manifest, "reward"))
-    assert "3 with token ids do not say how they ended: 1 end with the tokenizer's end" in said
+    assert "3 with token ids do not say how they ended: 1 end with a token that ends" in said
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ FAILED = ANSWERED | {
 
 
 def test_openai_batches_get_their_prompts_from_the_requests(tmp_path: Path) -> None:
-    found, manifest = take(tmp_path / "r", [FAILED, ANSWERED], beside=[ASKED, LATE])
+    found, manifest = take(tmp_path / "r", [FAILED, ANSWERED], requests=[ASKED, LATE])
     assert manifest.details["left_out"] == 1
     stopped, cut = found
     assert stopped.prompt.endswith("Hello world!<|im_end|>\n<|im_start|>assistant\n")
@@ -275,11 +275,11 @@ def test_openai_batches_get_their_prompts_from_the_requests(tmp_path: Path) -> N
     assert {r.problem_id for r in found} == {"request-1"}
     assert manifest.details["ends_assumed"] == 0
     with pytest.raises(DataError, match=r"row 1: no request has the custom_id 'request-1'"):
-        take(tmp_path / "other", [ANSWERED], beside=[ASKED | {"custom_id": "request-9"}])
+        take(tmp_path / "other", [ANSWERED], requests=[ASKED | {"custom_id": "request-9"}])
     with pytest.raises(ConfigError, match="needs the file of requests: --requests"):
         take(tmp_path / "alone", [ANSWERED])
     with pytest.raises(ConfigError, match="takes no file of requests"):
-        take(tmp_path / "too-many", [TRL], beside=[ASKED])
+        take(tmp_path / "too-many", [TRL], requests=[ASKED])
 
 
 def test_a_batchs_answers_that_are_no_text_are_left_out(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_batchs_answers_that_are_no_text_are_left_out(tmp_path: Path) -> None:
         answered("request-2", {"message": called, "finish_reason": "tool_calls"}),
         answered("request-2", {"message": {"content": None}, "finish_reason": "stop"}),
     ]
-    (one,), manifest = take(tmp_path / "r", rows, beside=[asked, LATE])
+    (one,), manifest = take(tmp_path / "r", rows, requests=[asked, LATE])
     assert (one.question, one.completion) == ("Hello world!", "Hi.")
     assert manifest.details["left_out"] == 3
 
@@ -326,14 +326,14 @@ def test_log_probabilities_of_another_distribution_are_not_taken(
     }  # fmt: skip
     response = {"status_code": 200, "body": {"model": "m", "choices": [choice]}}
     row = {"custom_id": "a", "response": response, "error": None}
-    (one,), _ = take(tmp_path / "r", [row], beside=[{"custom_id": "a", "body": body}])
+    (one,), _ = take(tmp_path / "r", [row], requests=[{"custom_id": "a", "body": body}])
     assert (one.prompt_ids, one.completion_ids) == ((BOS, 9, 10), (11, EOS))
     assert one.logprobs == ((-0.5, -0.125) if kept else None)
     assert one.sampling == SamplingParams(temperature=asked["temperature"])
 
 
 def test_open_instruct_traces(tmp_path: Path) -> None:
-    # RolloutRecord of open_instruct/rl_utils.py, and the metadata that lies beside.
+    # RolloutRecord of open_instruct/rl_utils.py, and the metadata file next to it.
     record = {
         "step": 3, "sample_idx": 0, "prompt_idx": 0, "prompt_tokens": [BOS, *ids_of("1+1=")],
         "response_tokens": [*ids_of("2"), EOS], "reward": 10.0, "advantage": 0.5,
@@ -345,7 +345,7 @@ def test_open_instruct_traces(tmp_path: Path) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "grpo_rollouts_000000.jsonl").write_text(text)
     (tmp_path / "grpo_metadata.jsonl").write_text('{"run_name": "grpo", "git_commit": "0"}\n')
-    found, manifest = take(tmp_path / "out", Rows.open(tmp_path))
+    found, manifest = take(tmp_path / "out", RowStream.open(tmp_path))
     assert manifest.details["format"] == "open-instruct"
     assert [r.logprobs for r in found] == [(-0.5, -0.25), None]
     assert [r.completion for r in found] == ["2", "3"]
@@ -361,7 +361,9 @@ def test_our_own_rows_come_back_as_they_were(tmp_path: Path) -> None:
     assert manifest.details["format"] == "topr"
     assert again == found
     with pytest.raises(DataError, match="row 1 to row 1: a value does not fit topr's schema"):
-        take(tmp_path / "c", [rows[0] | {"prompt_ids": "no"}])
+        take(tmp_path / "c", [rows[0] | {"iteration": "no"}])
+    with pytest.raises(DataError, match=r"row 1: column prompt_ids .* holds 'no'"):
+        take(tmp_path / "e", [rows[0] | {"prompt_ids": "no"}])
     with pytest.raises(DataError, match="row 1 to row 1: column model holds a null"):
         take(tmp_path / "d", [rows[0] | {"model": None}])
 
@@ -427,7 +429,7 @@ def test_an_import_is_written_in_shards_and_goes_on(
     assert again == whole
     assert shard_paths(tmp_path / "part")[0].stat().st_mtime_ns == first
     with pytest.raises(RunDirectoryError, match="made with other settings"):
-        take(tmp_path / "part", rows, mark="other")
+        take(tmp_path / "part", rows, fingerprint="other")
 
 
 def test_other_peoples_rollouts_are_not_overwritten(tmp_path: Path) -> None:

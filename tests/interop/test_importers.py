@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tiny import TURN_END, TURN_START, tiny_tokenizer
 from topr.errors import ConfigError, DataError, ModelError
-from topr.interop import ColumnMap, Reading, Rows, import_rollouts, read_rows
+from topr.interop import ColumnMap, ImportOptions, RowStream, import_rollouts, read_rows
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
 from topr.store import rollouts_to_table, table_to_rollouts
 
@@ -38,11 +38,12 @@ def plain(text: str) -> tuple[int, ...]:
     return tuple(TOKENIZER(text, add_special_tokens=False)["input_ids"])
 
 
-def imported(rows: list[dict[str, Any]], **options: Any) -> list[Rollout]:
-    names = {field.name for field in dataclasses.fields(Reading)}
-    reading = Reading(**{name: options.pop(name) for name in names & set(options)})
-    settings = {"columns": ColumnMap(), "tokenizer": TOKENIZER, "model": "base"} | options
-    return list(import_rollouts(Rows.of(rows), reading=reading, **settings))
+def imported(rows: list[dict[str, Any]], **given: Any) -> list[Rollout]:
+    names = {field.name for field in dataclasses.fields(ImportOptions)}
+    own = {name: given.pop(name) for name in names & set(given)}
+    options = ImportOptions(**{"model": "base"} | own)
+    settings = {"columns": ColumnMap(), "tokenizer": TOKENIZER} | given
+    return list(import_rollouts(RowStream.of(rows), options=options, **settings))
 
 
 def test_a_row_of_text_becomes_a_rollout() -> None:
@@ -254,9 +255,9 @@ def test_special_tokens_in_prompts_are_taken_apart_on_request() -> None:
     for prompt in (hostile, hostile[0]["content"]):
         row = {"prompt": prompt, "completion": "c"}
         (as_it_is,) = imported([row], tokenizer=tokenizer)
-        (literal,) = imported([row], tokenizer=tokenizer, literal=True)
-        assert as_it_is.prompt_ids.count(TURN_START) == literal.prompt_ids.count(TURN_START) + 1
-        assert "< |im_start|>system" in literal.prompt
+        (escaped,) = imported([row], tokenizer=tokenizer, escape_special_tokens=True)
+        assert as_it_is.prompt_ids.count(TURN_START) == escaped.prompt_ids.count(TURN_START) + 1
+        assert "< |im_start|>system" in escaped.prompt
 
 
 @pytest.mark.parametrize(
@@ -358,8 +359,7 @@ def test_real_solutions_become_rollouts(shared_data: Path) -> None:
             table,
             columns=columns,
             tokenizer=TOKENIZER,
-            model="gpt-3",
-            reading=Reading(template=template),
+            options=ImportOptions(model="gpt-3", template=template),
         )
     )
     assert len(rollouts) == 2640

@@ -14,11 +14,11 @@ from tiny import BOS, CHAT_TEMPLATE, EOS, TURN_END, TURN_START, tiny_tokenizer
 from topr.errors import DataError
 from topr.interop import (
     ColumnMap,
-    Reading,
-    Rows,
+    ImportOptions,
+    RowStream,
     export_rollouts,
     import_rollouts,
-    incoming,
+    open_source,
     read_rows,
     write_rollouts,
     write_rows,
@@ -78,7 +78,7 @@ TOKENIZERS["template begins"].chat_template = "<s>" + CHAT_TEMPLATE
 def made(tokenizer: Any, seed: int = 0) -> list[Rollout]:
     """Imported prompts, each answered in every way."""
     asked = [{"prompt": prompt, "completion": "x"} for prompt in (*CHATS, "1+1=", "Q: é\nA:")]
-    prompts = import_rollouts(Rows.of(asked), columns=ColumnMap(), tokenizer=tokenizer, model="m")
+    prompts = import_rollouts(RowStream.of(asked), columns=ColumnMap(), tokenizer=tokenizer)
     draw = random.Random(seed)
     rollouts = []
     for prompt in prompts:
@@ -136,11 +136,11 @@ def test_ids_and_ends_come_back(
     tokenizer = TOKENIZERS[tokenizer_name]
     rollouts = made(tokenizer)
     write_rows(tmp_path / f"out{suffix}", export_rollouts(rollouts_to_table(rollouts), name).table)
-    given = incoming(Rows.open(tmp_path / f"out{suffix}"), ColumnMap())
-    reading = Reading(eos_ids=EOS_IDS, several_golds=Several.ANY)
+    given = open_source(RowStream.open(tmp_path / f"out{suffix}"), ColumnMap())
+    options = ImportOptions(eos_ids=EOS_IDS, several_golds=Several.ANY)
     write_rollouts(
-        given, tmp_path / "in", tokenizer=tokenizer, model="?", mark="m", details={},
-        reading=reading,
+        given, tmp_path / "in", tokenizer=tokenizer, fingerprint="m", details={},
+        options=options,
     )  # fmt: skip
     found = list(table_to_rollouts(read_table(tmp_path / "in")))
     assert essence(found) == essence(rollouts)
@@ -196,8 +196,8 @@ def test_training_reads_a_row_as_import_does(tokenizer_name: str, prompt: Any) -
     rows = [asked | text | {"reward": 1.0} for text in TEXTS]
     imported = list(
         import_rollouts(
-            Rows.of(rows), columns=ColumnMap(), tokenizer=tokenizer, model="m",
-            reading=Reading(eos_ids=EOS_IDS),
+            RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer,
+            options=ImportOptions(eos_ids=EOS_IDS),
         )
     )  # fmt: skip
     trained, composition = prepare_rows(rows, tokenizer, eos_ids=EOS_IDS)
@@ -222,8 +222,8 @@ def test_the_end_is_there_once_and_only_where_the_model_wrote_it(prompt: Any, ow
         prompt = tokenizer.apply_chat_template(CHATS[0], add_generation_prompt=True, tokenize=False)
     rows = [{"prompt": prompt} | text for text in TEXTS]
     found = import_rollouts(
-        Rows.of(rows), columns=ColumnMap(), tokenizer=tokenizer, model="m",
-        reading=Reading(eos_ids=EOS_IDS),
+        RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer,
+        options=ImportOptions(eos_ids=EOS_IDS),
     )  # fmt: skip
     two = tokenizer("2", add_special_tokens=False)["input_ids"]
     spaced = tokenizer("2 ", add_special_tokens=False)["input_ids"]
@@ -256,9 +256,7 @@ def test_training_and_import_take_and_refuse_the_same_cells(cell: dict[str, Any]
     for read in (
         lambda rows: [
             (list(r.prompt_ids), list(r.completion_ids), r.grade.reward, r.sampling.temperature)
-            for r in import_rollouts(
-                Rows.of(rows), columns=ColumnMap(), tokenizer=tokenizer, model="m"
-            )
+            for r in import_rollouts(RowStream.of(rows), columns=ColumnMap(), tokenizer=tokenizer)
             if r.grade
         ],
         lambda rows: [
@@ -288,10 +286,11 @@ def test_an_export_as_csv_is_trained_on_with_its_ends(tmp_path: Path, name: str)
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("completion_ids", [5, -1], "goes from -1"), ("completion_ids", [99999], "to 99999"),
+        ("completion_ids", [5, -1], "holds -1"), ("completion_ids", [99999], "holds 99999"),
         ("prompt_ids", [], "at least one"), ("logprobs", [0.5], "at most 0"),
         ("logprobs", [float("nan")], "at most 0"), ("sample", 2**40, "does not fit"),
-        ("sampling", {"top_p": 2.0}, "row 3: sampling: top_p"), ("prompt_ids", [2**40], "fit"),
+        ("sampling", {"top_p": 2.0}, "row 3: column sampling .* top_p 2"),
+        ("prompt_ids", [2**40], "row 3: prompt_ids holds 1099511627776"),
     ],
 )  # fmt: skip
 def test_rollouts_are_checked_before_any_is_written(
@@ -301,9 +300,13 @@ def test_rollouts_are_checked_before_any_is_written(
     if name == "logprobs":
         rows[2]["completion_ids"] = [5]
     rows[2][name] = rows[2][name] | value if isinstance(value, dict) else value
-    given = incoming(Rows.of(rows), ColumnMap())
+    given = open_source(RowStream.of(rows), ColumnMap())
     with pytest.raises(DataError, match=message):
         write_rollouts(
-            given, tmp_path / "in", tokenizer=TOKENIZERS["plain"], model="?", mark="m", details={}
+            given,
+            tmp_path / "in",
+            tokenizer=TOKENIZERS["plain"],
+            fingerprint="m",
+            details={},
         )
     assert not list((tmp_path / "in").glob("*.parquet"))

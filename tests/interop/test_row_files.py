@@ -1,4 +1,4 @@
-"""Rows of any file: every format says the same, and a broken file says where it is broken."""
+"""RowStream of any file: every format says the same, and a broken file says where it is broken."""
 
 import gzip
 import json
@@ -106,11 +106,11 @@ def test_a_json_file_may_hold_a_list_or_lines(tmp_path: Path, text: str) -> None
     [
         ("a.jsonl", '{"a": 1}\n{"a": }\n', r"a.jsonl, line 2: not JSON \(Expecting value"),
         ("a.jsonl", '{"a": 1}\n{"a": \n{"a": 3}\n', "line 2: not JSON"),
-        ("a.jsonl", '{"a": 1}\n\n[1]\n', "line 3: found list, expected one JSON object"),
+        ("a.jsonl", '{"a": 1}\n\n[1]\n', "line 3: found list, expected a JSON object"),
         ("a.jsonl", '{"a": ' + "[" * 100_000, "line 1: cannot be read as JSON"),
         ("a.jsonl", '{"a": ' + "9" * 5000 + "}", "line 1: cannot be read as JSON"),
         ("a.json", '[{"a": 1},\n\n {"a" 2}]', "line 3: not JSON"),
-        ("a.json", '[{"a": 1}, 2]', "item 2: found int, expected an object"),
+        ("a.json", '[{"a": 1}, 2]', "item 2: found int, expected a JSON object"),
         ("a.csv", "a,b\n1,2\n\n3\n", r"line 4: found 1 cells, expected 2 \(a, b\)"),
         ("a.csv", 'a,b\n1,"2', "line 2: not CSV"),
         ("a.csv", "a,a\n1,2\n", "line 1: expected distinct column names"),

@@ -18,7 +18,7 @@ from command_line import write_jsonl
 from tiny import BOS, EOS, TURN_END, save_tiny, tiny_tokenizer
 from topr.cli import app
 from topr.errors import DataError, ToprError
-from topr.interop import ColumnMap, Rows, import_rollouts
+from topr.interop import ColumnMap, RowStream, import_rollouts
 from topr.store import read_manifest, read_table, table_to_rollouts
 
 Row = dict[str, Any]
@@ -141,7 +141,7 @@ KINDS: dict[str, Kind] = {
         rows=[PAIR | {"finish_reason": word} for word in ("abort", "worn", "done")],
         arguments=("--finish-reason", "abort=drop", "--finish-reason", "worn=length",
                    "--finish-reason", "done=stop"),
-        rewards=[None, None], ended="ny", said="1 are left out for their finish reason",
+        rewards=[None, None], ended="ny", said="1 are left out because of their finish reason",
     ),
     "a meaning that is none": Kind(
         rows=[PAIR], arguments=("--finish-reason", "abort=maybe"), refused="not WORD=MEANING",
@@ -152,7 +152,7 @@ KINDS: dict[str, Kind] = {
     ),
     "an end in the text": Kind(
         rows=[PAIR | {"completion": text} for text in ("2 </s>", "2<|im_end|>\n", "2</s> 3</s>")],
-        rewards=[None] * 3, ended="yyy", said="1 continue after an end that their text spells out",
+        rewards=[None] * 3, ended="yyy", said="1 continue after an end token",
     ),
     "ids of a model with several ends": Kind(
         rows=[{"prompt": "p", "completion_ids": [9, end]} for end in (EOS, BOS, TURN_END, 9)],
@@ -245,7 +245,7 @@ KINDS: dict[str, Kind] = {
     ),
     "ids that leave their end out": Kind(
         rows=[TRACE | {"response_tokens": [7], "finish_reason": "stop"}], rewards=[1.0], ended="y",
-        said="1 say that they ended by themselves, and their ids hold no end",
+        said="1 say that they ended by themselves, but their ids have no end token",
     ),
     # Which column it is
     "a reference solution and a response": Kind(
@@ -376,11 +376,11 @@ KINDS: dict[str, Kind] = {
     # Reasoning kept apart
     "a thought that no template writes": Kind(
         rows=batch(THOUGHT), requests=REQUEST,
-        refused="row 1: the model thought .*--reasoning-marks.*return_token_ids.*--drop-reasoning",
+        refused="row 1: .*its reasoning .*--reasoning-marks.*return_token_ids.*--drop-reasoning",
     ),
     "a thought that the template writes": Kind(
         rows=batch(THOUGHT), requests=REQUEST, model="thinks", rewards=[None], ended="y",
-        said="1 came with what the model thought apart: put back",
+        said="1 came with their reasoning in a field of its own",
     ),
     "a thought that the user writes": Kind(
         rows=batch(THOUGHT), requests=REQUEST, rewards=[None], ended="y",
@@ -388,7 +388,7 @@ KINDS: dict[str, Kind] = {
     ),
     "a thought that is left out": Kind(
         rows=batch(THOUGHT), requests=REQUEST, rewards=[None], ended="y",
-        arguments=("--drop-reasoning",), said="1 are without what the model thought",
+        arguments=("--drop-reasoning",), said="1 are imported without their reasoning",
     ),
     "a thought beside ids": Kind(
         rows=batch(THOUGHT, token_ids=[*ids_of("<t>one</t>2"), TURN_END]), requests=REQUEST,
@@ -400,10 +400,10 @@ KINDS: dict[str, Kind] = {
     ),
     "a thought that the server keeps": Kind(
         rows=batch({"content": "2"}, body=HIDDEN), requests=REQUEST, model="thinks",
-        refused="the server kept that back.*--drop-reasoning",
+        refused="the server hides the model's reasoning.*--drop-reasoning",
     ),
     "a thought in a column": Kind(
-        rows=[PAIR | {"reasoning": "one"}], refused="row 1: the model thought .*--reasoning ''",
+        rows=[PAIR | {"reasoning": "one"}], refused="row 1: .*its reasoning .*--reasoning ''",
     ),
     "a column that is no thought": Kind(
         rows=[PAIR | {"reasoning": "one"}], arguments=("--reasoning", ""), rewards=[None],
@@ -411,11 +411,11 @@ KINDS: dict[str, Kind] = {
     ),
     "a thought in a message": Kind(
         rows=[{"prompt": [ASKED], "completion": [THOUGHT]}], model="thinks", rewards=[None],
-        ended="y", said="put back before the text",
+        ended="y", said="it is put back before the text",
     ),
     "a thought under any name": Kind(
         rows=batch({"content": "\n\n2", "thinking": "one"}), requests=REQUEST, model="thinks",
-        rewards=[None], ended="y", said="put back before the text",
+        rewards=[None], ended="y", said="it is put back before the text",
     ),
     "a thought in parts": Kind(
         rows=batch({"content": "\n\n2", "reasoning_details": [
@@ -425,12 +425,12 @@ KINDS: dict[str, Kind] = {
     "a thought with a hidden part": Kind(
         rows=batch({"content": "2", "reasoning": "in short", "reasoning_details": [
             {"type": "reasoning.summary", "summary": "in short"}]}),
-        requests=REQUEST, model="thinks", refused="row 1: .*the server kept that back",
+        requests=REQUEST, model="thinks", refused="row 1: .*the server hides the model's reasoning",
     ),
     "a thought in a message's parts": Kind(
         rows=[{"prompt": [ASKED], "completion": [{"role": "assistant", "content": "2",
                "thinking_blocks": [{"type": "redacted_thinking", "data": "x"}]}]}],
-        model="thinks", refused="row 1: .*the server kept that back",
+        model="thinks", refused="row 1: .*the server hides the model's reasoning",
     ),
     "a thought that is no text": Kind(
         rows=batch({"content": "2", "reasoning_trace": {"a": 1}}), requests=REQUEST,
@@ -547,9 +547,9 @@ def test_thoughts_come_back_as_the_model_writes_them(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_last_row_is_read_before_anything_is_made_of_the_first(bad: Row) -> None:
-    rows = Rows.of([*[PAIR | {"prompt": f"{n}"} for n in range(1000)], PAIR | bad])
+    rows = RowStream.of([*[PAIR | {"prompt": f"{n}"} for n in range(1000)], PAIR | bad])
     with pytest.raises(DataError, match="row 1001"):  # before the first is asked for
-        import_rollouts(rows, columns=ColumnMap(), tokenizer=tiny_tokenizer(), model="m")
+        import_rollouts(rows, columns=ColumnMap(), tokenizer=tiny_tokenizer())
 
 
 def test_a_stop_string_is_no_end_of_the_model(folder: Path) -> None:
@@ -571,19 +571,18 @@ def test_values_of_numpy_and_pandas_are_pythons_own() -> None:
         "sample": np.int64(3),
         "gold": np.array(["2"]),
     }
-    settings: Row = {"columns": ColumnMap(), "tokenizer": tiny_tokenizer(), "model": "m"}
-    (one,) = import_rollouts(Rows.of([row]), **settings)
+    settings: Row = {"columns": ColumnMap(), "tokenizer": tiny_tokenizer()}
+    (one,) = import_rollouts(RowStream.of([row]), **settings)
     assert (one.prompt_ids, one.completion_ids, one.logprobs) == ((5, 6), (7, EOS), (-0.5, -0.25))
     assert (one.sample, one.gold, one.grade and one.grade.reward) == (3, "2", 0.5)
     with pytest.raises(DataError, match=r"row 1: column reward .* holds nan"):
-        list(import_rollouts(Rows.of([row | {"reward": np.float64("nan")}]), **settings))
+        list(import_rollouts(RowStream.of([row | {"reward": np.float64("nan")}]), **settings))
 
 
 def test_pandas_writes_an_empty_cell_as_null(tmp_path: Path) -> None:
     frame = pd.DataFrame({"prompt": "p", "completion": ["a", "b"], "reward": [0.5, None]})
     frame.to_parquet(tmp_path / "rows.parquet")
     found = import_rollouts(
-        Rows.open(tmp_path / "rows.parquet"), columns=ColumnMap(), tokenizer=tiny_tokenizer(),
-        model="m",
+        RowStream.open(tmp_path / "rows.parquet"), columns=ColumnMap(), tokenizer=tiny_tokenizer(),
     )  # fmt: skip
     assert [r.grade and r.grade.reward for r in found] == [0.5, None]

@@ -147,7 +147,7 @@ def test_a_training_alone_has_its_own_line_of_descent(tmp_path: Path) -> None:
     assert metadata(card)["base_model"] == "meta-llama/Meta-Llama-3-8B-Instruct"
     assert "207 steps of topr, on 2200 completions; 38.0% positive" in card
     assert "lora" not in card
-    assert "No evaluation lies beside this model." in card
+    assert "There is no evaluation of this model." in card
 
 
 def test_a_training_alone_says_what_it_was_set_to(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from command_line import read_jsonl
 from tiny import tiny_tokenizer
 from topr.config import CurateConfig, GradeConfig
-from topr.interop import ColumnMap, Reading, import_rollouts, read_rows
+from topr.interop import ColumnMap, ImportOptions, import_rollouts, read_rows
 from topr.progress import Silent
 from topr.stages.curate import curate_rollouts
 from topr.stages.grade import grade_rollouts
@@ -37,8 +37,7 @@ def graded(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows,
         columns=ColumnMap(reward="").resolve(rows),
         tokenizer=tiny_tokenizer(),
-        model="unnamed",
-        reading=Reading(template="Question: {prompt}\nAnswer:\n"),
+        options=ImportOptions(model="unnamed", template="Question: {prompt}\nAnswer:\n"),
     )
     write_shard(folder / "rollouts", 0, rollouts_to_table(rollouts))
     grade_rollouts(

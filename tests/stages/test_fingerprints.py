@@ -77,7 +77,7 @@ def test_files_are_known_by_size_and_time_wherever_they_lie(tmp_path):
     [
         {"problems": [replace(PLAN.problems[0], answer="5")]},
         {"problems": [replace(PLAN.problems[0], prompt="2 + 2?")]},
-        {"problems": [replace(PLAN.problems[0], literal=True)]},
+        {"problems": [replace(PLAN.problems[0], escape_special_tokens=True)]},
         {"problems": [*PLAN.problems, replace(PLAN.problems[0], id="q")]},
         {"sampling": SamplingParams(seed=2)},
         {"n": 3},

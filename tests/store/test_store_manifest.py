@@ -1,7 +1,6 @@
 """A directory belongs to one stage with one set of settings, and to one process at a time."""
 
 import errno
-import fcntl
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import pytest
 
 from topr.errors import RunDirectoryError
-from topr.store import Manifest, begin, locked, read_manifest, write_manifest
+from topr.store import Manifest, begin, lock, locked, read_manifest, write_manifest
 
 
 def begun(directory, fingerprint):
@@ -77,9 +76,9 @@ def test_an_error_lets_go_of_the_directory(tmp_path):
 
 
 def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
-    def none(file, kind):
+    def none(file, *, blocking):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(lock, "lock_descriptor", none)
     assert begun(tmp_path, "a1") is None
     assert "has no locks" in caplog.text

@@ -124,7 +124,7 @@ def test_special_tokens_of_a_solution_are_text(tmp_path: Path) -> None:
     for problem in problems:
         assert (
             tokenizer.eos_token_id
-            not in render(problem.prompt, tokenizer, literal=problem.literal).ids
+            not in render(problem.prompt, tokenizer, escape=problem.escape_special_tokens).ids
         )
     (first, _) = problems
     assert tokenizer.eos_token_id in render(first.prompt, tokenizer).ids

@@ -1,5 +1,6 @@
 """`topr import`, `topr export`, `topr compare`, `topr report`."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,11 +9,59 @@ from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
 from topr.cli.sources import hub_or_path
-from topr.records import Several
+from topr.records import SamplingParams, Several
 
 if TYPE_CHECKING:
-    from topr.interop import Rows
+    from topr.interop import ImportOptions, ImportSource, RowStream
     from topr.tokenization.ends import Finish
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="File (JSONL, JSON, CSV or parquet; also .gz), folder of files, or hub dataset."
+    ),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="columns, topr, trl, trl-dpo, messages, grouped, verl, verl-dump, tinker, "
+        "openai-batch or open-instruct. By default the columns of the first row decide.",
+    ),
+]
+Requests = Annotated[
+    Path | None, typer.Option(parser=hub_or_path, help="Input file of an OpenAI batch.")
+]
+Escape = Annotated[
+    bool,
+    typer.Option(
+        "--escape-special-tokens",
+        "--literal",
+        help="Put a space into special tokens in the text of prompts, so that they stay text.",
+    ),
+]
+Ended = Annotated[
+    str | None,
+    typer.Option(
+        help="Whether completions without a finish reason ended by themselves: yes, no, or the "
+        "name of a column of true and false. By default completions of text did, and completions "
+        "of token ids did if their last token is an end token.",
+    ),
+]
+FinishReasons = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="WORD=stop, WORD=length or WORD=drop: the meaning of a finish reason that topr does "
+        "not know. Rows with a WORD=drop are left out. Can be given several times.",
+    ),
+]
+ReasoningMarks = Annotated[
+    str,
+    typer.Option(
+        help="How the model writes its reasoning, such as "
+        "'<think>\\n{reasoning}\\n</think>\\n\\n'. By default as in the chat template.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,161 +72,111 @@ def register(app: typer.Typer) -> None:
     app.command()(report)
 
 
+def _help(text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text)
+
+
 def import_(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="JSONL, JSON, CSV or parquet (also .gz), a folder of them, or a hub name.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of rollouts to write.")],
-    tokenizer: Annotated[
-        str, typer.Option(help="Model (directory, hub name, GGUF file) whose tokenizer is used.")
-    ],
-    format_: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="columns, topr, trl, trl-dpo, grouped, verl, verl-dump, tinker, openai-batch or "
-            "open-instruct. Defaults to what the columns of the first row say.",
-        ),
-    ] = None,
-    subset: Annotated[str | None, typer.Option(help="Configuration of a hub dataset.")] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Split of a hub dataset. Without one, a file of it is read."),
-    ] = None,
-    requests: Annotated[
-        Path | None, typer.Option(parser=hub_or_path, help="Input file of an OpenAI batch.")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Column of the prompts; a nested one is named a.b.")
-    ] = None,
-    completion: Annotated[str | None, typer.Option(help="Column of the completions.")] = None,
-    gold: Annotated[str | None, typer.Option(help="Column of the gold answers.")] = None,
-    problem_id: Annotated[str | None, typer.Option(help="Column that names problems.")] = None,
-    reward: Annotated[
-        str | None,
-        typer.Option(help="Column of rewards or labels; '' for none, to grade them with topr."),
-    ] = None,
-    template: Annotated[
-        str, typer.Option(help="Text around a prompt, such as 'Question: {prompt}\\nAnswer:'.")
-    ] = "{prompt}",
-    literal: Annotated[
-        bool, typer.Option("--literal", help="Take special tokens in prompts' text apart.")
-    ] = False,
-    ends: Annotated[
-        str | None,
-        typer.Option(
-            help="Whether completions without a finish reason ended by themselves: yes, no, or a "
-            "column of true and false. By default text has ended, and token ids have where the "
-            "last one is an end."
-        ),
-    ] = None,
-    finish_reason: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="WORD=stop, WORD=length or WORD=drop: the meaning of a finish reason that topr "
-            "does not know; drop leaves such rows out. May be given several times."
-        ),
-    ] = None,
-    several_golds: Annotated[
-        Several, typer.Option(help="What a list of several gold answers means: any is right?")
-    ] = Several.REFUSE,
-    reasoning: Annotated[
-        str | None,
-        typer.Option(help="Column of what was thought before the completion; '' for none."),
-    ] = None,
-    reasoning_marks: Annotated[
-        str,
-        typer.Option(
-            help="How the model writes its thoughts, such as '<think>\\n{reasoning}\\n</think>"
-            "\\n\\n'. Defaults to what the chat template says."
-        ),
-    ] = "",
+    source: Source,
+    output: Annotated[Path, _help("Directory to write rollouts to.", "--output", "-o")],
+    tokenizer: Annotated[str, _help("Model (directory, hub name, GGUF file) to tokenise for.")],
+    format_: Format = None,
+    subset: Annotated[str | None, _help("Configuration of a hub dataset.")] = None,
+    split: Annotated[str | None, _help("Split of a hub dataset.")] = None,
+    requests: Requests = None,
+    prompt: Annotated[str | None, _help("Column of prompts; nested columns as a.b.")] = None,
+    completion: Annotated[str | None, _help("Column of completions.")] = None,
+    gold: Annotated[str | None, _help("Column of reference answers.")] = None,
+    problem_id: Annotated[str | None, _help("Column of the problems' names.")] = None,
+    reward: Annotated[str | None, _help("Column of rewards or labels; '' ignores it.")] = None,
+    template: Annotated[str, _help("Text around prompts: 'Q: {prompt}\\nA:'.")] = "{prompt}",
+    escape_special_tokens: Escape = False,
+    ends: Ended = None,
+    finish_reason: FinishReasons = None,
+    several_golds: Annotated[Several, _help("Lists of reference answers.")] = Several.REFUSE,
+    reasoning: Annotated[str | None, _help("Column of reasoning; '' ignores it.")] = None,
+    reasoning_marks: ReasoningMarks = "",
     drop_reasoning: Annotated[
-        bool, typer.Option("--drop-reasoning", help="Leave thoughts out where there are no ids.")
+        bool, _help("Leave out reasoning where there are no token ids.", "--drop-reasoning")
     ] = False,
-    model: Annotated[str, typer.Option(help="Who wrote the completions.")] = "unknown",
-    temperature: Annotated[float, typer.Option(min=0, help="They were sampled at.")] = 1.0,
-    top_p: Annotated[float, typer.Option(help="They were sampled with; 1: off.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="They were sampled with; 0: off.")] = 0,
+    model: Annotated[str, _help("Model that wrote the completions.")] = "unknown",
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[float, _help("Top-p of the sampling; 1: off.")] = 1.0,
+    top_k: Annotated[int, _help("Top-k of the sampling; 0: off.")] = 0,
 ) -> None:
-    """Turn completions that other tools made into rollouts, tokenised once."""
+    """Turn completions of other tools into rollouts, tokenised once."""
+    from topr.interop import ColumnMap, ImportOptions, RowStream, open_source
+
+    columns = ColumnMap(
+        prompt=prompt, completion=completion, gold=gold, problem_id=problem_id, reward=reward,
+        reasoning=reasoning,
+    )  # fmt: skip
+    options = ImportOptions(
+        model=model, sampling=SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k),
+        template=_lines(template), ends={"yes": True, "no": False}.get(ends or "", ends),
+        finish_words=_finish_words(finish_reason or []), several_golds=several_golds,
+        escape_special_tokens=escape_special_tokens, reasoning_marks=_lines(reasoning_marks),
+        drop_reasoning=drop_reasoning,
+    )  # fmt: skip
+    rows, origin = _source(source, subset, split)
+    asked = None if requests is None else RowStream.open(requests)
+    found = open_source(rows, columns, format_name=format_, requests=asked, ends=options.ends)
+    out.print(f"format: {found.format}")
+    out.print(escape(found.columns.describe()))
+    origin += [] if requests is None else _origin(requests)
+    _import(found, output, source, origin, tokenizer, options)
+
+
+def _import(
+    rows: "ImportSource",
+    output: Path,
+    source: str,
+    origin: list[Any],
+    tokenizer: str,
+    options: "ImportOptions",
+) -> None:
+    """Write the rollouts, and say what was done."""
     from topr.config import ModelConfig
-    from topr.interop import (
-        ColumnMap,
-        Reading,
-        Rows,
-        data_files,
-        incoming,
-        report_import,
-        write_rollouts,
-    )
+    from topr.interop import report_import, write_rollouts
     from topr.models.gguf import plain_model
     from topr.models.loading import load_tokenizer, named_eos_ids, named_vocabulary
-    from topr.records import SamplingParams
     from topr.stages.common import fingerprint
     from topr.tokenization.ends import Ends
 
-    given = ColumnMap(
-        prompt=prompt,
-        completion=completion,
-        gold=gold,
-        problem_id=problem_id,
-        reward=reward,
-        reasoning=reasoning,
-    )
-    words = _finish_words(finish_reason or [])
-    ended = ends if ends is None else {"yes": True, "no": False}.get(ends, ends)
-    beside = None if requests is None else Rows.open(requests)
-    rows, stamps = _source(source, subset, split)
-    found = incoming(rows, given, format_name=format_, beside=beside, ends=ended)
-    out.print(f"format: {found.format}")
-    out.print(escape(found.columns.describe()))
-    stamps += [_stamp(file) for file in (data_files(requests) if requests else ())]
     named = plain_model(ModelConfig(path=tokenizer), ConsoleProgress())
     loaded = load_tokenizer(named)
-    reading = Reading(
-        template=_lines(template),
-        ends=ended,
-        finish_words=words,
-        eos_ids=named_eos_ids(named, loaded),
+    options = replace(
+        options,
+        eos_ids=sorted(named_eos_ids(named, loaded)),
         vocabulary=named_vocabulary(named, loaded),
-        literal=literal,
-        several_golds=several_golds,
-        reasoning_marks=_lines(reasoning_marks),
-        drop_reasoning=drop_reasoning,
     )
-    out.print(escape(f"{'ends':<15} {', '.join(Ends(loaded, reading.eos_ids).names)}"))
-    said = (found.format, found.columns.describe(), sorted(reading.eos_ids))
-    options = (tokenizer, *said, template, literal, ends, model, sorted(finish_reason or []))
-    answers = (several_golds, reasoning_marks, drop_reasoning)
-    sampling = (temperature, top_p, top_k)
+    out.print(escape(f"{'ends':<15} {', '.join(Ends(loaded, options.eos_ids).names)}"))
+    words = {word: finish.value for word, finish in options.finish_words.items()}
     manifest = write_rollouts(
-        found,
+        rows,
         output,
         tokenizer=loaded,
-        model=model,
-        mark=fingerprint(stamps, options, answers, sampling),
+        fingerprint=fingerprint(
+            origin, rows.format, asdict(rows.columns), tokenizer,
+            asdict(options) | {"finish_words": words},
+        ),
         details={"source": source, "tokenizer": tokenizer},
-        sampling=SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k),
-        reading=reading,
-    )
+        options=options,
+    )  # fmt: skip
     out.print(f"{manifest.rows} rollouts in {escape(str(output))}")
-    for line in report_import(manifest, found.columns.reward):
+    for line in report_import(manifest, rows.columns.reward):
         out.print(escape(line), soft_wrap=True)
 
 
-def _source(name: str, subset: str | None, split: str | None) -> "tuple[Rows, list[Any]]":
-    """Return the rows of a file, a folder or a hub dataset's split, and what they are known by."""
+def _source(name: str, subset: str | None, split: str | None) -> "tuple[RowStream, list[Any]]":
+    """Return the rows of a file, a folder or a hub dataset's split, and what identifies them."""
     from topr import hub
     from topr.errors import ConfigError
-    from topr.interop import Rows, data_files
+    from topr.interop import RowStream
 
     if subset is None and split is None:
         path = hub.local(name)
-        return Rows.open(path), [_stamp(file) for file in data_files(path)]
+        return RowStream.open(path), _origin(path)
     named = None if Path(name).exists() else hub.parse(name)
     if named is None or named.file:
         raise ConfigError(
@@ -185,7 +184,15 @@ def _source(name: str, subset: str | None, split: str | None) -> "tuple[Rows, li
             "give the name of a hub dataset, owner/name"
         )
     table = hub.table(named.repo, subset, split or "train", revision=named.revision)
-    return Rows.of(table), [(named.repo, subset, split, table._fingerprint)]
+    return RowStream.of(table), [(named.repo, subset, split, table._fingerprint)]
+
+
+def _origin(path: Path) -> list[Any]:
+    """Return what identifies the rows of a file or folder."""
+    from topr.interop import data_files
+    from topr.stages.common import data_fingerprint
+
+    return [data_fingerprint(file) for file in data_files(path)]
 
 
 def _lines(text: str) -> str:
@@ -223,7 +230,7 @@ def export(
         typer.Option("--format", help="topr, grouped, trl, trl-kto, trl-dpo or verl."),
     ],
     data_source: Annotated[
-        str, typer.Option(help="verl's name of the data set, which finds its reward function.")
+        str, typer.Option(help="Name of the data set, by which verl finds its reward function.")
     ] = "topr",
 ) -> None:
     """Write rollouts in the shape that another tool loads. Nothing is overwritten."""
@@ -238,22 +245,17 @@ def export(
         out.print(f"{found.without_reward} completions without a reward are left out")
     if found.questions:
         out.print(
-            f"{found.questions} prompts are given by their question alone, for verl's own chat "
+            f"{found.questions} prompts are written as their question only, for verl's own chat "
             "template: a system message, earlier turns, examples and instructions that "
-            "the completions were drawn with are not in the file",
+            "the completions were sampled with are not in the file",
             soft_wrap=True,
         )
-    if found.cut_off:
+    if found.truncated:
         out.print(
-            f"{found.cut_off} completions were cut off (finish_reason length), and a trainer that "
-            "reads text may add an end to them: leave them out there, or have them masked",
+            f"{found.truncated} completions are truncated (finish_reason length), and a trainer "
+            "that reads text may add an end token to them: filter them out, or mask them",
             soft_wrap=True,
         )
-
-
-def _stamp(file: Path) -> tuple[str, int, int]:
-    stat = file.stat()
-    return str(file.resolve()), stat.st_size, stat.st_mtime_ns
 
 
 def compare(

@@ -204,12 +204,12 @@ def _graded_file(
 ) -> Any:
     """Write the rows of any file with their grades, and return them."""
     from topr.grading import grade_table
-    from topr.interop import Rows, check_output, read_rows, write_rows
+    from topr.interop import RowStream, check_output, read_rows, write_rows
     from topr.store import value_at
 
     table = read_rows(source)
     check_output(output)
-    golds = [value_at(row, gold) for _, row in Rows.open(source)]
+    golds = [value_at(row, gold) for _, row in RowStream.open(source)]
     with ConsoleProgress().bar("grading", table.num_rows, "completions") as advance:
         graded = grade_table(
             table, grader, config, gold_column=gold, golds=golds, progress=lambda n: advance(n),

@@ -1,5 +1,8 @@
 """Requests to an HTTP server that may be busy, failing or away for a while.
 
+The retry is our own: when to give up depends on when any request of the session was last answered,
+and on whether the server's process is alive, which retry libraries do not know.
+
 Not here: what is asked and what an answer means (`topr.engines.completions`).
 """
 
@@ -103,7 +106,7 @@ class Session:
         spread: float = 0.0,
         longest: float = LONGEST_PAUSE,
     ) -> T:
-        """Return what a JSON answer says, asked anew while the server is busy, failing or away.
+        """Return what a JSON answer says, asked again while the server is busy, failing or away.
 
         Args:
             path: behind the endpoint's url.
@@ -143,7 +146,7 @@ class Session:
             try:
                 return response.json()
             except (ValueError, RecursionError) as error:
-                raise PassingError(f"an answer that is no JSON: {_shown(response)}") from error
+                raise PassingError(f"an answer that is not JSON: {_shown(response)}") from error
         status = response.status_code
         if status in PASSING or (status >= 500 and status not in LASTING):
             raise PassingError(f"status {status}: {_shown(response)}", _retry_after(response))

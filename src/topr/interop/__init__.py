@@ -5,31 +5,29 @@ anybody's rows can hold them.
 """
 
 from topr.interop.column_map import ColumnMap
-from topr.interop.exporters import EXPORTS, Export, Exported, export_rollouts
-from topr.interop.formats import FORMATS, Format
-from topr.interop.import_options import Reading
-from topr.interop.import_stage import Incoming, incoming, write_rollouts
+from topr.interop.exporters import EXPORTS, Exported, export_rollouts
+from topr.interop.formats import FORMATS, ImportSource, open_source
+from topr.interop.import_options import ImportOptions
 from topr.interop.import_stage import report as report_import
+from topr.interop.import_stage import write_rollouts
 from topr.interop.importers import import_rollouts
-from topr.interop.row_files import as_column, check_output, read_rows, write_rows
-from topr.interop.row_reader import Rows, data_files
+from topr.interop.row_files import RowStream, as_column, data_files, read_rows
+from topr.interop.row_output import check_output, write_rows
 
 __all__ = [
     "EXPORTS",
     "FORMATS",
     "ColumnMap",
-    "Export",
     "Exported",
-    "Format",
-    "Incoming",
-    "Reading",
-    "Rows",
+    "ImportOptions",
+    "ImportSource",
+    "RowStream",
     "as_column",
     "check_output",
     "data_files",
     "export_rollouts",
     "import_rollouts",
-    "incoming",
+    "open_source",
     "read_rows",
     "report_import",
     "write_rollouts",

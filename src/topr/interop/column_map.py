@@ -1,44 +1,28 @@
 """Which column of other tools' rows holds what. Nothing is converted here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import pyarrow as pa
 
 from topr.errors import DataError
-from topr.interop.row_reader import Rows
+from topr.interop.row_files import RowStream
 from topr.store.cells import has_column, value_at
 from topr.tokenization.prompts import REASONING_KEYS
 
-USUAL_NAMES: dict[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "question", "problem", "query", "instruction", "input"),
-    "completion": ("completion", "solution", "response", "output", "generation"),
-    "gold": (
-        "gold", "final_answer", "ground_truth", "gold_answer", "expected_answer", "answer",
-        "target",
-    ),
-    "problem_id": ("problem_id", "question_id", "prompt_id", "id"),
-    "sample": ("sample", "sample_index"),
-    "model": ("model", "model_name"),
-    "finish_reason": ("finish_reason", "stop_reason"),
-    "prompt_ids": ("prompt_ids", "prompt_token_ids"),
-    "completion_ids": ("completion_ids", "completion_token_ids"),
-    "logprobs": ("logprobs", "completion_logprobs", "token_logprobs"),
-    "reward": ("reward", "is_correct", "correct", "label", "score"),
-    "iteration": ("iteration",),
-    "sampling": ("sampling",),
-    "reasoning": REASONING_KEYS,
-    "last_token_id": ("last_token_id",),
-}  # fmt: skip
-"""Names looked for where none is given, the first one that is there wins."""
 TEXT = ("prompt", "completion")
-TEXT_OR_IDS = (("prompt", "prompt_ids"), ("completion", "completion_ids"))
-"""What has to be there: of a tuple, one of its fields."""
+"""Fields that must be there, as text or, where that will do, as ids."""
+
+
+def _usual(*names: str) -> Any:
+    """Return a field that is looked for under these names; the first one that is there is taken."""
+    return field(default=None, metadata={"names": names})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnMap:
-    """The column that holds each thing. None: look for the usual names; "": there is none.
+    """The column that holds each field. None: look for the usual names; "": there is none.
 
     A field of a nested column is named with dots: `reward_model.ground_truth`.
 
@@ -46,85 +30,89 @@ class ColumnMap:
     'generated_text'
     """
 
-    prompt: str | None = None
+    prompt: str | None = _usual("prompt", "question", "problem", "query", "instruction", "input")
     """Text that the model was asked, or the bare question for a template."""
-    completion: str | None = None
+    completion: str | None = _usual("completion", "solution", "response", "output", "generation")
     """Text that the model wrote."""
-    gold: str | None = None
+    gold: str | None = _usual(
+        "gold", "final_answer", "ground_truth", "gold_answer", "expected_answer", "answer",
+        "target",
+    )  # fmt: skip
     """Reference answer."""
-    problem_id: str | None = None
+    problem_id: str | None = _usual("problem_id", "question_id", "prompt_id", "id")
     """Name of the problem; without one, a hash of the prompt. A column named `id` is taken only
     if it never names two rows of the same prompt differently (then it names rows)."""
-    sample: str | None = None
+    sample: str | None = _usual("sample", "sample_index")
     """Number of the completion; without one, counted per problem in the rows' order."""
-    model: str | None = None
-    """Who wrote the completion."""
-    finish_reason: str | None = None
+    model: str | None = _usual("model", "model_name")
+    """Model that wrote the completion."""
+    finish_reason: str | None = _usual("finish_reason", "stop_reason")
     """Why it ended."""
-    prompt_ids: str | None = None
+    prompt_ids: str | None = _usual("prompt_ids", "prompt_token_ids")
     """Token ids of the prompt."""
-    completion_ids: str | None = None
+    completion_ids: str | None = _usual("completion_ids", "completion_token_ids")
     """Token ids of the completion."""
-    logprobs: str | None = None
-    """Log-probability of each completion token; looked for only beside completion ids."""
-    reward: str | None = None
+    logprobs: str | None = _usual("logprobs", "completion_logprobs", "token_logprobs")
+    """Log-probability of each completion token; looked for only where there are completion ids."""
+    reward: str | None = _usual("reward", "is_correct", "correct", "label", "score")
     """Verdict (bool, 0 or 1, correct or wrong) or reward."""
-    iteration: str | None = None
+    iteration: str | None = _usual("iteration")
     """Number of the policy's step or iteration that the completion is of."""
-    sampling: str | None = None
-    """How the completion was drawn: an object with fields of `SamplingParams`."""
-    reasoning: str | None = None
-    """What the model thought before `completion`, where a server keeps the two apart."""
-    last_token_id: str | None = None
-    """The completion's last token, where text alone is given: `topr export` writes it."""
+    sampling: str | None = _usual("sampling")
+    """How the completion was sampled: an object with fields of `SamplingParams`."""
+    reasoning: str | None = _usual(*REASONING_KEYS)
+    """Reasoning before `completion`, where a server gives the two in separate fields."""
+    last_token_id: str | None = _usual("last_token_id")
+    """The completion's last token, where only text is given: `topr export` writes it."""
 
     def resolve(
-        self, table: "pa.Table | Rows", required: Sequence[str | tuple[str, ...]] = TEXT
+        self,
+        table: "pa.Table | RowStream",
+        *,
+        required: Sequence[str] = TEXT,
+        or_ids: bool = False,
     ) -> "ColumnMap":
         """Return the map with every None replaced by a column of `table`, or "" for none.
+
+        Args:
+            table: the rows.
+            required: fields that must be there. If prompt and completion are among them, they are
+                not guessed from several columns: a wrong guess would train on another text.
+            or_ids: token ids will do where the text of a prompt or a completion is missing.
 
         Raises:
             DataError: a column given is not there, or one that is required was not found.
 
         """
-        names = table.column_names
-        needed = {n for name in required for n in ((name,) if isinstance(name, str) else name)}
-        found = {
-            f.name: self._find(f.name, names, table, ask=f.name in needed and f.name in TEXT)
-            for f in fields(self)
-        }
+        found = {f.name: self._find(f.name, table, required) for f in fields(self)}
         if not found["completion_ids"] and self.logprobs is None:
             found["logprobs"] = ""
         detected = self.problem_id is None and found["problem_id"] == "id"
         if detected and found["prompt"] and _names_rows(table, "id", found["prompt"]):
             found["problem_id"] = ""
-        for wanted in required:
-            any_of = (wanted,) if isinstance(wanted, str) else wanted
-            if not any(found[name] for name in any_of):
-                looked_for = [usual for name in any_of for usual in USUAL_NAMES[name]]
+        for name in required:
+            any_of = (name, f"{name}_ids") if or_ids else (name,)
+            if not any(found[one] for one in any_of):
+                looked_for = [usual for one in any_of for usual in USUAL_NAMES[one]]
                 raise DataError(
-                    f"no {any_of[0]} column: found {', '.join(names)}; looked for "
-                    f"{', '.join(looked_for)}. Name it: --{any_of[0].replace('_', '-')} COLUMN "
-                    f"(in Python, {any_of[0]}=COLUMN)"
+                    f"no {name} column: found {', '.join(table.column_names)}; looked for "
+                    f"{', '.join(looked_for)}. Name it: --{name.replace('_', '-')} COLUMN (in "
+                    f"Python, {name}=COLUMN)"
                 )
         return replace(self, **found)
 
     def describe(self) -> str:
         """Return one line per field, for people: what was given or, once resolved, found."""
         shown = {None: "(to be looked for)", "": "(none)"}
-        lines = []
-        for f in fields(self):
-            value = getattr(self, f.name)
-            lines.append(f"{f.name:<15} {shown.get(value, value)}")
-        return "\n".join(lines)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return "\n".join(f"{name:<15} {shown.get(v, v)}" for name, v in values.items())
 
-    def _find(self, name: str, names: Sequence[str], table: "pa.Table | Rows", *, ask: bool) -> str:
-        """Return a column of the table, or "". With `ask`, a name is not guessed from several:
-        a wrong guess would train on another text.
-        """
+    def _find(self, name: str, table: "pa.Table | RowStream", required: Sequence[str]) -> str:
         given: str | None = getattr(self, name)
+        names = table.column_names
         if given is None:
             there = [usual for usual in USUAL_NAMES[name] if usual in names]
+            ask = name in TEXT and name in required
             if ask and len(there) > 1 and there[0] != USUAL_NAMES[name][0]:
                 raise DataError(
                     f"the {name} may be in any of the columns {', '.join(there)}: say which it is, "
@@ -139,16 +127,19 @@ class ColumnMap:
         return given
 
 
-def _in_any(table: "pa.Table | Rows", column: str) -> bool:
-    return "." in column and any(has_column(row, column) for _, row in Rows.of(table))
+USUAL_NAMES: dict[str, tuple[str, ...]] = {f.name: f.metadata["names"] for f in fields(ColumnMap)}
+"""Names looked for where none is given; the first one that is there is taken."""
 
 
-def _names_rows(table: "pa.Table | Rows", identifier: str, prompt: str) -> bool:
+def _in_any(table: "pa.Table | RowStream", column: str) -> bool:
+    return "." in column and any(has_column(row, column) for _, row in RowStream.of(table))
+
+
+def _names_rows(table: "pa.Table | RowStream", identifier: str, prompt: str) -> bool:
     """Return whether some prompt has several identifiers: then they do not name problems."""
     pairs = set()
-    for _, row in Rows.of(table):
+    for _, row in RowStream.of(table):
         text = repr(value_at(row, prompt))
-        pairs.add(
-            (hash((value_at(row, identifier), text)), hash(text))
-        )  # texts are long, rows many
+        # Hashes: texts are long, rows many.
+        pairs.add((hash((value_at(row, identifier), text)), hash(text)))
     return len(pairs) > len({text for _, text in pairs})

@@ -1,11 +1,10 @@
-"""What a model thought, put back before what it said, as the model itself writes it.
+"""Reasoning, put back before the answer as the model itself writes it.
 
-Servers give the two apart and leave out the marks between them. Where there are token ids nothing
-has to be put back; here is what can be done with text alone.
+Servers give the two in separate fields, without the marks between them. Where there are token ids
+nothing has to be put back; here is what can be done if there is only text.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from topr.errors import DataError
@@ -19,22 +18,22 @@ _PLACE = "{reasoning}"
 _ADVICE = (
     "say how this model writes it (--reasoning-marks '<think>\\n{reasoning}\\n</think>\\n\\n'), "
     "have the server return token ids (vLLM: return_token_ids), or leave it out and train on less "
-    "than the model wrote (--drop-reasoning); where the column is no part of the completion, "
-    "--reasoning ''"
+    "than the model wrote (--drop-reasoning); if the column is not part of the completion, ignore "
+    "it (--reasoning '')"
 )
 
 
 DETAIL_KEYS = ("reasoning_details", "thinking_blocks")
-"""Names under which a message has it in parts (OpenRouter, LiteLLM), some of them hidden."""
+"""Names under which a message has its reasoning in parts (OpenRouter, LiteLLM), some hidden."""
 
 
-def thought_of(message: Mapping[str, Any]) -> str | bool | None:
-    """Return what was thought before a message's text; None for nothing, True where a part of it
-    was kept back: summarised or encrypted.
+def reasoning_of(message: Mapping[str, Any]) -> str | bool | None:
+    """Return the reasoning of a message; None if there is none, True if a part of it is hidden:
+    summarised or encrypted.
 
-    >>> thought_of({"content": "2", "thinking": "1 + 1"})
+    >>> reasoning_of({"content": "2", "thinking": "1 + 1"})
     '1 + 1'
-    >>> thought_of({"content": "2", "reasoning_details": [{"type": "reasoning.encrypted"}]})
+    >>> reasoning_of({"content": "2", "reasoning_details": [{"type": "reasoning.encrypted"}]})
     True
 
     Raises:
@@ -50,14 +49,14 @@ def thought_of(message: Mapping[str, Any]) -> str | bool | None:
         if not said or name in DETAIL_KEYS:
             continue
         if not isinstance(said, str):
-            raise DataError(f"{name} holds {said!r:.80}, expected text: what the model thought")
+            raise DataError(f"{name} holds {said!r:.80}, expected text: the reasoning")
         if said.strip():
             return said
     return "".join(part for part in parts if part) or None
 
 
 def _part(part: Any) -> str | None:
-    """Return the text of a part of a thought; None where it does not hold what was thought."""
+    """Return the text of a part of the reasoning; None if it is hidden."""
     given = part if isinstance(part, Mapping) else {}
     if given.get("type") not in ("reasoning.text", "thinking"):
         return None
@@ -65,58 +64,49 @@ def _part(part: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rebuilt:
-    """A completion's text."""
-
-    text: str
-    dropped: bool
-    """What was thought is not in it, as the user wanted."""
-
-
 def rebuild(
-    thought: str | bool, text: str, tokenizer: "PreTrainedTokenizerBase", marks: str = ""
+    reasoning: str | bool, text: str, tokenizer: "PreTrainedTokenizerBase", marks: str = ""
 ) -> str:
-    """Return the text that the model wrote: what it thought, then what it said.
+    """Return the text that the model wrote: its reasoning, then its answer.
 
     Args:
-        thought: what it thought; True: something that nobody recorded.
-        text: what it said; empty where the thought was cut off.
-        tokenizer: its chat template knows how a model writes a thought.
+        reasoning: the text; True if it was not recorded.
+        text: the answer; empty if the reasoning was truncated.
+        tokenizer: its chat template knows how the model writes its reasoning.
         marks: text with `{reasoning}` that says it instead.
 
     Raises:
-        DataError: nothing says how a thought is written, or what it was.
+        DataError: it is not known what the reasoning was, or how it is written.
 
     """
-    if isinstance(thought, bool):
+    if isinstance(reasoning, bool):
         raise DataError(
-            "the model thought before it answered, and the server kept that back: what is here is "
-            "not what the model wrote. Leave it out and train on less (--drop-reasoning), or draw "
-            "from a model that shows it"
+            "the server hides the model's reasoning: the text is not all that the model wrote. "
+            "Leave the reasoning out and train on less (--drop-reasoning), or sample from a model "
+            "that shows it"
         )
     if marks:
         before, _, after = marks.partition(_PLACE)
-        return f"{before}{thought}{after}{text}" if text else f"{before}{thought}"
-    written = _by_template(thought, text, tokenizer) if tokenizer.chat_template else ""
-    core = thought.strip()
+        return f"{before}{reasoning}{after}{text}" if text else f"{before}{reasoning}"
+    written = _by_template(reasoning, text, tokenizer) if tokenizer.chat_template else ""
+    core = reasoning.strip()
     if core not in written or text.strip() not in written:
         raise DataError(
-            "the model thought before it answered, and the chat template does not say how it "
-            f"writes that: {_ADVICE}"
+            "the completion has its reasoning in a field of its own, and the chat template does "
+            f"not say how the model writes it: {_ADVICE}"
         )
-    if not text.strip():  # cut off before it said anything
+    if not text.strip():  # truncated before the answer
         return written[: written.index(core) + len(core)]
     return written
 
 
-def _by_template(thought: str, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+def _by_template(reasoning: str, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return what the chat template writes from where an answer begins to where it ends."""
     asked = (Message(role="user", content="?"),)
     opened = apply_template(asked, tokenizer)
     whole = apply_template(
         (*asked, Message(role="assistant", content=text)), tokenizer,
-        answered=True, reasoning=thought,
+        answered=True, reasoning=reasoning,
     )  # fmt: skip
     if not whole.startswith(opened):
         return ""

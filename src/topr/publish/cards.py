@@ -1,20 +1,25 @@
 """Cards: README.md of a model or of rollouts, in Markdown with the hub's metadata on top.
 
-Facts come in, text goes out: nothing is read, computed or uploaded here. Names, paths and whatever
-else a stranger or a model may have written is escaped.
+Facts come in, text goes out: nothing is read, computed or uploaded here. What a card says is in
+`templates`; whatever is put into one is escaped, since a stranger or a model may have written it.
 """
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from topr import hub
 from topr._version import __version__
 from topr.report.text import clip, visible
+
+if TYPE_CHECKING:
+    from huggingface_hub import CardData
 
 _LONGEST = 300
 """Characters of a name or path that are shown."""
@@ -55,6 +60,12 @@ class ModelFacts:
     recipe: str | None = None
     """The resolved recipe, YAML."""
 
+    @property
+    def keys(self) -> list[str]:
+        """Metrics that a card shows, in its order."""
+        found = [key for key in self.results[-1] if not key.endswith("_ci")]
+        return [key for wanted in _MANY for key in found if key.startswith(wanted)]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutFacts:
@@ -73,54 +84,29 @@ class RolloutFacts:
 
 def model_card(facts: ModelFacts) -> str:
     """Return the card of a model."""
+    from huggingface_hub import ModelCardData
+
     base = facts.base
     on_hub = base is not None and not facts.base_is_local and hub.parse(base) is not None
-    metadata: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["topr", "reinforcement-learning", "arxiv:2503.14286"],
-    }
-    if on_hub:
-        metadata["base_model"] = base
-    parts = [
-        "# Model card",
-        f"Trained with topr {inline(__version__)}: offline reinforcement learning on stored, "
-        f"graded completions. Base model: {inline(base) if base else 'not recorded'}."
-        + (f" Its weights are from {inline(facts.base_file)}." if facts.base_file else ""),
-        "## Results",
-        *_results(facts),
-        "## Lineage",
-        *_lineage(facts.lineage),
-        *_recipe(facts.recipe),
-        *_ending("model", "that of the base model and of the data says what you may choose"),
-    ]
-    return _page(metadata, parts)
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["topr", "reinforcement-learning", "arxiv:2503.14286"],
+        base_model=base if on_hub else None,
+    )
+    return _render("model.md.j2", metadata, facts)
 
 
 def rollouts_card(facts: RolloutFacts) -> str:
     """Return the card of rollouts. No completion is quoted in it."""
-    metadata = {
-        "task_categories": ["text-generation"],
-        "tags": ["topr", "rollouts", "arxiv:2503.14286"],
-        "configs": [{"config_name": "default", "data_files": "part-*.parquet"}],
-    }
-    written = [[inline(name), str(count)] for name, count in facts.writers.items()]
-    graded = [[inline(name), str(count)] for name, count in facts.grades.items()]
-    parts = [
-        "# Rollouts",
-        f"{facts.rows} completions of {facts.problems} problems, with token ids, written by topr "
-        f"{inline(__version__)}. Each row is one completion; topr's page on data explains the "
-        "columns.",
-        "Completions are what a model wrote: treat them as text of a stranger.",
-        "## Written by",
-        _table(["model", "completions"], written),
-        "## Grades",
-        _table(["grade", "completions"], graded),
-        *_details(facts.details),
-        *_recipe(facts.recipe),
-        *_ending("data set", "the problems' source and the model have theirs"),
-    ]
-    return _page(metadata, parts)
+    from huggingface_hub import DatasetCardData
+
+    metadata = DatasetCardData(
+        task_categories=["text-generation"],
+        tags=["topr", "rollouts", "arxiv:2503.14286"],
+        configs=[{"config_name": "default", "data_files": "part-*.parquet"}],
+    )
+    return _render("rollouts.md.j2", metadata, facts)
 
 
 def inline(text: object) -> str:
@@ -137,37 +123,31 @@ def fenced(text: str, kind: str) -> str:
     """Return a block of code that its own text cannot end."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{kind}\n{visible(text).strip()}\n{fence}"
+    return Markup(f"{fence}{kind}\n{visible(text).strip()}\n{fence}")  # noqa: S704  fenced
 
 
-def _page(metadata: Mapping[str, Any], parts: Iterable[str]) -> str:
-    front = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
-
-
-def _results(facts: ModelFacts) -> list[str]:
-    if not facts.results:
-        return ["No evaluation lies beside this model."]
-    keys = [
-        key
-        for wanted in _MANY
-        for key in facts.results[-1]
-        if key.startswith(wanted) and not key.endswith("_ci")
-    ]
-    rows = []
-    for model in facts.results:
-        here = (model["name"], model["iteration"]) == facts.this
-        name = inline(model["name"]) + (" **(this model)**" if here else "")
-        rows.append([name, str(model["iteration"]), *(_share(model, key) for key in keys)])
-    where = f" on {inline(facts.measured_on)}" if facts.measured_on else ""
-    lines = [
-        f"Shares in %, with 95 % intervals over problems{where}.",
-        _table(["model", "iteration", *map(inline, keys)], rows),
-    ]
-    if facts.comparisons:
-        lines.append("Paired differences, in points:")
-        lines.append("\n".join(f"- {_difference(entry)}" for entry in facts.comparisons))
-    return lines
+def _render(template: str, metadata: "CardData", facts: ModelFacts | RolloutFacts) -> str:
+    # Every value that a template shows goes through `finalize`; only Markup is left as it is.
+    environment = Environment(  # noqa: S701  Markdown: HTML's escapes would not do
+        loader=PackageLoader("topr.publish"),
+        finalize=lambda value: value if isinstance(value, Markup) else inline(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "difference": _difference,
+        "fenced": fenced,
+        "share": _share,
+        "yaml": lambda value: yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True),
+    }
+    return environment.get_template(template).render(
+        metadata=Markup(metadata.to_yaml()),  # noqa: S704  YAML, which escapes what it quotes
+        version=__version__,
+        facts=facts,
+        citation=CITATION,
+    )
 
 
 def _share(model: Mapping[str, Any], key: str) -> str:
@@ -175,51 +155,13 @@ def _share(model: Mapping[str, Any], key: str) -> str:
     if value is None:
         return "-"
     shown = f"{100 * value:.1f}"
-    return (
-        shown if not interval else f"{shown} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-    )
+    if interval:
+        shown += f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    return Markup(shown)  # noqa: S704  numbers
 
 
 def _difference(entry: Mapping[str, Any]) -> str:
     low, high = entry["ci"]
     sure = "" if low > 0 or high < 0 else "; not beyond chance"
-    return (
-        f"{inline(entry['a'])} minus {inline(entry['b'])}, {inline(entry['metric'])}: "
-        f"{100 * entry['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}{sure})"
-    )
-
-
-def _lineage(steps: Sequence[Sequence[str]]) -> list[str]:
-    if not steps:
-        return ["Not recorded."]
-    lines = []
-    for heading, *rest in steps:
-        lines.append(f"- {inline(heading)}")
-        lines += [f"  - {inline(line)}" for line in rest]
-    return ["\n".join(lines)]
-
-
-def _details(details: Mapping[str, Any]) -> list[str]:
-    if not details:
-        return []
-    text = yaml.safe_dump(dict(details), sort_keys=False, allow_unicode=True)
-    return ["## How they were made", fenced(text, "yaml")]
-
-
-def _recipe(recipe: str | None) -> list[str]:
-    return ["## Recipe", fenced(recipe, "yaml")] if recipe else []
-
-
-def _ending(what: str, limits: str) -> list[str]:
-    return [
-        "## Licence",
-        f"Not said yet. Say it here and as `license:` at the top of this file before others use "
-        f"this {what}: {limits}.",
-        "## Citation",
-        fenced(CITATION, "bibtex"),
-    ]
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    shown = f"{100 * entry['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}{sure})"
+    return Markup(shown)  # noqa: S704  numbers

@@ -160,7 +160,7 @@ def _requests(
     for problem in shard.problems:
         if problem.id not in runs:
             continue
-        prompt = render(problem.prompt, tokenizer, literal=problem.literal)
+        prompt = render(problem.prompt, tokenizer, escape=problem.escape_special_tokens)
         for samples in runs[problem.id]:
             yield Request(
                 problem_id=problem.id,

@@ -117,7 +117,9 @@ class DrawPlan:
 
 def problems_digest(problems: Sequence[Problem]) -> str:
     """Return a hash of what is asked, and of the gold answers."""
-    return _digest((p.id, p.prompt, p.answer, p.question, p.literal) for p in problems)
+    return _digest(
+        (p.id, p.prompt, p.answer, p.question, p.escape_special_tokens) for p in problems
+    )
 
 
 def _digest(values: Iterable[Any]) -> str:

@@ -1,7 +1,7 @@
 """topr's own files: schema, shards, manifests, atomic writes. Others' are in `topr.interop`."""
 
 from topr.store.atomic import atomic_path, write_json_atomic, write_text_atomic
-from topr.store.cells import as_messages, column_values, has_column, nested_names, plain, value_at
+from topr.store.cells import as_messages, column_values, has_column, nested_names, value_at
 from topr.store.journal import Journal, journal_path
 from topr.store.lock import locked
 from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
@@ -34,7 +34,6 @@ __all__ = [
     "journal_path",
     "locked",
     "nested_names",
-    "plain",
     "read_manifest",
     "read_table",
     "rollouts_to_table",

@@ -1,6 +1,6 @@
 """Files that are either whole or not there, whenever the writer is killed. No format is known here.
 
-Content goes to a hidden temporary file beside its target, is synced, renamed, and the directory
+Content goes to a hidden temporary file next to its target, is synced, renamed, and the directory
 is synced. One process writes a given target at a time; what a killed writer left behind has the
 same temporary name, so the next writer of that target replaces it.
 """
@@ -17,6 +17,14 @@ from topr.errors import RunDirectoryError
 TEMPORARY_SUFFIX = ".tmp"
 
 
+def refuse_existing(path: Path) -> None:
+    """Raise a RunDirectoryError if something is at `path`."""
+    if path.exists():
+        raise RunDirectoryError(
+            f"{path} exists already and is not overwritten: remove it, or write elsewhere"
+        )
+
+
 @contextmanager
 def atomic_path(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary path to write to; on a clean exit it becomes `path`, else it is removed.
@@ -25,10 +33,8 @@ def atomic_path(path: Path, *, overwrite: bool) -> Iterator[Path]:
         RunDirectoryError: `path` exists and `overwrite` is false.
 
     """
-    if not overwrite and path.exists():
-        raise RunDirectoryError(
-            f"{path} exists already and is not overwritten: remove it, or write elsewhere"
-        )
+    if not overwrite:
+        refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
     try:

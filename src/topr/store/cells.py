@@ -1,6 +1,6 @@
 """What one row holds: columns by name, also fields of nested ones, as Python's own values.
 
-Which column means what is in `columns`; what a value means, in `values` and `golds`.
+What a reference answer means is in `golds`; which columns other tools have, in `topr.interop`.
 """
 
 import json
@@ -28,14 +28,27 @@ def clean_text(text: str) -> str:
 
 
 def clean(value: Any) -> Any:
-    """Return a value of JSON with all its text clean."""
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, list):
-        return [clean(one) for one in value]
-    if isinstance(value, dict):
-        return {clean_text(name): clean(one) for name, one in value.items()}
-    return value
+    """Return a value of JSON with lone surrogates in its text replaced: slow, and rarely needed.
+
+    >>> clean({"a": ["\\ud83d", 1]})
+    {'a': ['�', 1]}
+    """
+    return json.loads(clean_text(json.dumps(value, ensure_ascii=False)))
+
+
+def json_in(text: str, opening: str, otherwise: Any = None) -> Any:
+    """Return the JSON value that a text is, as CSV and many data sets have lists and objects;
+    `otherwise` where the text opens in another way, or is broken.
+
+    >>> json_in('{"a": 1}', "{"), json_in("18", "{"), json_in("[2, 5)", "[", "[2, 5)")
+    ({'a': 1}, None, '[2, 5)')
+    """
+    if not text.lstrip().startswith(opening):
+        return otherwise
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return otherwise
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:
@@ -89,13 +102,9 @@ def _find(row: Mapping[str, Any], column: str) -> tuple[bool, Any]:
 
 
 def as_object(value: Any) -> Mapping[str, Any] | None:
-    """Return an object, also one that is written as text, as CSV and many data sets have it."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    return value if isinstance(value, Mapping) else None
+    """Return an object, also one that is written as text."""
+    found = json_in(value, "{") if isinstance(value, str) else value
+    return found if isinstance(found, Mapping) else None
 
 
 _CHAT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
@@ -113,10 +122,10 @@ def as_messages(value: Any) -> Any:
     """
     if not isinstance(value, str) or not _CHAT.match(value):
         return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+    found = json_in(value, "[")
+    if found is None:
         raise DataError(
-            f"messages are written as text, but not as JSON ({error}): {value!r:.60}. Write them "
-            "as JSON, or as a list of objects"
-        ) from error
+            f"messages are written as text, but not as JSON: {value!r:.60}. Write them as JSON, or "
+            "as a list of objects"
+        )
+    return found

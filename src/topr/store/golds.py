@@ -10,6 +10,7 @@ from typing import Any
 
 from topr.errors import DataError
 from topr.records import Several
+from topr.store.cells import json_in
 
 
 def read_gold(value: Any, several: Several = Several.REFUSE) -> str | None:
@@ -28,7 +29,9 @@ def read_gold(value: Any, several: Several = Several.REFUSE) -> str | None:
         DataError: several answers with `several` at refuse, or what is no answer.
 
     """
-    values = _answers(value)
+    listed = _listed(value) if isinstance(value, str) else value
+    entries = listed if isinstance(listed, list | tuple) else [value]
+    values = list(dict.fromkeys(_text(one) for one in entries if not _empty(one)))
     if len(values) > 1 and several is Several.REFUSE:
         raise DataError(
             f"holds {len(values)} different answers, {value!r:.80}, expected one. If any of them "
@@ -49,14 +52,6 @@ def split_gold(gold: str) -> list[str]:
     return listed if all(isinstance(one, str) for one in listed) else [gold]
 
 
-def _answers(value: Any) -> list[str]:
-    listed = _listed(value) if isinstance(value, str) else None
-    if isinstance(value, list | tuple):
-        listed = list(value)
-    texts = [_text(one) for one in ([value] if listed is None else listed) if not _empty(one)]
-    return list(dict.fromkeys(texts))
-
-
 def _empty(value: Any) -> bool:
     # NaN, which alone differs from itself, is how pandas leaves a cell empty.
     return value is None or value != value or (isinstance(value, str) and not value.strip())
@@ -64,13 +59,8 @@ def _empty(value: Any) -> bool:
 
 def _listed(text: str) -> list[Any] | None:
     """Return the entries of a JSON list that is no answer itself: of strings, or of one value."""
-    if not text.lstrip().startswith("["):
-        return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, list):
+    found = json_in(text, "[")
+    if found is None:
         return None
     one = len(found) == 1 and not isinstance(found[0], list | dict)
     return found if one or all(isinstance(each, str) for each in found) else None

@@ -1,11 +1,10 @@
-"""Rollouts noted one by one while their shard is drawn, so that a killed draw loses none of them.
+"""Rollouts noted one by one while their shard is sampled, so that a killed process loses none.
 
-A hidden file of JSON lines beside the shards, gone once its shard is there. It belongs to one
-writer at a time. Which rollouts are still to be drawn is not decided here.
+A hidden file of JSON lines next to the shards, removed once its shard is there. It belongs to one
+writer at a time. Which rollouts are still to be sampled is not decided here.
 """
 
 import errno
-import fcntl
 import json
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
+from filelock import lock_descriptor
 
 from topr.errors import RunDirectoryError
 from topr.records import Rollout
@@ -47,13 +47,11 @@ class Journal:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_descriptor(self._file.fileno(), blocking=False):
             self._file.close()
             raise RunDirectoryError(
                 f"another process draws into {self.path.parent}: wait for it, or stop it first"
-            ) from None
+            )
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         try:

@@ -1,7 +1,6 @@
 """One process at a time writes into a directory. What it writes there is not known here."""
 
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -9,19 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 from topr.errors import RunDirectoryError
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-"""Stays when the lock is let go: to remove it would let two processes lock two files."""
+"""Stays when the lock is released: to remove it would let two processes lock two files."""
 LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system without locks answers: Lustre without its option `flock`, for one."""
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory, which is made if absent; the system lets go of it when the process and what
+    """Hold a directory, which is made if absent; the system releases it when the process and what
     it has forked have ended.
 
     Raises:
@@ -31,20 +32,21 @@ def locked(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK_FILE).open("a+", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            free = lock_descriptor(lock.fileno(), blocking=False)
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise
+            free = True
+            logger.warning(
+                "%s: its file system has no locks (%s): make sure that only one process writes "
+                "there", directory, error.strerror,
+            )  # fmt: skip
+        if not free:
             lock.seek(0)
             raise RunDirectoryError(
                 f"another process is running in {directory} ({lock.read() or 'not known which'}): "
                 "wait for it, or stop it first"
-            ) from None
-        except OSError as error:
-            if error.errno not in LOCKLESS:
-                raise
-            logger.warning(
-                "%s: its file system has no locks (%s): see to it that one process writes there",
-                directory, error.strerror,
-            )  # fmt: skip
+            )
         with suppress(OSError):  # A full disk is for what is written there to say.
             os.truncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())

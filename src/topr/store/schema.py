@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from topr.distribution import distribution
 from topr.errors import DataError
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
-from topr.store.cells import clean_text
+from topr.store.cells import clean
 
 SCHEMA_VERSION = 1
 SCHEMA_KEY = b"topr.schema"
@@ -78,8 +78,10 @@ def rollouts_to_table(rollouts: Iterable[Rollout]) -> pa.Table:
 
     """
     rows = [_row(rollout) for rollout in rollouts]
-    columns = [_array([row[f.name] for row in rows], f.type) for f in ROLLOUT_SCHEMA]
-    table = pa.Table.from_arrays(columns, schema=ROLLOUT_SCHEMA)
+    try:
+        table = pa.Table.from_pylist(rows, ROLLOUT_SCHEMA)
+    except UnicodeEncodeError:
+        table = pa.Table.from_pylist(clean(rows), ROLLOUT_SCHEMA)
     _check_values(table, where="the rollouts to store")
     return table
 
@@ -131,33 +133,6 @@ def conform(table: pa.Table, *, where: str, columns: Sequence[str] | None = None
     return result.replace_schema_metadata(ROLLOUT_SCHEMA.metadata)
 
 
-def check_numbers(table: pa.Table, vocabulary: int, *, where: str) -> None:
-    """Check what training would refuse of a conforming table from elsewhere.
-
-    Raises:
-        DataError: ids outside a vocabulary of this size, a prompt without any, or log-probabilities
-            that are none.
-
-    """
-    for name in ("prompt_ids", "completion_ids"):
-        bounds = pc.min_max(pc.list_flatten(table[name]))
-        low, high = bounds["min"].as_py() or 0, bounds["max"].as_py() or 0
-        if low < 0 or high >= vocabulary:
-            raise DataError(
-                f"{where}: {name} goes from {low} to {high}, but the model knows {vocabulary} "
-                "tokens, from 0 on: give the tokenizer of the model that wrote them"
-            )
-    empty = pc.equal(pc.list_value_length(table["prompt_ids"]), 0)
-    _refuse(empty, f"{where}: column prompt_ids is empty, expected at least one token id")
-    logprobs = pc.list_flatten(table["logprobs"])
-    fits = pc.and_(pc.is_finite(logprobs), pc.less_equal(logprobs, MAX_LOGPROB))
-    if len(fits) and not pc.all(fits).as_py():
-        raise DataError(
-            f"{where}: logprobs hold {logprobs.filter(pc.invert(fits))[0]}, expected finite "
-            "natural logarithms of probabilities, which are at most 0"
-        )
-
-
 def check_version(schema: pa.Schema, *, where: str) -> None:
     """Raise a DataError if a newer topr wrote this. No mark at all is fine: other tools drop it."""
     found = (schema.metadata or {}).get(SCHEMA_KEY)
@@ -182,31 +157,14 @@ def _row(rollout: Rollout) -> dict[str, Any]:
 
 
 def _rollout(row: dict[str, Any]) -> Rollout:
-    outcome, reward, answer = row.pop("grade"), row.pop("reward"), row.pop("answer")
-    grade = None
+    outcome, reward, answer = (row.pop(name) for name in ("grade", "reward", "answer"))
+    for name in ("prompt_ids", "completion_ids", "logprobs"):
+        row[name] = None if row[name] is None else tuple(row[name])
+    row["finish_reason"] = FinishReason(row["finish_reason"])
+    row["sampling"] = SamplingParams(**row["sampling"] | {"stop": tuple(row["sampling"]["stop"])})
     if outcome is not None:
-        grade = Grade(outcome=Outcome(outcome), reward=reward, answer=answer)
-    logprobs = row.pop("logprobs")
-    sampling = row.pop("sampling")
-    sampling["stop"] = tuple(sampling["stop"])
-    return Rollout(
-        prompt_ids=tuple(row.pop("prompt_ids")),
-        completion_ids=tuple(row.pop("completion_ids")),
-        logprobs=None if logprobs is None else tuple(logprobs),
-        finish_reason=FinishReason(row.pop("finish_reason")),
-        sampling=SamplingParams(**sampling),
-        grade=grade,
-        **row,
-    )
-
-
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    try:
-        return pa.array(values, kind)
-    except UnicodeEncodeError:
-        if not pa.types.is_string(kind):
-            raise
-        return pa.array([None if value is None else clean_text(value) for value in values], kind)
+        row["grade"] = Grade(outcome=Outcome(outcome), reward=reward, answer=answer)
+    return Rollout(**row)
 
 
 def _cast(column: pa.ChunkedArray, name: str, *, where: str) -> pa.ChunkedArray:
@@ -244,9 +202,7 @@ def _check_values(table: pa.Table, *, where: str) -> None:
         if name in ROLLOUT_SCHEMA.names:
             _check_column(table.column(name), name, where=where)
     if {"logprobs", "completion_ids"} <= set(table.column_names):
-        lengths = [
-            pc.list_value_length(table.column(name)) for name in ("logprobs", "completion_ids")
-        ]
+        lengths = map(pc.list_value_length, (table["logprobs"], table["completion_ids"]))
         _refuse(
             pc.fill_null(pc.not_equal(*lengths), False),
             f"{where}: the number of logprobs is not that of completion_ids",

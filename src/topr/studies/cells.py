@@ -4,16 +4,16 @@
 is in the job's directory when it returns. Not here: which cells there are (`topr.studies.grid`).
 """
 
-import fcntl
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from topr.config import Recipe
 from topr.config.study import BASE
@@ -119,7 +119,7 @@ def work(job: Job) -> None:
         except DivergedError as error:
             diverged, points = str(error), (_fallen(job),)
     else:
-        with _alone(job.draws):
+        with FileLock(job.draws / ".lock"):  # two cells may share it
             draw_first(job.recipe, job.draws, Silent(), rollouts=job.kind is Kind.DRAW)
         points = (_starting(job),)
     cell = Cell(
@@ -135,15 +135,6 @@ def work(job: Job) -> None:
             "commit": environment()["commit"],
         },
     )
-
-
-@contextmanager
-def _alone(draws: Path) -> Iterator[None]:
-    """Wait until no other process draws there: two cells may share it."""
-    draws.mkdir(parents=True, exist_ok=True)
-    with (draws / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ def check_prompts(problems: Iterable[Problem], tokenizer: "PreTrainedTokenizerBa
     for problem in problems:
         firsts.setdefault(_roles(problem.prompt), problem)
     for roles, problem in firsts.items():
-        text = render(problem.prompt, tokenizer, literal=problem.literal).text
+        text = render(problem.prompt, tokenizer, escape=problem.escape_special_tokens).text
         # Text that is a rendered chat already is no plain prompt.
         if not roles and tokenizer.chat_template and not chat_marks(tokenizer).opened(text):
             logger.warning(

@@ -1,6 +1,6 @@
 """Rows of problems, from a local file or from the hub, and the checks that name a bad one.
 
-Files are read by `topr.store.Rows`, each value as the file has it, hub datasets by `topr.hub`.
+Files are read by `topr.interop.RowStream`, each value as it stands, hub datasets by `topr.hub`.
 What the columns mean is each task's own matter.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from topr import hub
 from topr.errors import ConfigError, DataError
-from topr.interop import Rows
+from topr.interop import RowStream
 from topr.store import as_messages, has_column, nested_names, value_at
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def read_file(path: str) -> Source:
             "Give the path of a JSONL, JSON or parquet file"
         )
     try:
-        rows = [row for _, row in Rows.open(place)]
+        rows = [row for _, row in RowStream.open(place)]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     nothing = dict.fromkeys(name for row in rows for name in row)
@@ -159,7 +159,7 @@ def read_hub(
         DataError: the hub cannot be reached, or has no such dataset, configuration or split.
 
     """
-    rows = hub.rows(dataset, subset, split, revision=revision, instead=_file(instead))
+    rows = list(hub.table(dataset, subset, split, revision=revision, instead=_file(instead)))
     name = f"{dataset} ({subset}, {split})" if subset else f"{dataset} ({split})"
     return _filled(Source(name=f"hub dataset {name}", rows=rows))
 

@@ -66,13 +66,13 @@ def render(
     prompt: str | tuple[Message, ...],
     tokenizer: "PreTrainedTokenizerBase",
     *,
-    literal: bool = False,
+    escape: bool = False,
 ) -> RenderedPrompt:
     """Return the prompt as text and ids.
 
     Plain text is tokenised as it stands, with the special tokens that the tokenizer puts before a
     text and without those that it puts after one. Messages go through the chat template, up to
-    where the assistant's turn begins; one that asks for the date is told `TODAY`. With `literal`,
+    where the assistant's turn begins; one that asks for the date is told `TODAY`. With `escape`,
     special tokens that the text spells out (`<|eot_id|>`) are taken apart by a space.
 
     Raises:
@@ -80,8 +80,8 @@ def render(
         DataError: the prompt is empty.
 
     """
-    if literal:
-        prompt = taken_apart(prompt, tokenizer)
+    if escape:
+        prompt = escape_special_tokens(prompt, tokenizer)
     text = prompt if isinstance(prompt, str) else apply_template(prompt, tokenizer)
     ids = encode_prompts([text], tokenizer, template_wrote_it=not isinstance(prompt, str))[0]
     if not text or not ids:
@@ -125,7 +125,7 @@ def encode_prompts(
     return encoded
 
 
-def taken_apart(
+def escape_special_tokens(
     prompt: str | tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase"
 ) -> str | tuple[Message, ...]:
     """Return the prompt with a space after the first character of each special token in it, so that
@@ -133,7 +133,7 @@ def taken_apart(
     """
     if not isinstance(prompt, str):
         return tuple(
-            Message(role=turn.role, content=str(taken_apart(turn.content, tokenizer)))
+            Message(role=turn.role, content=str(escape_special_tokens(turn.content, tokenizer)))
             for turn in prompt
         )
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]

@@ -157,7 +157,7 @@ class VerifierTask:
             else chat_prompt(prompt, system=self.config.system_prompt),
             answer=verdict,
             question=prompt,
-            literal=True,
+            escape_special_tokens=True,
         )
 
     @cached_property

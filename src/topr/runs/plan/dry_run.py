@@ -220,7 +220,7 @@ def _characters(problem: Problem) -> int:
 
 
 def _request(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> Request:
-    rendered = render(problem.prompt, tokenizer, literal=problem.literal)
+    rendered = render(problem.prompt, tokenizer, escape=problem.escape_special_tokens)
     return Request(problem_id=problem.id, prompt=rendered.text, prompt_ids=tuple(rendered.ids), n=1)
 
 
