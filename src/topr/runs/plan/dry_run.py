@@ -84,15 +84,16 @@ def dry_run(
     if all(stage.folder in done for stage in stages):
         return ["all stages are done: the run would read their results", "", *shown]
     first = _request(task.problems(Split.TRAIN)[0], tokenizer)
-    shown = ["", *shown, "", *_prompt(first, tokenizer, len(longest.prompt_ids)), ""]
+    asked = ["", *_prompt(first, tokenizer, len(longest.prompt_ids)), ""]
     if not measured:
         left = [stage for stage in stages if stage.folder not in done]
-        return ["time, disk, memory: not measured (--no-measure)", *shown, *_table(left)]
+        unknown = "time, disk, memory: not measured (--no-measure)"
+        return [unknown, "", *shown, "", *_table(left), *asked]
     found = measure(recipe, task, start, progress)
     left = [stage for stage in planned(recipe, task, found.graded) if stage.folder not in done]
     costs = [cost(stage, recipe, found) for stage in left]
-    said = [*_answers(recipe, found, costs, directory or Path.cwd()), *shown]
-    return [*said, *_completions(found.graded, tokenizer), "", *_table(left, costs)]
+    said = [*_answers(recipe, found, costs, directory or Path.cwd()), "", *shown, ""]
+    return [*said, *_table(left, costs), *asked, *_completions(found.graded, tokenizer)]
 
 
 def _check_longest(
