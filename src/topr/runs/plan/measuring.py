@@ -71,6 +71,8 @@ def measure(recipe: Recipe, task: Task, start: ModelConfig, progress: Progress) 
             count = min(int(count * ROUND_SECONDS / seconds), -(-side_by_side(recipe) // n))
         progress.say("grading them, and training a throw-away copy on them for a few steps")
         grader_seconds, grade_seconds, graded = _grade(engine, recipe, task, table)
+    # What a problem's completions share is stored once: a second one tells what one more takes.
+    firsts = graded.take(list(range(0, len(graded), n))) if n > 1 else graded.slice(0, 0)
     return Measured(
         graded=graded,
         rounds=rounds,
@@ -80,7 +82,7 @@ def measure(recipe: Recipe, task: Task, start: ModelConfig, progress: Progress) 
         grader_seconds=grader_seconds,
         grade_seconds=grade_seconds,
         **_train(recipe, start, graded),
-        row_bytes=(_stored(graded) - _stored(graded.slice(0, 0))) / len(graded),
+        row_bytes=(_stored(graded) - _stored(firsts)) / (len(graded) - len(firsts)),
         memory=_peak_memory(),
     )
 
