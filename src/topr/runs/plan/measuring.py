@@ -125,7 +125,7 @@ def _train(recipe: Recipe, start: ModelConfig, graded: pa.Table) -> dict[str, An
     rewards = [1.0 if right_only or i % 2 == 0 else -1.0 for i in range(len(graded))]
     rows = graded.drop_columns("reward").append_column("reward", pa.array(rewards, pa.float32()))
     few = {"max_steps": STEPS, "learning_rate": 1e-12, "logging_steps": 1}
-    quiet = {"report_to": (), "watch": "off"}
+    quiet = {"report_to": (), "watch": "off", "watch_steps": None}
     config = recipe.train.model_copy(update=few | quiet)
     trained = start.model_copy(update={"dtype": config.dtype})
     loaded = load(trained, config.lora.quantize if config.lora else None)
@@ -143,9 +143,10 @@ def _train(recipe: Recipe, start: ModelConfig, graded: pa.Table) -> dict[str, An
             trainer.remove_callback(callback)
         trainer.train()
     log = [entry for entry in trainer.state.log_history if "tokens_per_second" in entry]
+    speed = statistics.median(entry["tokens_per_second"] for entry in log[1:])
     model: Any = trainer.model
     return {
-        "train_token_seconds": 1 / statistics.median(e["tokens_per_second"] for e in log[1:]),
+        "train_token_seconds": 1 / max(speed, 0.05),  # logged with one digit after the point
         "parameters": model.num_parameters(),
         "trained_parameters": trainer.get_num_trainable_parameters(),
     }
