@@ -79,8 +79,7 @@ def run(
     if dry_run:
         from topr.runs import plan
 
-        found = plan.dry_run(loaded, output, ConsoleProgress(), measured=not no_measure)
-        for line in plan.lines(found):
+        for line in plan.dry_run(loaded, output, ConsoleProgress(), measured=not no_measure):
             out.print(escape(line), soft_wrap=True)
         return
     assert output is not None  # noqa: S101 - refused above

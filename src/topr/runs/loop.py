@@ -27,7 +27,7 @@ from topr.progress import Progress, Silent
 from topr.records import EvalResult
 from topr.report import write_report
 from topr.runs.directory import lock_run_directory
-from topr.runs.plan import brief, sizes_of
+from topr.runs.plan import brief
 from topr.runs.preparation import check_logprobs, decide_prompt, prepare, quotas
 from topr.runs.recipe_checks import BASE, check_recipe
 from topr.runs.retention import needed_iterations, remove_weights
@@ -117,7 +117,7 @@ class _Run:
         """Go through the iterations, and return the summary."""
         recipe, start = self.recipe, self.start
         objective = recipe.train.objective
-        self.progress.say(brief(recipe, sizes_of(recipe, self.task)))
+        self.progress.say(brief(recipe, self.task))
         self.evaluate_base()
         self._validate(start, BASE, 0, self.directory / "iteration-00")
         models = [start]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from topr.errors import DataError
-from topr.interop import Rows, as_column
+from topr.interop import RowStream, as_column
 
 
 class GradedRows:
@@ -22,7 +22,7 @@ class GradedRows:
             DataError: one of them is not there.
 
         """
-        self._sources = {source: Rows.open(source) for source in sources}
+        self._sources = {source: RowStream.open(source) for source in sources}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for source, rows in self._sources.items():

@@ -1,26 +1,35 @@
 """What a run will do, stage by stage: how many completions, optimizer steps and models.
 
-Counts alone, from a recipe and the number of its problems. What each costs is elsewhere
-(`topr.runs.plan.costs`), and so is what curation keeps (`topr.runs.plan.curating`).
+Counts alone; what each costs is in `topr.runs.plan.costs`. No grade of the run is known yet. Where
+rules look at grades, they are applied to made-up problems, each as hard as one of the few that were
+seen; where none was seen, the count is the most that is possible.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from topr.config import CurateConfig, Recipe, TrainConfig
+from topr.config import AllRule, CapRule, CurateConfig, Recipe, TrainConfig
 from topr.config.recipe import derived_sections
+from topr.curation import Columns, curate, finished, max_candidates, most_per_problem
+from topr.errors import DataError
+from topr.records import Split
 from topr.runs.preparation import quotas
+from topr.stages.probe import probe_source
 from topr.stages.train_arguments import training_arguments
+from topr.tasks import Task
 from topr.training import TOPRConfig
 from topr.training.checks import objective_of
 from topr.training.ordering import ShuffledBatches
 from topr.training.watch import steps_between
+
+MADE_UP = 2000
+"""Problems that are made up at most: the share that is kept is then right within 2 %."""
 
 
 class Kind(StrEnum):
@@ -28,57 +37,38 @@ class Kind(StrEnum):
 
     GENERATE = "generate"
     GRADE = "grade"
-    RECOMPUTE = "recompute log mu"
     TRAIN = "train"
-    PROBE = "probe"
     EVALUATE = "evaluate"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Span:
-    """A number that is known to lie between two others, its ends included.
+ABOUT, AT_MOST = "about ", "at most "
+"""Words before a count. An exact one has none: the better known is the smaller text."""
 
-    >>> Span.of(3) + Span(low=1, high=2)
-    Span(low=4, high=5)
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A number, and how well it is known.
+
+    >>> print(Count(1000) + Count(200, ABOUT))
+    about 1,200
     """
 
-    low: float
-    high: float
+    value: int = 0
+    certainty: str = ""
 
-    @classmethod
-    def of(cls, value: float) -> "Span":
-        """Return a number that is known."""
-        return cls(low=value, high=value)
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.value + other.value, max(self.certainty, other.certainty))
 
-    def __add__(self, other: "Span") -> "Span":
-        return Span(low=self.low + other.low, high=self.high + other.high)
-
-    def __mul__(self, factor: float) -> "Span":
-        return Span(low=self.low * factor, high=self.high * factor)
-
-
-NONE = Span.of(0)
+    def __str__(self) -> str:
+        return f"{self.certainty}{self.value:,}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """`n` completions of each of `problems` problems, in one pass over their shards."""
+    """`n` completions of each of `problems` problems."""
 
     problems: int
-    n: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sizes:
-    """Problems of a task."""
-
-    train: int
-    evaluation: int
-    """Of `evaluate.split`, as many as are evaluated."""
-    validation: int
-    """Of the split `validation`, as many as are evaluated for `loop.keep=best`."""
-    probe: int = 0
-    """Of the split `validation`, at most: trainings are probed with `train.probe_problems`."""
+    n: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,192 +78,186 @@ class Stage:
     kind: Kind
     label: str
     """Its line in a table; stages of several iterations share one."""
-    folder: str
+    folder: Path
     """Of its manifest, in the run's directory."""
-    completions: Span = NONE
-    """Drawn, graded, scored, or in the training set."""
-    draws: tuple[Draw, ...] = ()
-    """Where their number is known: how they are drawn."""
-    problems: int = 0
-    """In the training set, at most."""
-    steps: Span = NONE
+    completions: Count
+    """Generated, graded, evaluated, or in the training set."""
+    draws: Sequence[Draw]
+    """How completions are generated; those of a training are its probes."""
+    steps: Count = Count()
     """Of the optimizer."""
-    passes: Span = NONE
+    passes: float = 0.0
     """Completions that go through optimizer steps, counted again in each epoch."""
-    loads: int = 0
-    """Models that are loaded."""
+    recomputed: int = 0
+    """Completions whose log mu is recomputed before training."""
     models: int = 0
     """Models that are written."""
-    checkpoints: Span = NONE
+    checkpoints: int = 0
     """Checkpoints on disk at a time, at most. All are removed when training ends."""
-    estimated: bool = False
-    """Counts rest on the grades of a few completions."""
 
 
-class Drawn(Protocol):
-    """What one iteration draws."""
+def planned(recipe: Recipe, task: Task, graded: pa.Table | None = None) -> list[Stage]:
+    """Return the stages of a run in their order. Later iterations are taken to be as the first.
 
-    @property
-    def completions(self) -> Span:
-        """How many."""
-        ...
+    Args:
+        recipe: of the run.
+        task: of the recipe.
+        graded: completions that were seen; None: what depends on grades is counted at most.
 
-    @property
-    def draws(self) -> tuple[Draw, ...]:
-        """How, where it is known."""
-        ...
-
-    def estimated(self, curate: CurateConfig | None = None) -> bool:
-        """Say whether what is drawn, or what is kept of it, rests on a few grades."""
-        ...
-
-    def kept(self, curate: CurateConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return how many completions of each problem curation keeps, at least and at most."""
-        ...
-
-
-class Expect(Protocol):
-    """Says what is drawn by the curations that know when a problem is full."""
-
-    def __call__(self, curations: Sequence[CurateConfig]) -> Drawn:
-        """Return what is drawn until problems are full by all of `curations`."""
-        ...
-
-
-def planned(recipe: Recipe, sizes: Sizes, expect: Expect) -> list[Stage]:
-    """Return the stages of a run in their order. Later iterations are taken to be as the first."""
-    stages = list(_evaluated(recipe, sizes, "evaluate base", Path("iteration-00"), validate=True))
-    drawn = {1: expect(quotas(recipe, 1))}
-    for iteration in range(1, recipe.iterations + 1):
-        now = drawn[iteration] = drawn.get(min(iteration, 2)) or expect(quotas(recipe, iteration))
+    """
+    first, later = (_generated(recipe, task, iteration, graded) for iteration in (1, 2))
+    drawn = [first] + [later] * (recipe.iterations - 1)
+    stages = [*_evaluated(recipe, task, "evaluate base", Path("iteration-00"), best=True)]
+    for iteration, now in enumerate(drawn, start=1):
         folder = Path(f"iteration-{iteration:02d}")
-        stages += _drawn(now, folder)
-        first = max(1, iteration - (recipe.loop.window or iteration) + 1)
-        pooled = [drawn[i] for i in range(first, iteration + 1)]
-        stages += _trained(recipe, sizes, recipe.curate, recipe.train, pooled, "train", folder)
-        stages += _measured(recipe, sizes, recipe.train, "evaluate", folder, validate=True)
+        pooled = drawn[:iteration][-(recipe.loop.window or iteration) :]
+        stages += _drawn(now, "", folder)
+        stages.append(_trained(recipe, task, recipe.curate, recipe.train, pooled, "train", folder))
+        stages += _evaluated(recipe, task, "evaluate", folder, recipe.train.snapshots, best=True)
     for name, comparison in recipe.compare.items():
-        curate, train = derived_sections(recipe, comparison, where=f"compare.{name}")
-        folder, label = Path("compare") / name, f"compare {name}"
-        stages += _trained(recipe, sizes, curate, train, [drawn[1]], f"{label}: train", folder)
-        stages += _measured(recipe, sizes, train, f"{label}: evaluate", folder, validate=False)
+        config, train = derived_sections(recipe, comparison, where=f"compare.{name}")
+        label, folder = f"compare {name}:", Path("compare") / name
+        stages.append(_trained(recipe, task, config, train, [first], f"{label} train", folder))
+        stages += _evaluated(recipe, task, f"{label} evaluate", folder, train.snapshots)
     if recipe.verifier is not None:
-        stages += _drawn(expect(quotas(recipe, recipe.iterations + 1)), Path("candidates"))
+        stages += _drawn(later, " candidates", Path("candidates"))
     return stages
 
 
-def _drawn(drawn: Drawn, folder: Path) -> Iterator[Stage]:
-    generate = Stage(
-        kind=Kind.GENERATE,
-        label="generate" if folder.name != "candidates" else "generate candidates",
-        folder=str(folder / "rollouts"),
-        completions=drawn.completions,
-        draws=drawn.draws,
-        estimated=drawn.estimated(),
-    )
-    yield generate
-    label = generate.label.replace("generate", "grade")
-    yield replace(generate, kind=Kind.GRADE, label=label, folder=str(folder / "graded"))
+@dataclass(frozen=True, kw_only=True)
+class _Generated:
+    """What one iteration generates."""
+
+    problems: int
+    draws: Sequence[Draw]
+    """One for each round."""
+    certainty: str
+    grades: Columns | None
+    """Made-up grades of some of the problems; None: no grade was seen."""
+
+    def kept(self, config: CurateConfig) -> tuple[NDArray[np.int64], str]:
+        """Return how many completions of each problem are kept. Duplicates are not foreseen."""
+        exact = not self.certainty and all(isinstance(s, AllRule | CapRule) for s in config.steps)
+        if self.grades is None:
+            most = self.draws[0].n
+            kept_P = np.full(self.problems, min(most, most_per_problem(config, most)))
+            return kept_P, "" if exact else AT_MOST
+        exact = exact and not np.isnan(self.grades.rewards_N).any()
+        try:
+            chosen = self.grades.problems_N[curate(self.grades, config).keep]
+        except DataError:  # no right one was seen, and the rules want some
+            chosen = np.zeros(0, np.int64)
+        kept_P = np.bincount(chosen, minlength=len(self.grades.names))
+        return np.resize(kept_P, self.problems), "" if exact else ABOUT
+
+
+def _generated(recipe: Recipe, task: Task, iteration: int, graded: pa.Table | None) -> _Generated:
+    """Return what an iteration generates: rounds are played through with made-up grades."""
+    problems, curations = len(task.problems(Split.TRAIN)), quotas(recipe, iteration)
+    n, unknown, grades = recipe.generate.n, AT_MOST, None
+    most = max((max_candidates(each) or 0 for each in curations), default=n)
+    draws = [Draw(problems=problems, n=most)]
+    if graded is not None:
+        unknown, draws = ABOUT, []
+        rewards = _made_up(graded, min(problems, MADE_UP), most)
+        drawn_P, open_P = np.zeros(len(rewards), np.int64), np.ones(len(rewards), np.bool_)
+        while open_P.any() and drawn_P.max() < most:
+            more = min(n, most - int(drawn_P.max()))
+            draws.append(Draw(problems=max(1, round(problems * open_P.mean())), n=more))
+            drawn_P[open_P] += more
+            problems_N, samples_N = np.nonzero(np.arange(most) < drawn_P[:, None])
+            names, unlike = [str(problem) for problem in problems_N], range(len(problems_N))
+            grades = Columns.of(rewards[problems_N, samples_N], names, samples_N, unlike)
+            open_P = ~np.all([finished(grades, each) for each in curations], axis=0)
+    certainty = unknown if curations else ""
+    return _Generated(problems=problems, draws=draws, certainty=certainty, grades=grades)
+
+
+def _made_up(graded: pa.Table, problems: int, n: int) -> NDArray[np.float64]:
+    """Return rewards of problems that are each as hard as one that was seen, [problems, n].
+
+    Of a problem few completions were seen, so its share of right ones is drawn from what they and
+    one more, with the mean share of all problems, leave possible (a beta distribution).
+    """
+    _, seen_N = np.unique(graded["problem_id"].to_pylist(), return_inverse=True)
+    reward_N = np.array(graded["reward"].to_pylist(), np.float64)  # nan: no reward
+    right, wrong = np.bincount(seen_N, reward_N > 0), np.bincount(seen_N, reward_N <= 0)
+    share = (right.sum() + 0.5) / (right.sum() + wrong.sum() + 1)
+    generator = np.random.default_rng(0)
+    like = generator.integers(len(right), size=problems)
+    solved_P = generator.beta(right[like] + share, wrong[like] + 1 - share)
+    rewards = np.where(generator.random((problems, n)) < solved_P[:, None], 1.0, -1.0)
+    rewards[generator.random(rewards.shape) < np.isnan(reward_N).mean()] = np.nan
+    return rewards
+
+
+def _drawn(made: _Generated, suffix: str, folder: Path) -> Iterator[Stage]:
+    """Yield the stages that generate completions and grade them."""
+    count = Count(sum(draw.problems * draw.n for draw in made.draws), made.certainty)
+    for kind, name in ((Kind.GENERATE, "rollouts"), (Kind.GRADE, "graded")):
+        label = f"{kind}{suffix}"
+        yield Stage(
+            kind=kind, label=label, folder=folder / name, completions=count, draws=made.draws
+        )
 
 
 def _trained(
-    recipe: Recipe, sizes: Sizes, curate: CurateConfig, train: TrainConfig,
-    pooled: Sequence[Drawn], label: str, folder: Path,
-) -> Iterator[Stage]:  # fmt: skip
-    """Yield what recomputes log mu where that is asked for, a training, and its probes."""
-    ends = zip(*(each.kept(curate) for each in pooled), strict=True)
-    low, high = (np.sum(sizes, axis=0) for sizes in ends)
-    rows = Span(low=int(low.sum()), high=int(high.sum()))
+    recipe: Recipe, task: Task, config: CurateConfig, train: TrainConfig,
+    pooled: Sequence[_Generated], label: str, folder: Path,
+) -> Stage:  # fmt: skip
+    """Return a training with its probes."""
+    kept, certainties = zip(*(each.kept(config) for each in pooled), strict=True)
     args = training_arguments(train, recipe.model, Path("unused"), recipe.seed)
-    ways = [_steps(sizes, args) for sizes in (low, high)]
-    stage = Stage(
+    rows_P, certainty = np.sum(kept, axis=0), max(certainties)
+    steps, passes = _steps(rows_P, args)
+    rows = Count(int(rows_P.sum()), certainty)
+    source = None if train.watch == "off" else probe_source(recipe, task)
+    asked = min(len(source.problems), train.probe_problems) if source else 0
+    probes = 1 + -(-steps // steps_between(steps, args.watch_steps)) if asked else 0
+    return Stage(
         kind=Kind.TRAIN,
         label=label,
-        folder=str(folder / "training"),
+        folder=folder / "training",
         completions=rows,
-        problems=int(np.count_nonzero(high)),
-        steps=Span(low=ways[0][0], high=ways[1][0]),
-        passes=Span(low=ways[0][1], high=ways[1][1]),
-        loads=1,
+        draws=[Draw(problems=asked, n=1)] * probes,
+        steps=Count(steps, "" if args.max_steps > 0 else certainty),
+        passes=passes,
+        recomputed=rows.value if train.behavior_logprobs == "recompute" else 0,
         models=1 + len(train.snapshots),
-        checkpoints=Span(low=_checkpoints(ways[0][0], args), high=_checkpoints(ways[1][0], args)),
-        estimated=pooled[0].estimated(curate),
+        # Two, and the one that is being written; none of the last step.
+        checkpoints=min(max(0, steps - 1) // int(args.save_steps), 3),
     )
-    if train.behavior_logprobs == "recompute":
-        yield Stage(
-            kind=Kind.RECOMPUTE,
-            label=f"{label.removesuffix('train')}recompute log mu",
-            folder=stage.folder,
-            completions=rows,
-            estimated=stage.estimated,
-        )
-    yield stage
-    problems = 0 if train.watch == "off" else min(sizes.probe, train.probe_problems)
-    if problems:
-        low, high = (_probes(int(steps), args) for steps in (stage.steps.low, stage.steps.high))
-        yield Stage(
-            kind=Kind.PROBE,
-            label=f"{label.removesuffix('train')}probe",
-            folder=stage.folder,
-            completions=Span(low=low * problems, high=high * problems),
-            draws=(Draw(problems=problems, n=1),) * high,
-            estimated=stage.estimated,
-        )
 
 
 def _steps(kept_P: NDArray[np.int64], args: TOPRConfig) -> tuple[int, float]:
     """Return optimizer steps, and how many completions go through them in all."""
     if not kept_P.any():
         return max(args.max_steps, 0), 0.0
-    groups = np.repeat(np.arange(len(kept_P)), kept_P)
-    batches = ShuffledBatches(
-        groups.tolist(),
-        args.batch_size(1),
-        seed=0,
-        whole_groups=objective_of(args).needs_group or args.shuffle_by == "prompt",
-    )
-    steps, per_epoch = args.optimizer_steps(len(batches)), args.steps_per_epoch(len(batches))
-    return steps, len(groups) * steps / per_epoch
-
-
-def _probes(steps: int, args: TOPRConfig) -> int:
-    """Return how often a training is probed: before, every so many steps, and at its end."""
-    return 1 + -(-steps // steps_between(steps, args.watch_steps))
-
-
-def _checkpoints(steps: int, args: TOPRConfig) -> int:
-    """Return how many checkpoints lie on disk at a time, while the next is written."""
-    written = max(0, steps - 1) // int(args.save_steps)  # none of the last step
-    limit = args.save_total_limit
-    return written if limit is None else min(written, limit + 1)
-
-
-def _measured(
-    recipe: Recipe, sizes: Sizes, train: TrainConfig, label: str, folder: Path, *, validate: bool
-) -> Iterator[Stage]:
-    """Yield the evaluations of what a training leaves."""
-    for step in sorted(train.snapshots):
-        place = folder / "snapshots" / f"step-{step:06d}"
-        yield from _evaluated(recipe, sizes, f"{label} snapshots", place, validate=False)
-    yield from _evaluated(recipe, sizes, label, folder, validate=validate)
+    whole = objective_of(args).needs_group or args.shuffle_by == "prompt"
+    groups = np.repeat(np.arange(len(kept_P)), kept_P).tolist()
+    batches = len(ShuffledBatches(groups, args.batch_size(1), seed=0, whole_groups=whole))
+    steps = args.optimizer_steps(batches)
+    return steps, len(groups) * steps / args.steps_per_epoch(batches)
 
 
 def _evaluated(
-    recipe: Recipe, sizes: Sizes, label: str, folder: Path, *, validate: bool
-) -> Iterator[Stage]:
-    """Yield the evaluation of one model, and that on validation problems where one is to choose."""
-    places = [(label, folder, sizes.evaluation, 1)]
-    if validate and recipe.loop.keep == "best":
-        places.append((f"{label}, validation", folder / "validation", sizes.validation, 0))
-    for name, place, problems, loads in places:
-        draws = [Draw(problems=problems, n=recipe.evaluate.n)]
-        if recipe.evaluate.greedy:
-            draws.append(Draw(problems=problems, n=1))
+    recipe: Recipe, task: Task, label: str, folder: Path, snapshots: Sequence[int] = (), *,
+    best: bool = False,
+) -> Iterator[Stage]:  # fmt: skip
+    """Yield evaluations of snapshots, of a model, and on validation problems to find the best."""
+    config = recipe.evaluate
+    names = [f"snapshots/step-{step:06d}" for step in sorted(snapshots)]
+    places = [(f"{label} snapshots", folder / name, config.split) for name in names]
+    places.append((label, folder, config.split))
+    if best and recipe.loop.keep == "best":
+        places.append((f"{label}, validation", folder / "validation", "validation"))
+    for name, place, split in places:
+        problems = len(task.problems(Split(split))[: config.problems])
+        samples = [config.n, 1] if config.greedy else [config.n]
         yield Stage(
             kind=Kind.EVALUATE,
             label=name,
-            folder=str(place / "evaluation"),
-            completions=Span.of(sum(draw.problems * draw.n for draw in draws)),
-            draws=tuple(draws),
-            loads=loads,
+            folder=place / "evaluation",
+            completions=Count(problems * sum(samples)),
+            draws=[Draw(problems=problems, n=n) for n in samples],
         )

@@ -3,100 +3,69 @@
 The checks are those of `topr.runs.loop.run`, made by the same functions.
 """
 
+import heapq
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import torch
+from rich.filesize import decimal
 from transformers import PreTrainedTokenizerBase
 
-from topr.config import CurateConfig, ModelConfig, Recipe
-from topr.config.recipe import derived_sections
+from topr.config import ModelConfig, Recipe
 from topr.engines import Request
 from topr.engines.base import validate_request
-from topr.grading.survey import Survey, survey
+from topr.grading.survey import survey
 from topr.models.files import is_adapter
 from topr.models.loading import load_tokenizer, model_facts
 from topr.progress import Progress
-from topr.records import Problem, Split
+from topr.records import Outcome, Problem, Split
+from topr.report.text import visible
 from topr.runs.directory import holds_run
-from topr.runs.plan.costs import Cost, Measured, cost
-from topr.runs.plan.counts import Drawn, Sizes, Stage, planned
-from topr.runs.plan.curating import Bounds, Seen, Tried
-from topr.runs.plan.measuring import measure, spread
+from topr.runs.plan.costs import REPORT, Cost, Measured, cost, total, uncertainty
+from topr.runs.plan.counts import Count, Kind, Stage, planned
+from topr.runs.plan.measuring import measure
 from topr.runs.preparation import decide_prompt, prepare
 from topr.runs.recipe_checks import check_recipe
 from topr.stages.draw_plan import sampling_params
-from topr.stages.probe import probe_source
 from topr.store import read_manifest
-from topr.store.manifest import is_begun
 from topr.tasks import Task
 from topr.tokenization.prompts import render
 
-PROMPTS = 200
-"""Prompts that are tokenised for their mean length."""
 LONGEST = 20
 """Prompts with the most characters, among which the one with the most tokens is looked for."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prompts:
-    """The prompts of the problems that a run draws for."""
-
-    shown: str
-    """The first one as the model is given it, special tokens included."""
-    name: str
-    """Of its problem."""
-    mean_tokens: float
-    longest: int
-    longest_name: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DryRun:
-    """What was found."""
-
-    recipe: Recipe
-    sizes: Sizes
-    prompts: Prompts
-    stages: tuple[Stage, ...]
-    done: frozenset[str]
-    """Folders of stages that are done already."""
-    begun: frozenset[str]
-    """Folders of stages that are not, and that a run has begun."""
-    measured: Measured | None
-    """None: nothing was drawn."""
-    costs: tuple[Cost, ...]
-    """Of each stage; empty where nothing was measured."""
-    graded: pa.Table | None
-    """The completions that were drawn to measure."""
-    survey: Survey | None
-    """What they look like."""
-    completions: tuple[str, ...]
-    """Their texts, special tokens included."""
-    free_disk: int
-    """Bytes, where the run would be written."""
-    memory: int
-    """Bytes of the GPU where there is one, else of the machine."""
-    device: str
+def brief(recipe: Recipe, task: Task) -> str:
+    """Return what a run says when it begins: what is known without generating anything."""
+    stages = planned(recipe, task)
+    drawn = sum((s.completions for s in stages if s.kind is Kind.GENERATE), Count())
+    evaluated = sum((s.completions for s in stages if s.kind is Kind.EVALUATE), Count())
+    steps = sum((s.steps for s in stages), Count())
+    return (
+        f"the whole run: {drawn} completions to generate and grade, {steps} optimizer steps, "
+        f"{evaluated} completions to evaluate, {sum(s.models for s in stages)} models to write "
+        "(--dry-run says how long that takes)"
+    )
 
 
 def dry_run(
     recipe: Recipe, directory: Path | None, progress: Progress, *, measured: bool = True
-) -> DryRun:
-    """Make all checks of a run, and find out what it takes.
+) -> list[str]:
+    """Make all checks of a run, and say what it takes, in lines of text.
 
     Downloads stay in their caches, and so does the built-in base model. Nothing else is written.
 
     Args:
         recipe: of the run.
-        directory: where it would be written; what is there already counts as done. None: nowhere.
+        directory: where it would be written; what is done there is not counted. None: nowhere.
         progress: receives what is being done.
-        measured: draw, grade and train on a few completions, if anything is left to do; else counts
-            alone.
+        measured: generate, grade and train on a few completions, if anything is left to do; else
+            counts alone.
 
     Raises:
         ToprError: what a run would be refused for.
@@ -104,119 +73,51 @@ def dry_run(
     """
     check_recipe(recipe)
     recipe = decide_prompt(recipe, directory, progress)
-    continued = directory is not None and holds_run(recipe, directory)
+    there = directory if directory is not None and holds_run(recipe, directory) else None
     prepared = prepare(recipe, progress)
     task, start = prepared.task, prepared.start
-    sizes, tokenizer = sizes_of(recipe, task), load_tokenizer(start)
-    prompts = _prompts(recipe, task, start, tokenizer)
-    there = directory if continued else None
-    known = tuple(planned(recipe, sizes, _Expect(recipe, sizes, None)))
-    done = _folders(known, there, _is_done)
-    found, graded = None, None
-    if measured and any(stage.folder not in done for stage in known):
-        problems = task.problems(Split.TRAIN)
-        found, graded = measure(recipe, task, start, problems, progress)
-        drawing = replace(found.drawing, prompt_tokens=prompts.mean_tokens)
-        found = replace(found, drawing=drawing)
-    stages = tuple(planned(recipe, sizes, _Expect(recipe, sizes, graded)))
-    return DryRun(
-        recipe=recipe,
-        sizes=sizes,
-        prompts=prompts,
-        stages=stages,
-        done=done,
-        begun=_folders(stages, there, is_begun),
-        measured=found,
-        costs=tuple(cost(stage, recipe, found) for stage in stages) if found else (),
-        graded=graded,
-        survey=None if graded is None else survey(lambda names: [graded.select(names)]),
-        completions=_texts(graded, tokenizer),
-        free_disk=shutil.disk_usage(_existing(directory or Path.cwd())).free,
-        memory=_memory(),
-        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "this machine",
-    )
+    tokenizer = load_tokenizer(start)
+    longest = _check_longest(recipe, task, start, tokenizer)
+    stages = planned(recipe, task)
+    done = {s.folder for s in stages if there and read_manifest(there / s.folder) is not None}
+    shown = _setting(recipe, task, done)
+    if all(stage.folder in done for stage in stages):
+        return ["all stages are done: the run would read their results", "", *shown]
+    first = _request(task.problems(Split.TRAIN)[0], tokenizer)
+    asked = ["", *_prompt(first, tokenizer, len(longest.prompt_ids)), ""]
+    if not measured:
+        left = [stage for stage in stages if stage.folder not in done]
+        unknown = "time, disk, memory: not measured (--no-measure)"
+        return [unknown, "", *shown, "", *_table(left), *asked]
+    found = measure(recipe, task, start, progress)
+    left = [stage for stage in planned(recipe, task, found.graded) if stage.folder not in done]
+    costs = [cost(stage, recipe, found) for stage in left]
+    said = [*_answers(recipe, found, costs, directory or Path.cwd()), "", *shown, ""]
+    return [*said, *_table(left, costs), *asked, *_completions(found.graded, tokenizer)]
 
 
-def sizes_of(recipe: Recipe, task: Task) -> Sizes:
-    """Return how many problems a run draws for."""
-    most = recipe.evaluate.problems
-    best = recipe.loop.keep == "best"
-    return Sizes(
-        train=len(task.problems(Split.TRAIN)),
-        evaluation=len(task.problems(Split(recipe.evaluate.split))[:most]),
-        validation=len(task.problems(Split.VALIDATION)[:most]) if best else 0,
-        probe=_probe_problems(recipe, task),
-    )
-
-
-def _probe_problems(recipe: Recipe, task: Task) -> int:
-    """Return how many validation problems there are, where a training asks for a probe."""
-    comparisons = (
-        derived_sections(recipe, each, where="compare")[1] for each in recipe.compare.values()
-    )
-    if not any(t.watch != "off" and t.probe_problems for t in (recipe.train, *comparisons)):
-        return 0
-    source = probe_source(recipe, task)
-    return 0 if source is None else len(source.problems)
-
-
-class _Expect:
-    """What is drawn: known, or tried on what was seen."""
-
-    def __init__(self, recipe: Recipe, sizes: Sizes, graded: pa.Table | None) -> None:
-        self._common = {"problems": sizes.train, "n": recipe.generate.n}
-        self._seen = None if graded is None else seen(graded)
-
-    def __call__(self, curations: Sequence[CurateConfig]) -> Drawn:
-        if self._seen is None:
-            return Bounds(**self._common, curations=curations)
-        return Tried(**self._common, curations=curations, seen=self._seen)
-
-
-def seen(graded: pa.Table) -> Seen:
-    """Return the grades of a table, by problem."""
-    counts: dict[str, list[int]] = {}
-    rows = zip(graded["problem_id"].to_pylist(), graded["reward"].to_pylist(), strict=True)
-    for name, reward in rows:
-        of = counts.setdefault(name, [0, 0, 0])
-        of[2 if reward is None else 0 if reward > 0 else 1] += 1
-    right, wrong, unscored = zip(*counts.values(), strict=True)
-    return Seen(right=right, wrong=wrong, unscored=unscored)
-
-
-def _prompts(
+def _check_longest(
     recipe: Recipe, task: Task, start: ModelConfig, tokenizer: PreTrainedTokenizerBase
-) -> Prompts:  # fmt: skip
-    """Render some prompts, and refuse the longest where it leaves no room for a completion."""
+) -> Request:
+    """Return the longest prompt.
+
+    Raises:
+        EngineError: it leaves no room for a completion.
+
+    """
     splits = {Split.TRAIN, Split(recipe.evaluate.split)}
-    problems = [problem for split in sorted(splits) for problem in task.problems(split)]
-    by_text = sorted(problems, key=_characters)
-    requests = [_request(each, tokenizer) for each in spread(by_text, PROMPTS)]
-    mean = sum(len(each.prompt_ids) for each in requests) / len(requests)
+    problems = (problem for split in splits for problem in task.problems(split))
     # A prompt of a few characters less may have a few tokens more.
-    requests += [_request(each, tokenizer) for each in by_text[-LONGEST:]]
+    some = heapq.nlargest(LONGEST, problems, key=lambda problem: len(str(problem.prompt)))
+    requests = (_request(problem, tokenizer) for problem in some)
     longest = max(requests, key=lambda request: len(request.prompt_ids))
     if not is_adapter(Path(start.path).expanduser()):
         facts = model_facts(start, tokenizer)
         sampling = sampling_params(recipe.generate, task.stop, recipe.seed)
-        more = recipe.evaluate.max_tokens or sampling.max_tokens
-        sampling = replace(sampling, max_tokens=max(sampling.max_tokens, more))
+        most = max(sampling.max_tokens, recipe.evaluate.max_tokens or 0)
+        sampling = replace(sampling, max_tokens=most)
         validate_request(longest, sampling, vocabulary=facts.vocabulary, positions=facts.positions)
-    first = _request(task.problems(Split.TRAIN)[0], tokenizer)
-    return Prompts(
-        shown=str(tokenizer.decode(list(first.prompt_ids))),
-        name=first.problem_id,
-        mean_tokens=mean,
-        longest=len(longest.prompt_ids),
-        longest_name=longest.problem_id,
-    )
-
-
-def _characters(problem: Problem) -> int:
-    prompt = problem.prompt
-    if isinstance(prompt, str):
-        return len(prompt)
-    return sum(len(turn.content) for turn in prompt)
+    return longest
 
 
 def _request(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> Request:
@@ -224,32 +125,98 @@ def _request(problem: Problem, tokenizer: PreTrainedTokenizerBase) -> Request:
     return Request(problem_id=problem.id, prompt=rendered.text, prompt_ids=tuple(rendered.ids), n=1)
 
 
-def _texts(graded: pa.Table | None, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    if graded is None:
-        return ()
-    return tuple(str(tokenizer.decode(ids)) for ids in graded["completion_ids"].to_pylist())
-
-
-def _folders(
-    stages: Sequence[Stage], directory: Path | None, holds: Callable[[Path], bool]
-) -> frozenset[str]:
-    """Return the folders of stages of which something holds in a run that is there."""
-    if directory is None:
-        return frozenset()
-    return frozenset(stage.folder for stage in stages if holds(directory / stage.folder))
-
-
-def _is_done(folder: Path) -> bool:
-    return read_manifest(folder) is not None
-
-
-def _existing(path: Path) -> Path:
-    """Return a path, or the nearest folder above it that is there."""
-    path = path.absolute()
-    return next(each for each in (path, *path.parents) if each.exists())
-
-
-def _memory() -> int:
+def _answers(
+    recipe: Recipe, measured: Measured, costs: Sequence[Cost], directory: Path
+) -> Iterator[str]:
+    """Yield how long, how much disk, how much memory, and whether there is as much."""
+    whole = total([*costs, REPORT])
+    factor = uncertainty(len(measured.lengths))
+    low, high = _duration(whole.seconds / factor), _duration(whole.seconds * factor)
+    yield f"time    about {_duration(whole.seconds)} ({low} to {high})"
+    place = directory.absolute()
+    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+    most, stays = whole.disk + whole.passing, decimal(int(whole.disk))
+    yield f"disk    {_room(most, free)}; {stays} stay when it is done"
+    device, there = "this machine", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        gpu = torch.cuda.get_device_properties(0)
+        device, there = gpu.name, gpu.total_memory
+    seen = f"with {len(measured.lengths)} completions side by side"
+    yield f"memory  {_room(measured.memory, there)} ({device}, {seen})"
+    if os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
+        yield "note    other programs keep this machine busy: without them it is faster"
+    if recipe.verifier is not None:
+        yield "note    the verifier's own run is not counted: it trains on what this run generates"
+
+
+def _room(needed: float, there: int) -> str:
+    fits = "enough" if needed < 0.9 * there else "NOT ENOUGH"
+    return f"about {decimal(int(needed))} of {decimal(there)}: {fits}"
+
+
+def _setting(recipe: Recipe, task: Task, done: Collection[Path]) -> list[str]:
+    """Return what is to be run, and what of it is done."""
+    split = Split(recipe.evaluate.split)
+    train, test = len(task.problems(Split.TRAIN)), len(task.problems(split))
+    line = f"{recipe.name}: {train:,} problems to train on, {test:,} in the {split} split"
+    named = ", ".join(sorted(map(str, done)))
+    return [line, f"done already, and not counted: {named}"] if done else [line]
+
+
+def _table(stages: Sequence[Stage], costs: Sequence[Cost] = ()) -> Iterator[str]:
+    """Yield a line for each label; stages of several iterations are added up."""
+    head = ("stage", "completions", "steps", "tokens", "time", "disk")
+    rows: list[tuple[str, ...]] = [head if costs else head[:3]]
+    for label in dict.fromkeys(stage.label for stage in stages):
+        places = [i for i, stage in enumerate(stages) if stage.label == label]
+        name = f"{label} (x {len(places)})" if len(places) > 1 else label
+        completions = sum((stages[i].completions for i in places), Count())
+        steps = sum((stages[i].steps for i in places), Count())
+        row: tuple[str, ...] = (name, str(completions), str(steps) if steps.value else "")
+        if costs:
+            whole = total([costs[i] for i in places])
+            tokens = f"{round(whole.tokens, -2):,.0f}"
+            row = (*row, tokens, _duration(whole.seconds), decimal(int(whole.disk)))
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        padded = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        yield "  ".join([f"{name:<{widths[0]}}", *padded]).rstrip()
+
+
+def _prompt(request: Request, tokenizer: PreTrainedTokenizerBase, longest: int) -> Iterator[str]:
+    """Yield a prompt with its special tokens."""
+    ids = list(request.prompt_ids)
+    yield f"---- a prompt, as the model receives it: {len(ids)} tokens; the longest: {longest} ----"
+    yield visible(str(tokenizer.decode(ids)))
+    yield "---- end of the prompt ----"
+
+
+def _completions(graded: pa.Table, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Yield what was seen of grades, then a right completion and another one."""
+    rows = graded.to_pylist()
+    grades = Counter(row["grade"] for row in rows).most_common()
+    shares = [f"{n / len(rows):.0%} {grade}" for grade, n in grades]
+    yield f"{len(rows)} completions were sampled: {', '.join(shares)}"
+    seen = survey(lambda names: [graded.select(names)])
+    if seen.concerns:
+        yield visible(str(seen))
+    firsts = {row["grade"] == Outcome.CORRECT: row for row in reversed(rows)}
+    for row in (firsts[is_right] for is_right in (True, False) if is_right in firsts):
+        yield (
+            f"---- {row['grade']}: answer read {row['answer']!r}, gold {row['gold']!r}; "
+            f"{len(row['completion_ids'])} tokens, ended by {row['finish_reason']} ----"
+        )
+        yield visible(str(tokenizer.decode(row["completion_ids"])))
+    yield "---- end of the completion ----"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time with two digits that matter.
+
+    >>> [_duration(s) for s in (0.04, 2, 42, 200, 5400, 40_000, 400_000)]
+    ['0.0 s', '2.0 s', '42 s', '3.3 min', '90 min', '11 h', '4.6 days']
+    """
+    units = ((172_800, 86_400, "days"), (7200, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
+    size, name = next((size, name) for least, size, name in units if seconds >= least)
+    return f"{seconds / size:.{0 if seconds / size >= 9.95 else 1}f} {name}"
