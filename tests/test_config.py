@@ -9,7 +9,7 @@ from topr.config.engines import ServerConfig
 from topr.config.recipe import derived_sections
 from topr.config.training import _say_renamed
 from topr.errors import ConfigError, RunDirectoryError, ToprError
-from topr.runs.directory import lock_run_directory
+from topr.runs.directory import lock_run_directory as held
 from topr.runs.loop import run
 from topr.store import begin
 
@@ -260,20 +260,20 @@ def test_a_directory_belongs_to_a_recipe_once_something_was_made(tmp_path):
     first, second = load_recipe("quickstart"), load_recipe("quickstart", ["seed=1"])
     with (
         pytest.raises(ZeroDivisionError),
-        lock_run_directory(first, home),
+        held(first, home),
         begin(part, "generate", "first"),
     ):
         raise ZeroDivisionError  # before anything was drawn
-    with lock_run_directory(second, home), begin(part, "generate", "second") as done:
+    with held(second, home), begin(part, "generate", "second") as done:
         assert done is None
         assert load_recipe(home / "recipe.yaml") == second
         (part / ".part-00000.partial.jsonl").write_text("one completion")
     with (
         pytest.raises(RunDirectoryError, match=r"seed \(1 there, 0 now\)"),
-        lock_run_directory(first, home),
+        held(first, home),
     ):
         pass
-    with lock_run_directory(second, home):
+    with held(second, home):
         pass
 
 
@@ -282,20 +282,20 @@ def test_a_run_under_old_names_goes_on_and_nobody_is_told(tmp_path, section, cap
     other = "compare={other: {train: {learning_rate: 1e-3}}}"
     keys = [f"{section}.loss_normalization=none", f"{section}.global_batch_size=128"]
     recipe = load_recipe("quickstart", [other, *keys])
-    with lock_run_directory(recipe, tmp_path / "run"):
+    with held(recipe, tmp_path / "run"):
         (tmp_path / "run/work").write_text("")
     there = tmp_path / "run/recipe.yaml"
     old = there.read_text().replace("loss_normalization", "normalization")
     there.write_text(old.replace("global_batch_size", "batch_size"))
     _say_renamed.cache_clear()
-    with lock_run_directory(recipe, tmp_path / "run"):
+    with held(recipe, tmp_path / "run"):
         pass
     assert not caplog.records
     changed = load_recipe("quickstart", [other, *keys, f"{section}.global_batch_size=64"])
     name = rf"differs in {section}.global_batch_size \(128 there, 64 now\)\."
     with (
         pytest.raises(RunDirectoryError, match=name),
-        lock_run_directory(changed, tmp_path / "run"),
+        held(changed, tmp_path / "run"),
     ):
         pass
     assert load_recipe(there).fingerprint() == recipe.fingerprint()
