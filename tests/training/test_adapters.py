@@ -93,6 +93,26 @@ def test_a_merged_model_is_the_base_with_its_adapter(trained):
     assert not list(trained.rglob("*.bin"))
 
 
+def test_mixed_precision_changes_nothing_of_what_is_merged(trained):
+    """Under autocast the trained model gives other logits than its own weights do."""
+    manifest = train_model(
+        ModelConfig(path=str(trained / "base"), device="cpu"),
+        [trained / "rows.jsonl"],
+        TrainConfig(
+            lora={"r": 4}, bf16=True, batch_size=8, learning_rate=0.1, optim="sgd", max_steps=3
+        ),
+        trained / "mixed",
+        seed=0,
+        progress=Silent(),
+    )
+    assert manifest.details["steps"] == 3
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(trained / "base"), trained / "mixed/adapter"
+    )
+    plain = AutoModelForCausalLM.from_pretrained(trained / "mixed/model")
+    assert (logits(plain) - logits(adapted)).abs().max() < 1e-4
+
+
 def test_an_adapter_alone_is_loaded_as_the_model_it_makes(trained):
     folder = trained / "alone/model"
     assert not (folder / "model.safetensors").exists()

@@ -130,12 +130,13 @@ def test_under_autocast_the_model_is_tried_in_its_own_numerics(folder, monkeypat
         return find(model, *given, **also)
 
     monkeypatch.setattr(transformers_engine, "find_batching", looked_at)
+    monkeypatch.setattr(transformers_engine, "SHARED_BYTES", 0)  # as of a real model's prompts
     train(folder, "autocast", config=SETTINGS.model_copy(update={"bf16": True}), probe=SOURCE)
     assert set(seen) == {(False, False)}
     assert [line["step"] for line in probes(folder, "autocast")] == [0, 2, 4, 5]
 
 
-@pytest.mark.parametrize("error", [EngineError, ModelError])
+@pytest.mark.parametrize("error", [EngineError, ModelError, torch.OutOfMemoryError])
 def test_an_engine_that_fails_ends_the_probe_and_not_the_training(
     folder, monkeypatch, caplog, error
 ):
@@ -148,6 +149,15 @@ def test_an_engine_that_fails_ends_the_probe_and_not_the_training(
     said = [r.getMessage() for r in caplog.records if "probe is off" in r.getMessage()]
     assert len(said) == 1
     assert "out of memory" in said[0]
+
+
+def test_an_error_of_the_code_ends_the_training(folder, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(stage, "draw", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(folder, "broken", probe=SOURCE)
 
 
 def test_where_nothing_is_watched_nothing_is_asked(folder):

@@ -295,6 +295,21 @@ def test_a_section_that_leaves_the_watch_as_it_is_has_the_hash_it_had():
     assert TrainConfig(watch="stop").fixed() != plain
 
 
+def test_a_watch_that_only_warns_can_be_changed_in_a_run_that_is_under_way():
+    plain = TrainConfig().fixed()
+    assert TrainConfig(watch="off").fixed() == plain
+    assert TrainConfig(probe_problems=0).fixed() == TrainConfig(watch_steps=50).fixed() == plain
+
+
+def test_no_checkpoint_is_kept_of_weights_that_were_given_up(tmp_path):
+    trainer, _ = ruin(tmp_path, "epochs", watch="stop", save_strategy="epoch")
+    trainer.train()
+    assert trainer.watch.stopped
+    alarm = trainer.watch.alarms[0].step
+    kept = [int(path.name.split("-")[1]) for path in (tmp_path / "epochs").glob("checkpoint-*")]
+    assert all(step <= alarm for step in kept)
+
+
 def test_healthy_weights_are_kept_every_so_often_only(tmp_path, caplog):
     trainer, _ = ruin(tmp_path, "well", watch="stop", learning_rate=1e-4, max_steps=7)
     with caplog.at_level(logging.WARNING, logger="topr"):

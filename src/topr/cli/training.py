@@ -68,9 +68,14 @@ def train(
         raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
+    from topr.models.gguf import plain_model
     from topr.stages.probe import asked_source
 
-    probes = None if probe is None else asked_source(load_recipe(probe), config)
+    progress = ConsoleProgress()
+    start = plain_model(start, progress)
+    probes = None
+    if probe is not None:
+        probes = asked_source(load_recipe(probe), config, start, progress)
     manifest = _train(dataset, output, start, config, seed, behavior_model or (), probes)
     if not launched()[0]:  # The first process says it.
         _show(manifest, output)
@@ -91,10 +96,9 @@ def _train(
     from topr.stages.train import train_model
 
     progress = ConsoleProgress()
-    start = plain_model(model, progress)
     writers = [plain_model(model.at(str(path)), progress) for path in behavior_models]
     manifest = train_model(
-        start, [dataset], config, output, seed=seed, progress=progress, writers=writers, probe=probe
+        model, [dataset], config, output, seed=seed, progress=progress, writers=writers, probe=probe
     )  # fmt: skip
     if distributed.is_initialized():
         distributed.barrier()

@@ -21,6 +21,10 @@ class Section(BaseModel):
     FLOATS: ClassVar[frozenset[str]] = frozenset()
     """Keys of mappings whose numbers were all read as floats once, and are hashed as such still."""
 
+    def without_effect(self) -> frozenset[str]:
+        """Return the keys that change no number next to the values of others."""
+        return frozenset()
+
     @model_validator(mode="before")
     @classmethod
     def _true_is_no_number(cls, values: Any) -> Any:
@@ -55,10 +59,11 @@ def _fixed(held: Any, dumped: Any, shown: tuple[str, ...], prefix: str = "") -> 
     if not isinstance(dumped, dict):
         return dumped
     section, kept = isinstance(held, Section), {}
+    idle = held.without_effect() if section else ()
     for name, value in dumped.items():
         dotted = f"{prefix}{name}"
         as_before = section and name in held.ADDED and value == held.ADDED[name]
-        if as_before or any(fnmatch(dotted, key) for key in shown):
+        if as_before or name in idle or any(fnmatch(dotted, key) for key in shown):
             continue
         inner = getattr(held, name) if section else None
         if isinstance(held, dict):

@@ -208,6 +208,11 @@ class TrainConfig(TrainSettings):
     training_arguments: dict[str, Any] = Field(default_factory=dict)
     """Any further field of TOPRConfig, passed as it is; none that uploads (`topr push` does)."""
 
+    def without_effect(self) -> frozenset[str]:
+        """Those of a watch that only warns: it can be turned off, and probed less, in a run."""
+        keys = ("watch", "watch_steps", "probe_problems")
+        return frozenset() if self.watch == "stop" else frozenset(keys)
+
     @model_validator(mode="before")
     @classmethod
     def _new_names(cls, values: Any, info: ValidationInfo) -> Any:

@@ -1,8 +1,11 @@
 """What wrappers hide of a causal language model: adapters, DistributedDataParallel, accelerate."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,3 +29,21 @@ def logits_to_keep(model: nn.Module, keep: int | Tensor) -> dict[str, Any]:
     """
     known = inspect.signature(causal_lm(model).forward).parameters
     return {"logits_to_keep": keep} if "logits_to_keep" in known else {}
+
+
+@contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Run a model for a while in the type of its weights: accelerate puts autocast into `forward`.
+
+    Under autocast two ways of computing the same logits differ by 0.1 nats, which of float32
+    weights would be a fault.
+    """
+    device = next(model.parameters()).device.type
+    wrapped: dict[str, Any] = vars(model)
+    forward = wrapped.pop("forward", None)
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        if forward is not None:
+            wrapped["forward"] = forward

@@ -17,19 +17,22 @@ import pyarrow.compute as pc
 import torch
 from transformers import TrainerCallback
 
-from topr.config import GradeConfig, Recipe, TrainConfig
+from topr.config import GradeConfig, ModelConfig, Recipe, TrainConfig
 from topr.engines.transformers import TransformersEngine
 from topr.errors import ConfigError, EngineError, GradingError, ModelError
 from topr.grading import grade_table
+from topr.models.wrappers import without_autocast
 from topr.progress import Progress
 from topr.records import FinishReason, Outcome, Problem, SamplingParams, Split
 from topr.stages.callbacks import log_lines
+from topr.stages.common import task_for
 from topr.stages.draw import draw
 from topr.stages.draw_plan import DrawPlan, extra_columns, problems_digest, sampling_params
 from topr.store import read_table, write_text_atomic
-from topr.tasks import Task, load_task
+from topr.tasks import Task
 from topr.training import TOPRTrainer
 from topr.training.alarms import Probed
+from topr.training.memory import ran_out
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +76,10 @@ def probe_source(recipe: Recipe, task: Task) -> ProbeSource | None:
     )
 
 
-def asked_source(recipe: Recipe, train: TrainConfig) -> ProbeSource:
-    """Return what a training is probed with where the user asks for a recipe's questions.
+def asked_source(
+    recipe: Recipe, train: TrainConfig, model: ModelConfig, progress: Progress
+) -> ProbeSource:
+    """Return what a training of `model` is probed with where a user asks for a recipe's questions.
 
     Raises:
         ConfigError: there are none, or the training takes no probes.
@@ -85,7 +90,7 @@ def asked_source(recipe: Recipe, train: TrainConfig) -> ProbeSource:
             f"a probe is asked for with train.watch={train.watch} and train.probe_problems="
             f"{train.probe_problems}, which take none: leave one of the two out"
         )
-    source = probe_source(recipe, load_task(recipe.task))
+    source = probe_source(recipe, task_for(model, recipe.task, Split.VALIDATION, progress))
     if source is None:
         raise ConfigError(
             f"recipe {recipe.name!r} has no validation problems to probe with: set "
@@ -133,7 +138,9 @@ class Probe(TrainerCallback):
             return
         try:
             found = self._trainer.distributed.run_on_rank0(lambda: self._ask(step))
-        except (EngineError, GradingError, ModelError) as error:
+        except (EngineError, GradingError, ModelError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not ran_out(error):
+                raise
             logger.warning("the probe is off, training continues without it: %s", error)
             self._on = False
             return
@@ -206,14 +213,8 @@ class _Engine(TransformersEngine):
     """
 
     def _try(self, reach: int, **given: Any) -> None:
-        model: Any = self.model
-        autocast = model.__dict__.pop("forward", None)  # accelerate's, of this model alone
-        try:
-            with torch.autocast(model.device.type, enabled=False):
-                super()._try(reach, **given)
-        finally:
-            if autocast is not None:
-                model.forward = autocast
+        with without_autocast(self.model):
+            super()._try(reach, **given)
 
 
 def _own_random_numbers() -> AbstractContextManager[None]:

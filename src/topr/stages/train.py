@@ -114,7 +114,7 @@ def _open(
 ) -> AbstractContextManager[OpenStage]:  # fmt: skip
     """Open the stage by what fixes the trained weights."""
     scored_by = writers if config.behavior_logprobs == "recompute" else ()
-    probed = config.watch != "off" and config.probe_problems > 0
+    probed = config.watch == "stop" and config.probe_problems > 0  # a warning changes no number
     return open_stage(
         work,
         "train",

@@ -10,6 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from topr.config import ModelConfig, TrainConfig
 from topr.models.adapters import require_same, short_logits
 from topr.models.loading import load_model
+from topr.models.wrappers import without_autocast
 from topr.stages.callbacks import COMPLETE
 from topr.training import TOPRTrainer
 from topr.training.last_good import LAST_GOOD
@@ -54,7 +55,9 @@ def _trained_logits(trainer: TOPRTrainer, config: TrainConfig) -> Tensor | None:
     quantized = config.lora is not None and config.lora.quantize is not None
     if trainer.sharded or quantized or trainer.args.torch_compile:
         return None
-    return short_logits(trainer.accelerator.unwrap_model(trainer.model))
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with without_autocast(model):
+        return short_logits(model)
 
 
 def _write_merged(

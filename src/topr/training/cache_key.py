@@ -15,8 +15,9 @@ import xxhash
 from datasets import Dataset
 from torch import Tensor, nn
 
+from topr.models.wrappers import causal_lm
 from topr.store import SCHEMA_VERSION
-from topr.training.logprobs import Forward, causal_lm
+from topr.training.logprobs import Forward
 from topr.training.mapped_rows import column_parts, numbers_of
 from topr.training.sharding import gathered_parameter
 

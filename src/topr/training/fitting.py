@@ -19,8 +19,9 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from topr.errors import TrainingError
+from topr.models.wrappers import causal_lm
 from topr.training.batches import Batch, Row, longest_row
-from topr.training.logprobs import Forward, causal_lm
+from topr.training.logprobs import Forward
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 for the policy that is trained and for the behaviour model alike.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from topr.errors import TrainingError
 from topr.models.evaluation_mode import evaluate
+from topr.models.wrappers import causal_lm, logits_to_keep
 from topr.training.attention import tree_attention_of
 from topr.training.batches import Batch, Row, padded, shared, split_by_tokens
 from topr.training.head import Head, Weigh, head_logprobs, weighted_loss
@@ -151,19 +151,9 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor:
     """Return the model's own logits at the predicting positions, [N, V]."""
     width = batch.input_ids.shape[1]
     columns, at = torch.unique(batch.predicts % width, return_inverse=True)
-    keep: dict[str, Any] = {}
-    if "logits_to_keep" in inspect.signature(causal_lm(model).forward).parameters:
-        keep["logits_to_keep"] = columns
-    else:
+    keep = logits_to_keep(model, columns)
+    if not keep:
         at = columns[at]
     output: Any = model(**_inputs(batch), **keep)
     logits: Tensor = output.logits
     return logits[batch.predicts // width, at]
-
-
-def causal_lm(model: nn.Module) -> Any:
-    """Return the causal language model inside its wrappers."""
-    inner: Any = model
-    while (wrapped := getattr(inner, "module", None)) is not None:
-        inner = wrapped
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

@@ -93,6 +93,7 @@ class Watch(TrainerCallback):
         self._readings: list[Reading] = []
         self._now = Reading()
         self.every = every or 10
+        self._resumed = False
 
     def add_step(self, step: Step) -> None:
         """Take in one loader batch of the optimizer step that is being computed."""
@@ -105,6 +106,9 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Fix how often weights are kept and probes are taken."""
         self.every = steps_between(state.max_steps, self._given_every)
+        self._resumed = state.global_step > 0
+        if self.stopped:  # resumed from a checkpoint of weights that were given up
+            control.should_training_stop = True
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Judge the weights that this step began with, and keep good ones."""
@@ -113,8 +117,9 @@ class Watch(TrainerCallback):
             return
         step = state.global_step
         if self._start is None:
-            self._start = reading
-            if reading.foreign:
+            # A checkpoint of an earlier version says nothing of the start: 0 is taken for it.
+            self._start = Reading() if self._resumed else reading
+            if self._start.foreign:
                 logger.warning("%s", _FOREIGN)
         self._readings = [*self._readings, reading][-REMEMBERED:]
         found = latest(self._readings)
@@ -135,6 +140,8 @@ class Watch(TrainerCallback):
         """Leave no checkpoint of weights that were given up: a resumed training would have them."""
         if self.stopped:
             control.should_save = False
+
+    on_epoch_end = on_step_end
 
     def probed(self, found: Probed, control: Any) -> None:
         """Judge a probe."""
