@@ -19,8 +19,8 @@ from topr.tasks.arithmetic.base import base_model
 pytestmark = pytest.mark.slow
 
 TINY = [
-    "task.train_problems=6", "task.test_problems=4", "task.warmup.hidden_size=16",
-    "task.warmup.num_layers=1", "task.warmup.num_heads=2", "task.warmup.intermediate_size=16",
+    "task.train_problems=6", "task.test_problems=4", "task.warmup.hidden_size=96",
+    "task.warmup.num_layers=1", "task.warmup.num_heads=2", "task.warmup.intermediate_size=256",
     "task.warmup.steps=30", "generate.n=4", "generate.max_tokens=12", "generate.shard_problems=4",
     "train.max_steps=null", "train.num_train_epochs=2", "train.global_batch_size=8",
     "train.behavior_logprobs=recompute", "evaluate.n=2", "evaluate.pass_at=[1,2]",
@@ -118,8 +118,8 @@ def test_disk_comes_true(said, run):
     written -= (run / "report.html").stat().st_size
     sizes = [cells[-1].split() for cells in table(said).values() if cells[-1].endswith("B")]
     predicted = sum(float(size) * UNITS[unit] for size, unit in sizes)
-    # Small files count here: recipes, manifests and results, some 200 kB that are not foreseen.
-    assert written - 250_000 < predicted < written
+    # Small files are not foreseen: recipes, manifests, results, some 300 kB.
+    assert written / 1.3 < predicted < written
 
 
 def test_what_is_done_is_not_counted(place, run):
