@@ -165,7 +165,7 @@ def test_where_nothing_is_watched_nothing_is_asked(folder):
     train(folder, "off", config=off, probe=SOURCE)
     assert not (folder / "off/training" / PROBES_FILE).exists()
     with pytest.raises(ConfigError, match="off"):
-        asked_source(load_recipe("quickstart"), off)
+        asked_source(load_recipe("quickstart"), off, ModelConfig(path="unused"), Silent())
 
 
 def test_a_probe_that_drops_stops_and_the_first_weights_are_the_model(folder, monkeypatch):

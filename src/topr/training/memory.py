@@ -34,7 +34,7 @@ def trim() -> None:
 
 def ran_out(error: RuntimeError) -> bool:
     """Say whether it was memory, on any device, that an error is about."""
-    return bool(should_reduce_batch_size(error))
+    return isinstance(error, torch.OutOfMemoryError) or bool(should_reduce_batch_size(error))
 
 
 def halved(
