@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl models-table check docs bench format clean
+.PHONY: quickstart test test-fast test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl models-table check docs bench format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
 
 test: $(READY)  ## set up, then run the tests (offline, on the CPU)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-fast: $(READY)  ## the tests without the slow ones
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
 # The model is fetched to .real-models by the script beside the clone, or put there by hand:
 # .real-models/smollm2-135m-instruct/model.gguf.

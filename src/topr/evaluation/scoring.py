@@ -1,6 +1,6 @@
 """Graded rollouts to metrics: a pure function of a table. No model, no grader, no files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -78,6 +78,21 @@ def score(
     rows = _read(table)
     values = _values(rows, pass_at, np.random.default_rng(seed))
     groups = None if group_of is None else np.array([group_of(id_) for id_ in rows.ids])
+    metrics = _means(rows, values, groups, resamples, seed)
+    return EvalResult(
+        name=name,
+        iteration=iteration,
+        model=model,
+        split=split,
+        metrics=metrics | {"unscored": int((~rows.scored_P).sum())},
+        per_problem=_per_problem(rows, values, groups),
+    )
+
+
+def _means(
+    rows: "_Rows", values: Mapping[str, Floats], groups: Any, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Return each value's mean over problems, and its interval."""
     metrics: dict[str, Any] = {}
     for key, values_P in values.items():
         has_P = rows.scored_P & ~np.isnan(values_P)
@@ -91,15 +106,7 @@ def score(
                 rng=np.random.default_rng(seed),
                 groups_P=None if groups is None else groups[has_P],
             )
-    metrics["unscored"] = int((~rows.scored_P).sum())
-    return EvalResult(
-        name=name,
-        iteration=iteration,
-        model=model,
-        split=split,
-        metrics=metrics,
-        per_problem=_per_problem(rows, values, groups),
-    )
+    return metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

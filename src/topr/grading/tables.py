@@ -39,29 +39,26 @@ def grade_table(
 ) -> pa.Table:
     """The table with `grade`, `reward` and `answer` beside its own columns, rows in order.
 
-    Columns of these names are filled in where they are there and all null (rollouts that were
-    not graded yet). Where there is a `finish_reason`, rows cut off at the token limit are treated
-    as `config.truncated` says. A user's function is given all other columns, and the gold answers
-    as `answer` too, the name they have in a task's own file.
+    Columns of these names are filled in where they are all null. Truncated rows (`finish_reason`)
+    are treated as `config.truncated` says. A user's function is given all other columns, and the
+    gold answers as `answer`.
 
-    The built-in graders are given what a completion says beside its thinking: also where the
-    column `prompt` ends in the mark that begins the thinking, and where that mark is a special
-    token, which the text of a rollout leaves out.
+    Built-in graders are given what a completion says next to its thinking, also where the
+    `prompt` ends in the mark that begins the thinking, and where that mark is a special token,
+    which the text of a rollout leaves out.
 
     Args:
         table: Any table with a column of completions and, for the built-in graders, gold answers.
         grader: A name in `GRADERS`, or a user's `module:function`.
-        config: How to grade.
-        answer_only: Whether the completions are final answers, not solutions.
+        config: The section `grade`.
+        answer_only: Completions are final answers, not solutions.
         completion_column: Name of the column of completions (string; null counts as empty).
-        gold_column: Name of the column of gold answers (text, numbers or lists of them; null: no
-            gold answer); a field of a nested one is named with dots.
-        golds: The values of that column as a file has them. A table has one type a column, so that
-            a list of numbers beside text is text there.
-        several_golds: What a list of several gold answers means. Rollouts hold such only where
-            their user said that any is right.
-        tokenizer: Of the model that wrote the completions, where it is known: its special tokens
-            end an answer. Needs the column `completion_ids`.
+        gold_column: Name of the column of gold answers (text, numbers or lists of them; null:
+            none); a field of a nested one is named with dots.
+        golds: The values of that column as a file has them, where a table's one type loses some.
+        several_golds: What a list of several gold answers means.
+        tokenizer: Of the model that wrote the column `completion_ids`: its special tokens end an
+            answer.
         progress: Called with the number of completions graded since its last call.
 
     Raises:
@@ -79,9 +76,6 @@ def grade_table(
         values = column_values(table, gold_column) if golds is None else golds
         known = _golds(values or [], gold_column, several_golds)
         completions = _without_reasoning(table, completions, tokenizer)
-    cut_off = [False] * len(completions)
-    if "finish_reason" in table.column_names and config.truncated != "grade":
-        cut_off = truncated(table)
     grades = grade_all(
         list(zip(completions, known, strict=True)),
         grader,
@@ -90,9 +84,16 @@ def grade_table(
         columns=None if grader in GRADERS else _for_user(table, completion_column, gold_column),
         progress=progress,
     )
+    return _with_grades(table, _truncation_ruled(table, grades, config))
+
+
+def _truncation_ruled(table: pa.Table, grades: list[Grade], config: GradeConfig) -> list[Grade]:
+    """Return the grades, with those of truncated completions as `config.truncated` has them."""
+    if "finish_reason" not in table.column_names or config.truncated == "grade":
+        return grades
     rule = _TRUNCATED[config.truncated]
-    grades = [rule(grade) if cut else grade for grade, cut in zip(grades, cut_off, strict=True)]
-    return _with_grades(table, grades)
+    cut_N = truncated(table)
+    return [rule(grade) if cut else grade for grade, cut in zip(grades, cut_N, strict=True)]
 
 
 def _without_reasoning(

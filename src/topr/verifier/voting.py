@@ -63,6 +63,12 @@ class Votes:
         }  # fmt: skip
 
 
+def _chances(ballots: Sequence[Ballot[Any]], k: int, seed: int) -> list[dict[str, float]]:
+    """Return each problem's chance to be right by a vote of k candidates, by method."""
+    rng = np.random.default_rng((seed, k))
+    return [votes_at_k(ballot, k, rng=rng) for ballot in ballots]
+
+
 def vote(
     table: pa.Table,
     *,
@@ -74,13 +80,12 @@ def vote(
 ) -> Votes:
     """Let each problem's candidates vote. The same table and seed give the same result.
 
-    Candidates at temperature 0 are left out where there are others. A correct one without a reward,
-    as `grade.truncated=drop` leaves it, counts as wrong, as in an evaluation.
+    Candidates at temperature 0 are left out where there are others. A correct one without a reward
+    counts as wrong, as in an evaluation.
 
     Args:
         table: graded completions: `grade`, `answer`, and scores.
-        score: column of scores: numbers >= 0, bools, or rewards of +1 and -1, which count as 1
-            and 0; null weighs nothing.
+        score: column of numbers >= 0, bools, or rewards of +1 and -1, which count as 1 and 0.
         problem: column that names the problem; defaults to its usual names.
         candidates: of each problem that vote. Problems with fewer are left out, of more a random
             choice votes. Defaults to as many as most problems have.
@@ -102,16 +107,17 @@ def vote(
             "fewer (--candidates)"
         )
     at = sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
-    chances: dict[int, list[dict[str, float]]] = {}
-    for k in at:
-        rng = np.random.default_rng((seed, k))
-        chances[k] = [votes_at_k(ballot, k, rng=rng) for ballot in ballots]
+    chances = {k: _chances(ballots, k, seed) for k in at}
 
-    def of(method: str, k: int) -> list[float]:
-        return [found[method] for found in chances[k]]
+    def mean(method: str, k: int) -> tuple[float, Interval]:
+        of = [found[method] for found in chances[k]]
+        rng = np.random.default_rng(seed)
+        return float(np.mean(of)), bootstrap_interval(of, resamples=resamples, rng=rng)
 
-    def fresh() -> np.random.Generator:
-        return np.random.default_rng(seed)
+    def gain(method: str, k: int) -> tuple[float, Interval]:
+        of, plain = ([found[name] for found in chances[k]] for name in (method, "majority"))
+        rng = np.random.default_rng(seed)
+        return paired_difference(of, plain, resamples=resamples, rng=rng)
 
     return Votes(
         score=score,
@@ -119,26 +125,9 @@ def vote(
         left_out=unknown + len(everything) - len(ballots),
         unscored=table.column(score).null_count,
         at=tuple(at),
-        values={
-            method: {
-                k: (
-                    float(np.mean(of(method, k))),
-                    bootstrap_interval(of(method, k), resamples=resamples, rng=fresh()),
-                )
-                for k in at
-            }
-            for method in METHODS
-        },
-        differences={
-            method: {
-                k: paired_difference(
-                    of(method, k), of("majority", k), resamples=resamples, rng=fresh()
-                )
-                for k in at
-            }
-            for method in ("weighted", "best")
-        },
-        auc_within=_auc_within(ballots, resamples, fresh()),
+        values={method: {k: mean(method, k) for k in at} for method in METHODS},
+        differences={m: {k: gain(m, k) for k in at} for m in ("weighted", "best")},
+        auc_within=_auc_within(ballots, resamples, np.random.default_rng(seed)),
     )
 
 
