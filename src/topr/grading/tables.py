@@ -68,8 +68,7 @@ def grade_table(
     """
     if grader in GOLD_COLUMNS and gold_column == "gold":
         gold_column, golds = GOLD_COLUMNS[grader], None
-    needed = [completion_column] + ([gold_column] if grader in GRADERS else [])
-    _check_columns(table, needed)
+    _check_columns(table, [completion_column, *([gold_column] if grader in GRADERS else [])])
     completions = [text or "" for text in _texts(table, completion_column)]
     known: Iterable[str | None] = [None] * len(completions)
     if grader in GRADERS:
