@@ -63,6 +63,7 @@ def test_five_lines_from_completions_to_a_report(completions, tmp_path):
     topr.TOPRTrainer(str(tmp_path / "model"), args, dataset).train()
     page = topr.write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "log_ratio" in page
+    assert "Left out of this report" not in page  # a training alone is a whole one
 
 
 def test_rows_of_any_kind_are_taken(completions):

@@ -42,10 +42,12 @@ class _Reader:
 
     root: Path
     missing: list[str] = field(default_factory=list)
+    whole: bool = True
+    """Whether a whole run is expected: else only what is broken is named, not what is absent."""
 
     def read(self, path: Path, parse: Callable[[Path], T], *, expected: bool = True) -> T | None:
         if not path.exists():
-            if expected:
+            if expected and self.whole:
                 self.missing.append(str(path.relative_to(self.root)))
             return None
         try:
@@ -66,8 +68,8 @@ def read_run(directory: Path) -> Run:
         RunDirectoryError: it holds no part of a run.
 
     """
-    reader = _Reader(directory)
     trained = _trained_alone(directory)
+    reader = _Reader(directory, whole=trained is None)
     if not (trained or any(directory.glob("iteration-*")) or (directory / "recipe.yaml").is_file()):
         raise RunDirectoryError(
             f"{directory} is not a run directory: it has no recipe.yaml, no iteration-00, "
