@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 
 from tiny import EOS, tiny_tokenizer
-from topr.distribution import distribution
 from topr.errors import DataError
 from topr.interop import ColumnMap, import_rollouts, read_rows, write_rows
 from topr.records import SamplingParams
+from topr.records.distribution import distribution
 from topr.store.schema import conform, rollouts_to_table
 from topr.training.behavior import recorded
 from topr.training.data import prepare_rows

@@ -15,7 +15,7 @@ from topr.evaluation import score
 from topr.grading import grade_table
 from topr.grading.verdict import Verdict, any_of
 from topr.records import Outcome, Several
-from topr.store.golds import read_gold, split_gold
+from topr.records.golds import read_gold, split_gold
 
 CONFIG = GradeConfig(workers=1)
 ANSWER = "The answer is {}."

@@ -131,7 +131,7 @@ def test_odd_values_in_the_summary_break_nothing(run, summary):
 
 def test_what_is_no_run_directory_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
-    with pytest.raises(RunDirectoryError, match="no run directory"):
+    with pytest.raises(RunDirectoryError, match="not a run directory"):
         write_report(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from topr.config.base import Section
-from topr.distribution import NEUTRAL
+from topr.records.distribution import NEUTRAL
 
 VLLM_ARGS_OF_TOPR: dict[str, str] = {
     "model": "model.path",

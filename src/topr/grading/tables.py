@@ -13,8 +13,8 @@ from topr.grading.graders import GOLD_COLUMNS, GRADERS
 from topr.grading.pool import grade_all
 from topr.grading.reasoning import opened_by, strip_reasoning
 from topr.records import Grade, Outcome, Several
+from topr.records.golds import read_gold
 from topr.store import column_values
-from topr.store.golds import read_gold
 from topr.tokenization.ends import is_truncated
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _texts(table: pa.Table, name: str) -> list[str | None]:
 
 
 def _golds(values: Sequence[Any], name: str, several: Several) -> list[str | None]:
-    """Return gold answers, as `topr.store.golds` reads them."""
+    """Return gold answers, as `topr.records.golds` reads them."""
     golds = []
     for number, value in enumerate(values, start=1):
         try:

@@ -21,7 +21,7 @@ from topr.grading.graders import GRADERS
 from topr.grading.user import load_function, score
 from topr.grading.verdict import Verdict, any_of
 from topr.records import Grade
-from topr.store.golds import split_gold
+from topr.records.golds import split_gold
 
 _ORPHAN_GRACE = 1.0
 """Seconds beyond the time limit after which a worker whose parent did not kill it dies."""

@@ -15,7 +15,6 @@ from trl import GRPOConfig, GRPOTrainer
 
 from topr.config import TrainSettings
 from topr.config.recipe import validate
-from topr.distribution import distribution
 from topr.errors import ConfigError
 from topr.models.evaluation_mode import evaluate_when_run
 from topr.objectives import (
@@ -27,6 +26,7 @@ from topr.objectives import (
     sequence_scale,
     taper_of,
 )
+from topr.records.distribution import distribution
 from topr.training.arguments import setting
 from topr.training.inherited import REFUSED
 

@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 
-from topr.distribution import distribution
 from topr.errors import ConfigError, DataError
 from topr.interop.column_map import ColumnMap
 from topr.interop.row_files import RowStream
 from topr.records import SamplingParams, Several
+from topr.records.distribution import distribution
 from topr.store.cells import has_column
 from topr.tokenization.ends import Finish
 

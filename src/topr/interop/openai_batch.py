@@ -6,11 +6,11 @@ As `adapters`: pure, no tokenizer, no files.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from topr.distribution import distribution
 from topr.errors import DataError
 from topr.interop.adapters import as_list, expect_object
 from topr.interop.reasoning import reasoning_of
 from topr.interop.row_files import RawRow, RowStream
+from topr.records.distribution import distribution
 from topr.store.cells import value_at
 
 _NO_ANSWER = ("content_filter", "tool_calls", "function_call")

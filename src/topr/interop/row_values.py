@@ -7,14 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from topr.distribution import Distribution, distribution
 from topr.errors import DataError
 from topr.interop.column_map import TEXT, ColumnMap
 from topr.interop.reasoning import DETAIL_KEYS, reasoning_of
 from topr.interop.row_files import RowStream
 from topr.records import Grade, Message, Outcome, SamplingParams, Several
-from topr.store.cells import as_messages, as_object, has_column, json_in, plain, value_at
-from topr.store.golds import read_gold
+from topr.records.distribution import Distribution, distribution
+from topr.records.golds import json_in, read_gold
+from topr.store.cells import as_messages, as_object, has_column, plain, value_at
 from topr.store.schema import MAX_LOGPROB
 from topr.tokenization.ends import Finish, read_finish
 from topr.tokenization.prompts import REASONING_KEYS

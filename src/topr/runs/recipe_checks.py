@@ -20,13 +20,13 @@ from topr.config import (
 )
 from topr.config.recipe import derived_sections, verifier_recipe
 from topr.curation import max_candidates, most_per_problem, whole_draw_rule
-from topr.distribution import distribution
 from topr.engines import check_engine
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.models.gguf import plain_model
 from topr.models.loading import check_quantization, identity
 from topr.objectives import BaselineRole, Objective
+from topr.records.distribution import distribution
 from topr.stages.train_arguments import training_arguments
 from topr.training.checks import (
     any_weight,
@@ -152,7 +152,7 @@ def _check_gradient(
 
 
 def _check_sampling(recipe: Recipe, train: TrainConfig, objective: Objective) -> None:
-    """Refuse to draw what training would refuse: see `topr.distribution`."""
+    """Refuse to draw what training would refuse: see `topr.records.distribution`."""
     drawn = distribution(recipe.generate.model_dump(include={"temperature", "top_p", "top_k"}))
     if drawn.greedy and objective.uses.ratio:
         raise ConfigError(

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from topr.errors import DataError
+from topr.records.golds import json_in
 
 
 def plain(value: Any) -> Any:
@@ -34,21 +35,6 @@ def clean(value: Any) -> Any:
     {'a': ['�', 1]}
     """
     return json.loads(clean_text(json.dumps(value, ensure_ascii=False)))
-
-
-def json_in(text: str, opening: str, otherwise: Any = None) -> Any:
-    """Return the JSON value that a text is, as CSV and many data sets have lists and objects;
-    `otherwise` where the text opens in another way, or is broken.
-
-    >>> json_in('{"a": 1}', "{"), json_in("18", "{"), json_in("[2, 5)", "[", "[2, 5)")
-    ({'a': 1}, None, '[2, 5)')
-    """
-    if not text.lstrip().startswith(opening):
-        return otherwise
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return otherwise
 
 
 def value_at(row: Mapping[str, Any], column: str) -> Any:

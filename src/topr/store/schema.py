@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from topr.distribution import distribution
 from topr.errors import DataError
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.records.distribution import distribution
 from topr.store.cells import clean
 
 SCHEMA_VERSION = 1

@@ -13,7 +13,7 @@ from functools import cached_property
 from topr.config import MathConfig
 from topr.errors import DataError
 from topr.records import Problem
-from topr.store.golds import read_gold
+from topr.records.golds import read_gold
 from topr.tasks.base import Split
 from topr.tasks.prompts import TextForm, make_prompt
 from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub, read_hub, read_hub_subsets

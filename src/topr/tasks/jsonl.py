@@ -13,8 +13,8 @@ from typing import Any
 from topr.config import JsonlConfig
 from topr.errors import ConfigError, DataError
 from topr.records import Message, Problem, Several
+from topr.records.golds import read_gold
 from topr.store import has_column, value_at
-from topr.store.golds import read_gold
 from topr.tasks.base import Split
 from topr.tasks.prompts import Prompt, chat_prompt
 from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub

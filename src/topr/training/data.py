@@ -113,7 +113,7 @@ def prepare_rows(
         dataset: rows with `prompt` (text or messages), `completion` (text) and `reward` (number;
             None leaves the row out; where all are verdicts, true and false or 1 and 0, a wrong
             one is -1), and where there are: `prompt_ids`, `completion_ids`,
-            `logprobs` (log mu per completion token), `sampling` (see `topr.distribution`),
+            `logprobs` (log mu per completion token), `sampling` (see `topr.records.distribution`),
             `problem_id`, `sample`, `finish_reason`, `revision` (of the writing model). Ids are
             kept as they are; text without ids is tokenised once, with the token that ended it.
             Cells are read as `topr import` reads them.

@@ -10,7 +10,21 @@ from typing import Any
 
 from topr.errors import DataError
 from topr.records import Several
-from topr.store.cells import json_in
+
+
+def json_in(text: str, opening: str, otherwise: Any = None) -> Any:
+    """Return the JSON value that a text is, as CSV and many data sets have lists and objects;
+    `otherwise` where the text opens in another way, or is broken.
+
+    >>> json_in('{"a": 1}', "{"), json_in("18", "{"), json_in("[2, 5)", "[", "[2, 5)")
+    ({'a': 1}, None, '[2, 5)')
+    """
+    if not text.lstrip().startswith(opening):
+        return otherwise
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return otherwise
 
 
 def read_gold(value: Any, several: Several = Several.REFUSE) -> str | None:
