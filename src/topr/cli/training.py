@@ -1,5 +1,7 @@
 """`topr train` and `topr eval`."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,7 +104,13 @@ def _train(
     )  # fmt: skip
     if distributed.is_initialized():
         distributed.barrier()
+        first = distributed.get_rank() == 0
         distributed.destroy_process_group()
+        if not first:
+            # Nothing is left to do here. Ended in the usual way, threads of the libraries have been
+            # seen to abort a process that had done its work, and with it the whole training.
+            sys.stderr.flush()
+            os._exit(0)
     return manifest
 
 
