@@ -295,5 +295,5 @@ def test_a_refusal_of_the_hub_is_the_users_error(
     for kind, error in (("model", ModelError), ("dataset", DataError)):
         with pytest.raises(error, match=r"the hub did not take o/n: OSError: no route .*HF_TOKEN"):
             hub.upload("o/n", kind, {}, "", message="Upload", **options)
-    with pytest.raises(ConfigError, match="'name' is no name on the hub: write owner/name"):
+    with pytest.raises(ConfigError, match="'name' is not a name on the hub: write owner/name"):
         hub.upload("name", "model", {}, "", message="Upload", **options)

@@ -6,7 +6,7 @@
     ├── RunDirectoryError    an output directory holds something else, or is in use
     ├── ModelError           a model or tokenizer cannot be loaded or used
     ├── EngineError          rollouts cannot be generated
-    ├── GradingError         grading cannot start or continue (a wrong answer is no error)
+    ├── GradingError         grading cannot start or continue (a wrong answer is not an error)
     └── TrainingError        training cannot start or continue
         └── DivergedError    a loss or gradient is NaN or infinite
 

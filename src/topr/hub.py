@@ -227,14 +227,14 @@ def upload(
         message: of the commit.
 
     Raises:
-        ConfigError: `repo` is no name.
+        ConfigError: `repo` is not a name.
         ModelError: the hub cannot be reached or refuses (DataError where these are data).
 
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
     if not _BARE.fullmatch(repo):
-        raise ConfigError(f"{repo!r} is no name on the hub: write owner/name")
+        raise ConfigError(f"{repo!r} is not a name on the hub: write owner/name")
     api = HfApi()
     at: dict[str, Any] = {"repo_type": kind, "revision": revision}
     try:

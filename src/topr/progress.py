@@ -9,7 +9,7 @@ class Advance(Protocol):
     """Told of every step forward."""
 
     def __call__(self, done: int, *, tokens: int = 0, note: str = "") -> None:
-        """Add `done` units; `tokens` of work for the rate; `note` stands beside the bar."""
+        """Add `done` units; `tokens` of work for the rate; `note` stands next to the bar."""
         ...
 
 

@@ -113,7 +113,7 @@ def test_llama_cpp_gives_all_tokens_and_a_number_of_most(
 @pytest.mark.parametrize("answer", [{}, [], {"choices": []}, {"choices": ["a"]}, 3, None,
                                     choice(token_ids=["x"])])  # fmt: skip
 def test_what_is_no_completion_is_refused(answer: Any) -> None:
-    with pytest.raises(EngineError, match="is no completion"):
+    with pytest.raises(EngineError, match="is not a completion"):
         read_answer(answer)
 
 

@@ -380,7 +380,7 @@ KINDS: dict[str, Kind] = {
     ),
     "a thought that the template writes": Kind(
         rows=batch(THOUGHT), requests=REQUEST, model="thinks", rewards=[None], ended="y",
-        said="1 came with their reasoning in a field of its own",
+        said="1 came with their reasoning in a separate field",
     ),
     "a thought that the user writes": Kind(
         rows=batch(THOUGHT), requests=REQUEST, rewards=[None], ended="y",

@@ -1,4 +1,4 @@
-"""The vllm engine on a real vLLM: its numbers beside the trainer's own, and its contract."""
+"""The vllm engine on a real vLLM: its numbers against the trainer's own, and its contract."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing

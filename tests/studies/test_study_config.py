@@ -60,7 +60,7 @@ def test_an_arm_changes_keys_of_sections_and_leaves_the_others(tmp_path: Path) -
         ({"rates": []}, "rates: .*at least 1 item"),
         (
             {"arms": {"one": {"label": "O", "rate": "two"}}, "claims": []},
-            "'two' is no arm with a sweep",
+            "'two' is not an arm with its own sweep",
         ),
         (
             {

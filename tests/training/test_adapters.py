@@ -257,7 +257,7 @@ def test_a_merge_that_changes_the_function_is_an_error(tmp_path, monkeypatch):
 
     save_tiny(tmp_path / "base")
     monkeypatch.setattr(Linear, "get_delta_weight", lambda self, name: torch.ones_like(self.weight))
-    with pytest.raises(ModelError, match=r"added into its model, and beside it.*logits differ"):
+    with pytest.raises(ModelError, match=r"added into its model, and kept apart.*logits differ"):
         further_on(tmp_path, r=2)
     assert not (tmp_path / "out/model").exists()
 

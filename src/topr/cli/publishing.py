@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def card(directory: Published) -> None:
-    """Write README.md beside a model or rollouts: lineage, recipe, results. Then say the licence.
+    """Write README.md next to a model or rollouts: lineage, recipe, results. Then say the licence.
 
     A README.md that is there is not overwritten; `topr push` uploads it as it is.
     """

@@ -137,7 +137,7 @@ def _asked(recipe: str | None, overrides: list[str], model: Path) -> tuple[Any, 
     """Return how checks are asked for and drawn.
 
     As a recipe says, a verifier's own or a run's; without one, the prompt is the one that the
-    verifier was trained with, where it was noted beside it.
+    verifier was trained with, where it was noted next to it.
     """
     from topr.config import (
         GenerateConfig,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, true and false are no numbers."""
+    """Base of all sections: frozen, unknown keys refused, true and false are not numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 

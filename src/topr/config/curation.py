@@ -69,7 +69,7 @@ class PositiveShareRule(Section):
     def _samples_only(self) -> "PositiveShareRule":
         if self.by == "baseline":
             raise ValueError(
-                "by=baseline: the baseline changes no row, so it is no rule of curation. Leave "
+                "by=baseline: the baseline changes no row, so it is not a rule of curation. Leave "
                 f"this rule out and set train.effective_positive_share={self.share:g}"
             )
         return self

@@ -96,7 +96,7 @@ class ServerConfig(Section):
     """Name of the environment variable that holds the server's key. The key itself is read there
     and written nowhere."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of each request, beside those that topr sends."""
+    """Extra fields of each request, in addition to those that topr sends."""
 
     @model_validator(mode="after")
     def _nothing_but_further_fields(self) -> "ServerConfig":

@@ -14,7 +14,7 @@ class GymDatasetConfig(Section):
     name: str
     """Its name in reasoning_gym."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """Its share of the problems of each split, beside the weights of the others."""
+    """Its share of the problems of each split, relative to the weights of the others."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Parameters that differ from the dataset's own defaults."""
 
@@ -37,7 +37,7 @@ class ReasoningGymConfig(QuestionConfig):
     """Problems to report on."""
     few_shot: Annotated[int, Field(ge=0, le=32)] = 0
     """Problems with their answers in the prompt, which are in no split; of several datasets, each
-    prompt has those of its own."""
+    prompt has its own."""
     reward: Literal["threshold", "linear"] = "threshold"
     """From a dataset's score between 0 and 1 to a reward. `threshold`: +1 from `threshold` on, -1
     below. `linear`: -1 for a score of 0, 0 at `threshold`, +1 for a score of 1."""

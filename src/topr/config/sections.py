@@ -79,7 +79,7 @@ class GradeConfig(Section):
     memory_mb: Annotated[int, Field(ge=256)] = 2048
     """Address space of one worker, in MiB."""
     truncated: Literal["wrong", "grade", "drop"] = "wrong"
-    """A completion that the token limit cut off: `wrong` whatever it says (the paper's rule),
+    """A completion that reached the token limit: `wrong` whatever it says (the paper's rule),
     `grade` it as if it had ended, or `drop` it from training (reward none)."""
     none_right: Literal["stop", "warn"] = "stop"
     """Before a run trains on completions of which a built-in grader found none right: `stop`, or

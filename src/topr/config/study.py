@@ -36,7 +36,7 @@ class Arm(Section):
     series: str | None = None
     """Arms of one series are joined by a line, over their `x`."""
     x: float | None = None
-    """Where the arm stands on the study's axis; none given with a series: its generated tokens."""
+    """Where the arm stands on the study's axis; in a series it defaults to its generated tokens."""
 
 
 class Claim(Section):
@@ -75,7 +75,7 @@ class Study(Section):
     arms: dict[str, Arm]
     claims: tuple[Claim, ...]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    """Of the base model, the problems, sampling and training alike: each seed is a run of its own,
+    """Of the base model, the problems, sampling and training alike: each seed is its own run,
     in which arms share base model and rollouts."""
     rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
         3e-5,
@@ -103,9 +103,7 @@ class Study(Section):
                 raise ValueError(f"an arm cannot be named {BASE!r}: that is the starting model")
             of = self.arms.get(arm.rate) if isinstance(arm.rate, str) else None
             if isinstance(arm.rate, str) and (of is None or of.rate is not None or not of.train):
-                raise ValueError(
-                    f"arms.{name}.rate: {arm.rate!r} is no arm with a sweep of its own"
-                )
+                raise ValueError(f"arms.{name}.rate: {arm.rate!r} is not an arm with its own sweep")
         for claim in self.claims:
             for metric in (claim.metric, claim.than_metric or claim.metric):
                 if not METRICS.fullmatch(metric):

@@ -61,7 +61,7 @@ class ArithmeticConfig(Section):
     """Fewest clauses of a problem."""
     max_steps: Annotated[int, Field(ge=1, le=12)] = 4
     """Most clauses of a problem; arithmetic steps are at most one more, since multiplying is
-    a step of its own."""
+    a separate step."""
     seed: int = 0
     """Seed of the problems."""
     warmup: WarmupConfig = WarmupConfig()
@@ -182,7 +182,7 @@ class JsonlConfig(PromptConfig):
     """numeric, math, exact, or a Python function `module:function` with the signature
     f(completions, **columns) -> list[float | None]."""
     stop: tuple[str, ...] = ()
-    """Strings that end a completion, beside the end-of-sequence token."""
+    """Strings that end a completion, in addition to the end-of-sequence token."""
     seed: int = 0
     """Seed of the shuffling."""
 

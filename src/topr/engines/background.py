@@ -15,7 +15,7 @@ Work = Callable[[Callable[[T], None]], Awaitable[None]]
 def in_background(work: Work[T]) -> Iterator[T]:
     """Yield what asynchronous work puts out, while it runs.
 
-    It runs in a thread with an event loop of its own, so that it does not wait for whoever takes
+    It runs in a thread with its own event loop, so that it does not wait for whoever takes
     the results, and can be called where a loop runs already, as in a notebook. It is cancelled when
     the iterator is closed, or an exception ends the loop over it.
 

@@ -166,7 +166,7 @@ def read_answer(answer: Any) -> Answer:
         ids, logprobs = _tokens_of_llama_cpp(answer, choice) if llama_cpp else _tokens(choice)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise EngineError(
-            f"the server answered {str(answer)[:500]}, which is no completion (expected "
+            f"the server answered {str(answer)[:500]}, which is not a completion (expected "
             "choices[0] with text and finish_reason): generate.server.url must be that of an "
             "OpenAI-compatible server, up to /v1"
         ) from error
@@ -228,7 +228,7 @@ def finalize_completion(
 ) -> Answer:
     """Return an answer with the token ids that the model must have written, its end included.
 
-    Text alone is tokenised, once. What was written after a stop string is cut off. An end that the
+    Text alone is tokenised, once. What was written after a stop string is left out. An end that the
     server left out is added: the token that ends an answer to this prompt, of unknown
     log-probability, so there are none then.
 

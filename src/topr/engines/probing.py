@@ -50,7 +50,7 @@ async def probe(
 
     Raises:
         RefusedError: it takes no request that topr knows.
-        EngineError: it is no completions server, or does not answer.
+        EngineError: it is not a completions server, or does not answer.
 
     """
     prompt = Prompt(ids=tuple(tokenizer(PROMPT)["input_ids"]), text=PROMPT)

@@ -60,7 +60,7 @@ class PromptCache:
 
     @property
     def width(self) -> int:
-        """SlotKVCache in use, of what rows have written."""
+        """Columns in use, of what rows have written."""
         return self._own.width
 
     @property

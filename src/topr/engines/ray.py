@@ -97,7 +97,7 @@ class RayEngine(Engine):
 
     @cached_property
     def records_logprobs(self) -> bool:
-        """False where the engine in the workers records none. A worker of its own asks a server."""
+        """False where the engine in the workers records none. A separate worker asks a server."""
         if self.config.ray.engine != "server":
             return True
         import ray
@@ -327,7 +327,7 @@ def _connect(address: str, **resources: int) -> None:
             ) from error
         context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    # Its tracebacks are of its own inside; what went wrong is in the error that is raised.
+    # Its tracebacks are those of Ray's inside; what went wrong is in the error that is raised.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 

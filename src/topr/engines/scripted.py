@@ -21,7 +21,7 @@ class ScriptedEngine(Engine):
     """Yields given texts as rollouts, tokenised, with the end-of-sequence token appended.
 
     Token limits and stop strings act as they do on a model's own writing: a text longer than
-    `max_tokens` is cut off, and one that holds a stop string ends there, without an
+    `max_tokens` is truncated, and one that holds a stop string ends there, without an
     end-of-sequence token.
 
     >>> engine = ScriptedEngine({"p1": ["The answer is 4"]}, tokenizer)  # doctest: +SKIP

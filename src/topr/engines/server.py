@@ -348,7 +348,7 @@ def _models(answer: Any) -> dict[str, set[str]]:
         return {str(x["id"]): {str(x["id"]), str(x.get("root"))} for x in answer["data"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise EngineError(
-            f"the server answered {str(answer)[:500]}, which is no list of models: "
+            f"the server answered {str(answer)[:500]}, which is not a list of models: "
             "generate.server.url must be that of an OpenAI-compatible server, up to /v1; where it "
             "lists none, set generate.server.model"
         ) from error

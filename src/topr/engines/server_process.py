@@ -43,7 +43,7 @@ def check_command(config: ServerConfig) -> None:
     """
     if config.command is None:
         found = importlib.util.find_spec("vllm")
-        if found is None or found.origin is None:  # a folder of that name is no package
+        if found is None or found.origin is None:  # a folder of that name is not a package
             raise ConfigError(
                 "generate.engine=server without generate.server.url or generate.server.command "
                 "starts vLLM's own server, and vllm is not installed in this Python. Install it "

@@ -28,7 +28,7 @@ class StopStrings:
         """Return how many tokens a completion has that ends with its first stop string.
 
         Args:
-            ids: a whole completion, written by an engine that may have gone on after the string.
+            ids: a whole completion, written by an engine that may have continued after the string.
 
         Returns:
             The number of its first tokens that hold a stop string; None: it holds none.

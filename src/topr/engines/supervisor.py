@@ -1,10 +1,10 @@
 """A server that ends with the process that asked for it, however that one ends.
 
-A program of its own, which imports nothing of topr:
+Its own program, which imports nothing of topr:
 
     python guard.py PID COMMAND ...
 
-It runs the command in a session of its own and ends that session, children and all, when process
+It runs the command in its own session and ends that session, children and all, when process
 PID is no longer its parent (killed, even by SIGKILL), when it is told to end (SIGTERM) or is killed
 itself, and when the command ends. Its exit status is the command's.
 

@@ -33,7 +33,7 @@ many takes some milliseconds of a step on a CPU; attention in parts costs a tent
 SCORE_BYTES = 16
 """Of logits, and of what is made of them to choose a token, for each token of the vocabulary."""
 SLACK_SHARE = 1.25
-"""SlotKVCache of a cache beside those in use: see `topr.engines.kv_cache`."""
+"""Columns of a cache in addition to those in use: see `topr.engines.kv_cache`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,8 +176,8 @@ class TransformersEngine(Engine):
         if self.model.device.type != "cpu" or not rows:
             return False
         tokens = sum(request.n * len(request.prompt_ids) for request in requests)
-        beside = min(rows, MOST if self.batch_size == "auto" else self.batch_size)
-        return max(self._kept_bytes(), default=0) * tokens * beside >= SHARED_BYTES * rows
+        together = min(rows, MOST if self.batch_size == "auto" else self.batch_size)
+        return max(self._kept_bytes(), default=0) * tokens * together >= SHARED_BYTES * rows
 
     def _room(self, requests: Sequence[Request], sampling: SamplingParams) -> int:
         """Return how many rows to decode side by side."""

@@ -52,7 +52,7 @@ FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, Runtim
 
 _NOTES = {
     Batching.PADDED: "completions are drawn batch by batch",
-    Batching.LEVEL: "completions are drawn batch by batch, beside those with prompts as long alone",
+    Batching.LEVEL: "completions are drawn batch by batch, each with prompts of one length",
     Batching.SINGLE: "completions are drawn one at a time, which is slow",
 }
 

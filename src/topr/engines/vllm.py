@@ -1,6 +1,6 @@
-"""vLLM in a process of its own: continuous batching, paged attention, tensor parallelism.
+"""vLLM in its own process: continuous batching, paged attention, tensor parallelism.
 
-One request is made per sample, with a seed of its own, so that a sample does not depend on the
+One request is made per sample, with its own seed, so that a sample does not depend on the
 others; vLLM's prefix cache computes their common prompt once. Not here: several replicas (engine
 `ray`), and vLLM behind its own server (engine `server`).
 """

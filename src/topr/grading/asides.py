@@ -1,7 +1,7 @@
-"""What a statement says beside its value without changing it. Text in, text out.
+"""What a statement says around its value without changing it. Text in, text out.
 
 `33, not 36` and `33, since 36 would be too many` say 33; `0.5, that is 1/2` and `14 (fourteen)`
-say one value twice. What changes a value is `topr.grading.beside`'s business.
+say one value twice. What changes a value is `topr.grading.modifiers`'s business.
 """
 
 import re

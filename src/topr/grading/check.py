@@ -12,7 +12,7 @@ from topr.records import Grade
 ASKED = r"Verification\s*:\s*Is\s+the\s+answer\s+correct\s*\(\s*Yes\s*/\s*No\s*\)\s*\?"
 """The question that a verdict answers. White space is free: word-level tokenizers add some."""
 _VERDICT = re.compile(
-    # Quotes, brackets and stars around the word are free; "Yes/No" and "Yes or No" are no verdict.
+    # Quotes, brackets and stars around the word are free; "Yes/No" and "Yes or No" are none.
     ASKED + r"[\s*:\"'\[({]*(?:\\boxed\{)?(Yes|No)\b(?!\s*(?:/|or\b))",
     re.IGNORECASE,
 )

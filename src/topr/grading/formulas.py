@@ -1,16 +1,16 @@
 r"""The formula in the words of a statement: `The largest $n$ is $34$.` gives `34`.
 
 Text in, text out: what the formula means is decided in `topr.grading.equivalence`. It counts only
-where nothing beside it changes it (`topr.grading.beside`), neither around it nor within it.
+where nothing next to it changes it (`topr.grading.modifiers`), neither around it nor within it.
 """
 
 import re
 from fractions import Fraction
 
 from topr.grading.asides import said_again, without_asides
-from topr.grading.beside import BEFORE, LATEX, changes_after, without_times
 from topr.grading.latex import WRAPPER, is_time, split_choice, unwrapped
 from topr.grading.markers import Kind
+from topr.grading.modifiers import BEFORE, LATEX, changes_after, without_times
 from topr.grading.numbers import plain, read_exactly, read_number
 from topr.grading.sentences import HOPE, JOINED, MAX_ANSWER, SPAN, closing_sentence
 from topr.grading.statements import Statement, Unread, stated_sentence

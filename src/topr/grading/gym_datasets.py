@@ -211,7 +211,7 @@ def _as_default(value: Any, default: Any) -> Any:
 
 
 def _packed(value: Any) -> Any:
-    """Return a value as JSON has it, with tuples and keys that are no text marked."""
+    """Return a value as JSON has it, with tuples and keys that are not text marked."""
     if isinstance(value, tuple):
         return {"__tuple__": [_packed(each) for each in value]}
     if isinstance(value, list):

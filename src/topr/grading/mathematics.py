@@ -112,7 +112,7 @@ def grade_math(completion: str, gold: str, answer_only: bool = False) -> Grade:
         return Verdict.of(equivalent(target, read(given)), answer)
     except MemoryError:
         raise
-    except Exception:  # sympy raises nearly anything on nonsense; nonsense is no readable answer
+    except Exception:  # sympy raises nearly anything on nonsense; nonsense is not a readable answer
         return Verdict.unparseable(answer)
 
 

@@ -1,8 +1,8 @@
 r"""Numbers as people write them, read as exact rationals. No sympy, no floats, no tolerance.
 
 A number may have a sign, a currency, thousands marks, a unit, a percent sign, LaTeX around it, and
-may be written in words. It counts only where nothing beside it changes it (`topr.grading.beside`),
-except that scales (`2 million`) are multiplied.
+may be written in words. It counts only where nothing next to it changes it
+(`topr.grading.modifiers`), except that scales (`2 million`) are multiplied.
 """
 
 import re
@@ -10,8 +10,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 from topr.grading.asides import numbers_again, without_asides
-from topr.grading.beside import BEFORE, changes_after, without_times
 from topr.grading.markup import with_ascii_signs
+from topr.grading.modifiers import BEFORE, changes_after, without_times
 from topr.grading.sentences import MAX_ANSWER
 from topr.grading.statements import Unread
 
@@ -88,7 +88,7 @@ _BELOW_ZERO = re.compile(
     r"\s*(?:degrees?\s*)?(?:[CF]|celsius|fahrenheit)?\s*(?:below|under)\s+zero\b", re.I
 )
 _LOOSE_DIGITS = re.compile(r"[^\W\d_]\d|[\\^_/]\d")
-"""Digits that are no number by themselves: `5x7`, `H2O`."""
+"""Digits that are not a number by themselves: `5x7`, `H2O`."""
 _FORMULA_BEFORE = re.compile(
     r"\\(?!q?quad)[a-zA-Z]|\w[(\[{]\Z|[\u2200-\u22ff\u0370-\u03ff\u00b1\u00d7\u00f7^]"
     r"|[(\[{][^()\[\]{}]*,\s*\Z|(?:\A|\s)[A-Za-z]\s*,\s*\Z"

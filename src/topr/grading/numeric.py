@@ -8,9 +8,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from topr.grading.beside import changes_after
 from topr.grading.markers import Kind
 from topr.grading.markup import visible_text, without_markup
+from topr.grading.modifiers import changes_after
 from topr.grading.numbers import DECIMAL, VALUE, plain, read_exactly, read_number, value_of
 from topr.grading.sentences import MAX_COMPLETION, closing_sentence
 from topr.grading.statements import (

@@ -80,7 +80,7 @@ def _marks(text: str, stop_tokens: tuple[str, ...] = ()) -> Iterator[tuple[str, 
 
 
 def strip_reasoning(completion: str, stop_tokens: tuple[str, ...] = ()) -> str:
-    """What a completion says beside its thinking, up to the first control token.
+    """What a completion says outside its thinking, up to the first control token.
 
     Thinking that never ends leaves what stood before it; thinking that ends without a beginning
     (the prompt began it) leaves what stands behind it.

@@ -74,7 +74,7 @@ _OF_ITSELF = re.compile(r"\b(?:I|we|answer|correct|right|this|that|it|wrong|mist
 def next_question(text: str, position: int) -> int | None:
     """Where a next question begins after a position; None where none does.
 
-    It is announced, or it is a paragraph of its own that asks for a number and is not about the
+    It is announced, or it is a separate paragraph that asks for a number and is not about the
     answer: a model that runs on into the next example of its prompt is judged by its own answer.
     """
     announced = _NEXT_QUESTION.search(text, position)

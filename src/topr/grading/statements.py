@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeVar
 
-from topr.grading.beside import (
+from topr.grading.markers import Kind, Marker, find_markers
+from topr.grading.modifiers import (
     BEFORE,
     changes_after_box,
     changes_before,
@@ -18,7 +19,6 @@ from topr.grading.beside import (
     is_denied,
     is_retracted,
 )
-from topr.grading.markers import Kind, Marker, find_markers
 from topr.grading.remarks import is_remark, next_question
 from topr.grading.sentences import (
     HOPE,
@@ -70,7 +70,7 @@ class Unread(Enum):
     """Why a statement gives no value."""
 
     REMARK = "it says something of the answer, not what it is"
-    UNCLEAR = "it gives several values, or something beside the value changes it"
+    UNCLEAR = "it gives several values, or something next to the value changes it"
 
 
 def extract_answer(

@@ -37,13 +37,13 @@ def grade_table(
     several_golds: Several = Several.ANY,
     progress: Callable[[int], None] | None = None,
 ) -> pa.Table:
-    """The table with `grade`, `reward` and `answer` beside its own columns, rows in order.
+    """The table with `grade`, `reward` and `answer` added to its own columns, rows in order.
 
     Columns of these names are filled in where they are all null. Truncated rows (`finish_reason`)
     are treated as `config.truncated` says. A user's function is given all other columns, and the
     gold answers as `answer`.
 
-    Built-in graders are given what a completion says next to its thinking, also where the
+    Built-in graders are given what a completion says outside its thinking, also where the
     `prompt` ends in the mark that begins the thinking, and where that mark is a special token,
     which the text of a rollout leaves out.
 
@@ -98,7 +98,7 @@ def _truncation_ruled(table: pa.Table, grades: list[Grade], config: GradeConfig)
 def _without_reasoning(
     table: pa.Table, completions: list[str], tokenizer: "PreTrainedTokenizerBase | None"
 ) -> list[str]:
-    """What each completion says beside its thinking, read with what its row knows of it."""
+    """What each completion says outside its thinking, read with what its row knows of it."""
     stop_tokens: tuple[str, ...] = ()
     if tokenizer is not None and "completion_ids" in table.column_names:
         special = special_tokens(tokenizer)

@@ -1,7 +1,7 @@
 """Objectives inside TRL's online `GRPOTrainer`: it generates, rewards and steps; the loss is ours.
 
 `TOPRGRPOTrainer` replaces two things: the advantage, which is the reward minus a baseline, and the
-loss, whose weights are those of `topr.objectives`. No generation, no mathematics of its own. For
+loss, whose weights are those of `topr.objectives`. No generation, no mathematics. For
 training on stored completions there is `topr.training`.
 """
 

@@ -2,7 +2,7 @@
 
 Importing this module registers them: `topr` and `topr.NAME` as `policy_loss.loss_mode`, `topr` as
 `algorithm.adv_estimator`. verl imports it by itself where topr is installed (entry point
-`verl.plugins`). No mathematics of its own, no trainer; of topr it needs `topr.objectives` alone.
+`verl.plugins`). No mathematics, no trainer; of topr it needs `topr.objectives` alone.
 """
 
 import functools

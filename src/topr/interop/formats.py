@@ -65,7 +65,7 @@ FORMATS: dict[str, Format] = {
     "tinker": Format(
         needs=frozenset({"model_input", "loss_fn_inputs"}),
         rows=adapters.tinker,
-        note="where a datum has no reward of its own, its advantage is the reward: train with "
+        note="where a datum has no reward, its advantage is the reward: train with "
         "train.baseline=0",
     ),
     # Output of OpenAI's batch API, and of vLLM's run-batch.

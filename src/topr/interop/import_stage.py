@@ -125,7 +125,7 @@ _REPORT = {
     "the model does not learn to end",
     "cut_at_end": "{cut_at_end} continue after an end token that their text spells out: what "
     "follows it is left out",
-    "reasoning_rebuilt": "{reasoning_rebuilt} came with their reasoning in a field of its own: it "
+    "reasoning_rebuilt": "{reasoning_rebuilt} came with their reasoning in a separate field: it "
     "is put back before the text, as the model writes it",
     "reasoning_dropped": "{reasoning_dropped} are imported without their reasoning "
     "(--drop-reasoning): they are not what the model wrote, and log mu recomputed on them is not "

@@ -92,7 +92,7 @@ def rebuild(
     core = reasoning.strip()
     if core not in written or text.strip() not in written:
         raise DataError(
-            "the completion has its reasoning in a field of its own, and the chat template does "
+            "the completion has its reasoning in a separate field, and the chat template does "
             f"not say how the model writes it: {_ADVICE}"
         )
     if not text.strip():  # truncated before the answer

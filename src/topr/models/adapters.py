@@ -75,7 +75,7 @@ def refuse_tied(model: nn.Module) -> None:
                 f"the adapter has the layer {name!r} of {type(causal).__name__}, whose weights "
                 "another layer has too (tied embeddings): added into them it would change both. "
                 "Leave the layer out of target_modules and modules_to_save (all-linear does), or "
-                "start from a model whose output layer has weights of its own"
+                "start from a model whose output layer has its own weights"
             )
 
 

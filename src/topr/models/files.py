@@ -27,7 +27,7 @@ def fingerprint(path: str | Path) -> str:
 
     sha256 over names, sizes and content of its config files and weights, as `sha256:` and 16 hex
     digits. Files above 64 MiB are sampled: 64 blocks of 1 MiB, evenly spread, the first and the
-    last included. It tells one training's result from another's; it is no proof against forgery.
+    last included. It tells one training's result from another's; it is not safe from forgery.
     Two directories with the same files have the same fingerprint, wherever they are. Where weights
     were deleted (`topr.runs.retention`), it is the one that they had.
 

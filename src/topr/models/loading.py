@@ -132,7 +132,7 @@ def _load_adapted(
     refuse_tied(adapted)
     expected = short_logits(adapted)
     merged: PreTrainedModel = adapted.merge_and_unload().eval().requires_grad_(True)
-    what = f"the adapter {directory} added into its model, and beside it"
+    what = f"the adapter {directory} added into its model, and kept apart"
     require_same(expected, short_logits(merged), merged.dtype, what)
     return merged
 
@@ -260,7 +260,7 @@ def resolve_device(name: str) -> torch.device:
     """Turn a recipe's device into a torch device; `auto` is CUDA where there is one.
 
     Raises:
-        ModelError: the name is no device's, or this machine has none of that kind.
+        ModelError: the name is not a device's, or this machine has none of that kind.
 
     """
     if name == "auto":

@@ -1,7 +1,7 @@
 """Reference answers: one meaning of a list of them, wherever it is read.
 
 A gold answer is text. A problem may have several, any of which is right, if the user says so; they
-are kept as the JSON text of a list of strings, which is no answer of its own. What an answer means
+are kept as the JSON text of a list of strings, which is not itself an answer. What an answer means
 is for graders.
 """
 
@@ -40,7 +40,7 @@ def read_gold(value: Any, several: Several = Several.REFUSE) -> str | None:
     '["1/2", "0.5"]'
 
     Raises:
-        DataError: several answers with `several` at refuse, or what is no answer.
+        DataError: several answers with `several` at refuse, or what is not an answer.
 
     """
     listed = _listed(value) if isinstance(value, str) else value
@@ -72,7 +72,7 @@ def _empty(value: Any) -> bool:
 
 
 def _listed(text: str) -> list[Any] | None:
-    """Return the entries of a JSON list that is no answer itself: of strings, or of one value."""
+    """Return the entries of a JSON list that is not an answer: of strings, or of one value."""
     found = json_in(text, "[")
     if found is None:
         return None

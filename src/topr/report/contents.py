@@ -15,7 +15,7 @@ class Model:
     name: str
     iteration: int
     comparison: bool
-    """Trained beside the loop, from the starting model."""
+    """Trained outside the loop, from the starting model."""
     metrics: Mapping[str, Any]
     """By documented key; a key ending in `_ci` holds a 95 % interval."""
 

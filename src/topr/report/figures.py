@@ -58,7 +58,7 @@ def model_series(models: Sequence[Model]) -> dict[str, Series]:
 
 
 def training_series(trainings: Sequence[Training], models: Sequence[Model]) -> list[Series]:
-    """Return how each training is drawn: its model's colour, a dash of its own."""
+    """Return how each training is drawn: its model's colour, its own dash."""
     colors = {name: series.color for name, series in model_series(models).items()}
     return [
         Series(
@@ -308,7 +308,7 @@ def _metric_caption(metric: str) -> str:
         "maj": f"Share of problems where the commonest answer of {k} samples is correct",
         "greedy": "Share of problems that the likeliest completion solves",
         "invalid": "Share of samples without a readable answer; lower is better",
-        "truncated": "Share of samples that the token limit cut off; lower is better",
+        "truncated": "Share of samples that were truncated at the token limit; lower is better",
     }
     return f"{captions.get(kind, metric)}; bars are 95 % bootstrap intervals over problems."
 

@@ -352,7 +352,7 @@ def _probes(path: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def _log(path: Path, key: str = "loss") -> tuple[Mapping[str, Any], ...]:
-    """Rows of optimizer steps, or of probes. A last line that is being written is no row yet."""
+    """Rows of optimizer steps, or of probes. A last line that is being written is not a row yet."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

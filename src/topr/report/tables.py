@@ -18,7 +18,7 @@ _SHARES = frozenset(
 )  # fmt: skip
 _LOWER_IS_BETTER = frozenset({"invalid", "truncated", "calibration_error"})
 _TITLES = {
-    "truncated": "cut off",
+    "truncated": "truncated",
     "mean_length": "mean length",
     "right_share": "right solutions",
     "balanced_accuracy": "balanced",

@@ -220,7 +220,7 @@ def _check_adapter(recipe: Recipe, train: TrainConfig) -> None:
         raise ConfigError(
             f"train.lora.merge=false with generate.engine={drawn.engine}: {engine} is given a "
             "whole model, and the evaluation would find an adapter alone; set "
-            "train.lora.merge=true (the adapter is kept beside it), or "
+            "train.lora.merge=true (the adapter is kept next to it), or "
             "generate.engine=transformers"
         )
 

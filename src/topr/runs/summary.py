@@ -76,7 +76,7 @@ def write_summary(
     ends = {(e.result.name, e.result.iteration): e for e in results if e.step is None}
     main = recipe.train.objective
     kept = _kept(recipe, ends, validations)
-    # Where the base itself is kept there is nothing to set beside it.
+    # Where the base itself is kept there is nothing to compare it with.
     pairs = [((main, kept["iteration"]), (BASE, 0))] if kept["iteration"] else []
     pairs += [((main, 1), (name, 1)) for name in recipe.compare]
     comparisons = [

@@ -198,7 +198,7 @@ def _check_ids(problems: Sequence[Problem]) -> None:
         twice = next(id_ for position, id_ in enumerate(ids) if id_ in ids[:position])
         raise DataError(
             f"{len(ids)} problems have {len(set(ids))} ids ({twice!r} is there twice): give each "
-            "problem an id of its own"
+            "problem its own id"
         )
 
 

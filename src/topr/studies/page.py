@@ -27,7 +27,7 @@ TITLES = {
 HEAD = (
     "# Results\n\n"
     "Made by `topr results` from the studies' `results.json`: no table and no verdict is typed;\n"
-    "readings are people's, from `notes.md` beside it.\n"
+    "readings are people's, from `notes.md` next to it.\n"
     "Intervals are 95 % over seeds (Student's t); claims are decided by differences seed by\n"
     "seed, each on its own: of twenty differences that are nothing, one is expected to look like\n"
     "something. Intervals hold for the rates that were chosen: what another choice would give is\n"
@@ -140,7 +140,7 @@ def html(results: Results, figures: Sequence[Path]) -> str:
 
 
 def write_page(directories: Sequence[Path], page: Path, figures: Path) -> None:
-    """Write the results of several studies as one Markdown page, with their figures beside it.
+    """Write the results of several studies as one Markdown page, with their figures next to it.
 
     Args:
         directories: of studies, in the page's order.

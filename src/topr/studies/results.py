@@ -145,7 +145,7 @@ class Results:
 
 
 def write_results(results: Results, directory: Path) -> None:
-    """Write `results.json`: the cells, and beside them what follows."""
+    """Write `results.json`: the cells, and what follows from them."""
     values = {
         "schema": 1,
         "study": results.study.model_dump(mode="json"),

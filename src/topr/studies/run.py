@@ -50,7 +50,7 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
         directory: of the study; made where it is not there.
         jobs: cells computed side by side, each in a process with its share of the cores; 1 for one
             after another in this process, as a single GPU wants it.
-        progress: told of finished cells.
+        progress: receives finished cells.
 
     Raises:
         RunDirectoryError: the directory holds another study.
@@ -110,7 +110,7 @@ class _Grid:
         self.sweep_seconds = 0.0
 
     def sweep(self) -> dict[str, Swept]:
-        """Choose the rate of each arm that has none given, on validation problems.
+        """Choose the rate of each arm without one, on validation problems.
 
         Every arm gets the study's rates. An arm whose best is the lowest or the highest gets the
         next one on that side, until its best lies inside or `WIDENED` more have been tried. See

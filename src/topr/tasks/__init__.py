@@ -1,6 +1,6 @@
 """Tasks: where problems come from, how they become prompts, how completions end and are graded.
 
-Each task is a class in a file of its own, made from its section of a recipe. Importing this
+Each task is a class in its own file, made from its section of a recipe. Importing this
 package imports none of them.
 """
 

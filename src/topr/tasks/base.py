@@ -14,7 +14,7 @@ class Task(Protocol):
     """How completions are graded: a name in `topr.grading.GRADERS`, or a user's
     `module:function`."""
     stop: tuple[str, ...]
-    """Strings that end a completion, beside the end-of-sequence token."""
+    """Strings that end a completion, in addition to the end-of-sequence token."""
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """All problems of a split, in an order that a seed fixes.

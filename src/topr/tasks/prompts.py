@@ -80,7 +80,7 @@ def check_prompts(problems: Iterable[Problem], tokenizer: "PreTrainedTokenizerBa
         firsts.setdefault(_roles(problem.prompt), problem)
     for roles, problem in firsts.items():
         text = render(problem.prompt, tokenizer, escape=problem.escape_special_tokens).text
-        # Text that is a rendered chat already is no plain prompt.
+        # Text that is a rendered chat already is not a plain prompt.
         if not roles and tokenizer.chat_template and not chat_marks(tokenizer).opened(text):
             logger.warning(
                 "the prompts are plain text, and the tokenizer of %s has a chat template: a model "

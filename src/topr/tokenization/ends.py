@@ -25,7 +25,7 @@ class Finish(Enum):
     END = "stop"
     """The model wrote its end. (Where a stop string was set, this word may mean that instead.)"""
     STOP_STRING = "stop_string"
-    """A stop string ended it: the model wrote no end of its own."""
+    """A stop string ended it: the model wrote no end itself."""
     LENGTH = "length"
     """A limit cut it off."""
     DROP = "drop"
@@ -116,7 +116,7 @@ class Ends:
 
     Args:
         tokenizer: of the model to be trained.
-        eos_ids: tokens that end a text for that model (`topr.models.loading.eos_ids`), beside
+        eos_ids: tokens that end a text for that model (`topr.models.loading.eos_ids`), next to
             those that the tokenizer and its chat template name.
 
     """
@@ -151,7 +151,7 @@ class Ends:
             raise ModelError(
                 "the tokenizer has no eos_token, which a completion that ended by itself ends "
                 "with: set tokenizer.eos_token, give completion_ids that hold the end, or say that "
-                "completions were cut off (finish_reason length; topr import --ends no)"
+                "completions were truncated (finish_reason length; topr import --ends no)"
             )
         return end
 
@@ -241,7 +241,7 @@ class Ends:
 
     @cached_property
     def _by_text(self) -> dict[str, int]:
-        """Ends by the text that spells them out: special tokens alone, a word is no end."""
+        """Ends by the text that spells them out: special tokens alone, a word is not an end."""
         special = {*self._tokenizer.all_special_ids, *self._tokenizer.added_tokens_decoder}
         return {str(self._tokenizer.convert_ids_to_tokens(end)): end for end in self.ids & special}
 

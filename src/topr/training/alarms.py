@@ -97,7 +97,7 @@ class Reading:
     @property
     def foreign(self) -> bool:
         """Whether another model wrote the rows than the one whose steps these are: an unchanged
-        model has lost none of its own."""
+        model has lost none of them."""
         both = self.positive + self.negative
         return both.share > FOREIGN
 

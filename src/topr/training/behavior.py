@@ -133,6 +133,23 @@ class Behavior:
     sharded: bool = False
     """Whether weights are, over the processes."""
 
+    def logprobs(
+        self, rows: Dataset, source: str, progress: Callable[[int], None] | None = None
+    ) -> tuple[pa.ChunkedArray, LogprobMismatch | None]:
+        """Return log mu of each row, and how far its two sources lie apart, which is logged.
+
+        Args:
+            rows: of the training.
+            source: `sampler` (as recorded) or `recompute`.
+            progress: receives the number of completions recomputed.
+
+        """
+        taken = recorded(rows) if source == "sampler" else self.recomputed(rows, progress)
+        gap = self.gap(rows)
+        if gap is not None:
+            gap.say(trained_on=source == "sampler")
+        return taken, gap
+
     def recomputed(
         self, rows: Dataset, progress: Callable[[int], None] | None = None
     ) -> pa.ChunkedArray:

@@ -4,6 +4,8 @@ nothing. Every key is explained on the metrics page of the documentation.
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,10 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from topr.errors import DivergedError
 from topr.objectives import NEGLIGIBLE, BaselineRole, Objective, Taper, taper_of
+from topr.store import write_json_atomic
+from topr.training.batches import Row
 from topr.training.step import Step
 
 logger = logging.getLogger(__name__)
@@ -21,6 +26,28 @@ SAME_RATIO = 1e-3
 """A log-ratio below this is rounding: padding alone moves a completion's sum by 1e-5 to 1e-4."""
 ACTIVE_BELOW = 0.99
 """A taper counts as active on a negative whose weight is below this."""
+
+
+def diverged(
+    step: int, what: str, rows: Sequence[Row], path: Path, *, write: bool
+) -> DivergedError:
+    """Return the error of a step whose loss or gradient is not a number.
+
+    Args:
+        step: of the optimizer.
+        what: what was found.
+        rows: the completions of the batch.
+        path: where they are listed.
+        write: list them, in one process of several.
+
+    """
+    if write:
+        found = [{"row": row["row"], "name": row["name"], "reward": row["reward"]} for row in rows]
+        write_json_atomic(path, {"step": step, "what": what, "rows": found})
+    return DivergedError(
+        f"step {step}: {what}. The {len(rows)} completions of the batch are listed in {path}. Try "
+        "a lower learning rate, float32, or an objective with an upper limit"
+    )
 
 
 class StepStatistics:

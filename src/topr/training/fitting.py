@@ -94,6 +94,13 @@ def forward_of(model: nn.Module, rows: Sequence[Row] | Dataset, layout: Layout =
     return alone
 
 
+def fitting_forward(model: nn.Module, rows: Dataset, layout: Layout) -> Forward:
+    """Return `forward_of` a model that is to be trained, once it is seen to have a gradient."""
+    forward = forward_of(model, rows, layout)
+    validate_gradient(model)
+    return forward
+
+
 def validate_gradient(model: nn.Module) -> None:
     """Refuse a model that has no gradient in evaluation mode, such as one with reversible layers.
 

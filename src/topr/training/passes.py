@@ -4,7 +4,7 @@ Micro-batches under a budget of tokens, their order, and what happens when memor
 here: what a completion weighs (`topr.training.step`), and adding up over processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,16 +13,16 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from topr.errors import TrainingError
-from topr.training.batches import CPU_TOKENS, Batch
+from topr.training.batches import CPU_TOKENS, Batch, Row
 from topr.training.distributed import DistributedContext
 from topr.training.fitting import difference, is_exact, rounding
 from topr.training.logprobs import Forward
-from topr.training.memory import halved
+from topr.training.memory import halved, ran_out
 from topr.training.step import Step
 
 SHARDED_TOKENS = 8192
 """Tokens of a forward pass of sharded weights where nothing else is asked for: running out of
-memory can't be freed there, since the other processes wait in the middle of the pass."""
+memory can't be recovered from there, since the other processes wait in the middle of the pass."""
 
 
 class Passes:
@@ -52,6 +52,46 @@ class Passes:
             tokens = SHARDED_TOKENS
         self.tokens = tokens
         self._checked = False
+        self._number = -1
+        self._batches: list[tuple[Sequence[Row], int]] = []
+
+    def run_batch(
+        self,
+        model: nn.Module,
+        number: int,
+        rows: Sequence[Row],
+        items: int,
+        make_step: Callable[[Sequence[Row], int], Step],
+    ) -> tuple[Tensor, Step]:
+        """Run one loader batch of an optimizer step; return its loss and what was run.
+
+        Where memory runs out, the token budget is halved and the optimizer step so far is done
+        again from zero gradients, since the failed backward pass left a part behind.
+
+        Args:
+            model: what is trained.
+            number: of the optimizer step.
+            rows: the batch.
+            items: completions of the whole optimizer step.
+            make_step: from rows and items to what is run.
+
+        """
+        if self._number != number:
+            self._number, self._batches = number, []
+        self._batches.append((rows, items))
+        pending = self._batches[-1:]
+        while True:
+            try:
+                for each in pending:
+                    step = make_step(*each)
+                    loss = self.run(model, step)
+                return loss, step
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
+                self.halve(make_step(rows, len(rows)), error)
+                model.zero_grad()
+                pending = list(self._batches)
 
     def run(self, model: nn.Module, step: Step) -> Tensor:
         """Leave the gradient of the step's own completions; return their loss.
@@ -121,7 +161,7 @@ class Passes:
         return [[positions[k] for k in part] for part in parts] + [[] for _ in range(missing)]
 
     def _batch(self, step: Step, part: Sequence[int]) -> Batch:
-        """Return a micro-batch on the device; the shortest row where it has none of its own."""
+        """Return a micro-batch on the device; the shortest row where it has none."""
         rows = [step.rows[i] for i in part] or [min(step.rows, key=_tokens)]
         return self.forward.batch(rows).to(self.distributed.device)
 

@@ -5,7 +5,6 @@ with `recompute` asked for.
 """
 
 import time
-from collections import UserList
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -27,14 +25,14 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from topr.config import ModelConfig
-from topr.errors import ConfigError, DivergedError
+from topr.errors import ConfigError
 from topr.models.adapters import put_adapter
 from topr.models.loading import eos_ids, load_model, load_tokenizer
 from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig, load_models_whole
 from topr.training.batches import Row
-from topr.training.behavior import COLUMN, Behavior, BehaviorPolicies, LogprobMismatch, recorded
+from topr.training.behavior import COLUMN, Behavior, BehaviorPolicies, LogprobMismatch
 from topr.training.checks import (
     baseline_of,
     check_arguments,
@@ -45,13 +43,18 @@ from topr.training.checks import (
 )
 from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
-from topr.training.diagnostics import NoEffectWarnings, StepStatistics, warn_one_sided
+from topr.training.diagnostics import (
+    NoEffectWarnings,
+    StepStatistics,
+    diverged,
+    warn_one_sided,
+)
 from topr.training.distributed import distributed_context
-from topr.training.fitting import forward_of, validate_gradient
+from topr.training.fitting import fitting_forward
 from topr.training.last_good import LastGood
-from topr.training.logprobs import Forward
+from topr.training.loader import loader_of
 from topr.training.mapped_rows import numbers_of, with_column
-from topr.training.memory import ran_out, trim
+from topr.training.memory import trim
 from topr.training.ordering import ShuffledBatches, assign_to_ranks, validate_order, write_order
 from topr.training.passes import Passes
 from topr.training.sharding import (
@@ -129,7 +132,6 @@ class TOPRTrainer(Trainer):
             args=args,
             train_dataset=self.rows,
             processing_class=self.tokenizer,
-            data_collator=self._rows_of,
             callbacks=callbacks,
             optimizers=optimizers,
         )
@@ -176,7 +178,9 @@ class TOPRTrainer(Trainer):
         """Find out how the model is run."""
         if not self.sharded:
             self._keep_unwrapped(model)
-        self.forward = self.distributed.run_on_rank0(lambda: self._fitting_forward(model))
+        self.forward = self.distributed.run_on_rank0(
+            lambda: fitting_forward(model, self.rows, self.settings.layout)
+        )
         if self.settings.torch_compile:
             compile_layers(model, self.settings)
         self._passes = Passes(
@@ -186,8 +190,6 @@ class TOPRTrainer(Trainer):
             tokens=self.settings.micro_batch_tokens,
             sharded=self.sharded,
         )
-        self._window: list[tuple[Sequence[Row], int]] = []
-        self._window_step = -1
         self._parameter_count: int = sum(p.numel() for p in model.parameters())
 
     def _prepare_statistics(self) -> None:
@@ -255,11 +257,6 @@ class TOPRTrainer(Trainer):
             self._behavior_known()
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def _fitting_forward(self, model: nn.Module) -> Forward:
-        forward = forward_of(model, self.rows, self.settings.layout)
-        validate_gradient(model)
-        return forward
-
     def _behavior_known(self) -> None:
         if COLUMN not in self.rows.column_names:
             self.prepare_behavior()
@@ -280,19 +277,11 @@ class TOPRTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of one step's rows at a time, shuffled by (seed, epoch)."""
-        loader: DataLoader[Any] = DataLoader(
-            range(len(self.rows)),  # type: ignore[arg-type]
-            batch_sampler=self._batches,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
-        )
-        # As if there were one process: all see the same batches, and take their share of each.
-        prepared: DataLoader[Any] = prepare_data_loader(loader, num_processes=1, process_index=0)
-        return prepared
+        return loader_of(self._rows_of, self._batches, self.settings)
 
-    def _rows_of(self, numbers: list[int]) -> dict[str, Any]:
-        return {"rows": Rows(self.rows.__getitems__(numbers))}
+    def _rows_of(self, numbers: list[int]) -> Sequence[Row]:
+        found: Sequence[Row] = self.rows.__getitems__(numbers)
+        return found
 
     def _keep_unwrapped(self, model: nn.Module) -> None:
         """Keep accelerate from wrapping the model: each process has it whole.
@@ -312,26 +301,10 @@ class TOPRTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Run forward and backward over this process's share of one loader batch, then sum up.
-
-        Where memory runs out, the token budget is halved and the optimizer step so far is done
-        again from zero gradients, since the failed backward pass left a part of its own.
-        """
+        """Run forward and backward over this process's share of one loader batch, then sum up."""
         rows: Sequence[Row] = inputs["rows"]
-        if self._window_step != self.state.global_step:
-            self._window_step, self._window = self.state.global_step, []
-        self._window.append((rows, int(num_items_in_batch or len(rows))))
-        pending = self._window[-1:]
-        while pending:
-            try:
-                loss, step = self._forward_backward(model, *pending[0])
-                pending = pending[1:]
-            except RuntimeError as error:
-                if not ran_out(error):
-                    raise
-                self._passes.halve(self._step(rows, len(rows)), error)
-                model.zero_grad()
-                pending = list(self._window)
+        items = int(num_items_in_batch or len(rows))
+        loss, step = self._passes.run_batch(model, self.state.global_step, rows, items, self._step)
         loss = step.gather(loss, self.distributed.sum)
         if self.accelerator.sync_gradients and not self.sharded:
             self.distributed.sum_gradients(model.parameters())
@@ -345,12 +318,6 @@ class TOPRTrainer(Trainer):
         self._no_effect.add_step(step, self.state.global_step)
         self.watch.add_step(step)
         return loss
-
-    def _forward_backward(
-        self, model: nn.Module, rows: Sequence[Row], items: int
-    ) -> tuple[Tensor, Step]:
-        step = self._step(rows, items)
-        return self._passes.run(model, step), step
 
     def _step(self, rows: Sequence[Row], items: int) -> Step:
         own = assign_to_ranks(
@@ -376,7 +343,6 @@ class TOPRTrainer(Trainer):
         `train` does this where it was not done. `progress` receives the number of completions
         recomputed.
         """
-        rows = self.rows
         behavior = Behavior(
             model=self.accelerator.unwrap_model(self.model),
             forward=self.forward,
@@ -388,17 +354,11 @@ class TOPRTrainer(Trainer):
             sharded=self.sharded,
             numerics=self.accelerator.mixed_precision,
         )
+        source = self.settings.behavior_logprobs
         # In the numerics of the training steps, by the model as it was given.
         with self.accelerator.autocast(), self._as_given():
-            if self.settings.behavior_logprobs == "sampler":
-                logprobs = recorded(rows)
-            else:
-                logprobs = behavior.recomputed(rows, progress)
-            self.behavior_gap = behavior.gap(rows)
-        self.rows = with_column(rows, COLUMN, logprobs)
-        self.train_dataset = self.rows
-        if self.behavior_gap is not None:
-            self.behavior_gap.say(trained_on=self.settings.behavior_logprobs == "sampler")
+            logprobs, self.behavior_gap = behavior.logprobs(self.rows, source, progress)
+        self.rows = self.train_dataset = with_column(self.rows, COLUMN, logprobs)
 
     def _as_given(self) -> AbstractContextManager[None]:
         """Switch a new adapter off, for a while: what is left is the model that it was put on."""
@@ -424,17 +384,10 @@ class TOPRTrainer(Trainer):
         return norm
 
     def _stop_diverged(self, what: str, rows: Sequence[Row]) -> None:
-        path = self.directory / "diverged.json"
-        found = [{"row": row["row"], "name": row["name"], "reward": row["reward"]} for row in rows]
-        if self.distributed.is_rank0:
-            write_json_atomic(path, {"step": self.state.global_step, "what": what, "rows": found})
         if not self.is_deepspeed_enabled:  # That takes its step within the backward pass.
             what += "; the weights were not changed by this step"
-        raise DivergedError(
-            f"step {self.state.global_step}: {what}. "
-            f"The {len(rows)} completions of the batch are listed in {path}. Try a lower learning "
-            "rate, float32, or an objective with an upper limit"
-        )
+        path, write = self.directory / "diverged.json", self.distributed.is_rank0
+        raise diverged(self.state.global_step, what, rows, path, write=write)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log a step's numbers, and keep the histogram of taper weights in the history."""
@@ -461,7 +414,3 @@ class TOPRTrainer(Trainer):
         rows = inputs["rows"]
         tokens: int = sum(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
         return 6 * tokens * self._parameter_count // self.distributed.world_size
-
-
-class Rows(UserList[Row]):
-    """The rows of one batch. No list: accelerate looks for tensors in those, number by number."""

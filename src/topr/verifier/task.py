@@ -61,13 +61,13 @@ class Candidate:
 
 
 def note_prompt(config: VerifierConfig, model: Path) -> None:
-    """Write beside a trained verifier how it was asked for a check."""
+    """Write next to a trained verifier how it was asked for a check."""
     values = {key: getattr(config, key) for key in PROMPT_KEYS}
     write_json_atomic(model / PROMPT_FILE, values)
 
 
 def noted_prompt(model: Path) -> dict[str, str | None]:
-    """Return what `note_prompt` wrote beside a model; nothing where it wrote nothing.
+    """Return what `note_prompt` wrote next to a model; nothing where it wrote nothing.
 
     Raises:
         DataError: the file is there and says something else.

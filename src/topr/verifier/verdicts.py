@@ -159,7 +159,7 @@ def verdict_metrics(
 
 def _read(row: Mapping[str, Any], decode: Decode) -> tuple[str | None, float]:
     if row["logprobs"] is None or row["sampling"]["temperature"] == 0:
-        # A greedy check has no chance of its own: its log-probabilities are recorded as 0.
+        # A greedy check has no chance: its log-probabilities are recorded as 0.
         return read_verdict(row["completion"]), math.nan
     found = verdict_logprob(row["completion_ids"], row["logprobs"], decode)
     if found is None:

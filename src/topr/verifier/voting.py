@@ -21,7 +21,7 @@ from topr.verifier.votes import METHODS, Ballot, roc_auc, votes_at_k
 SCORE = "verifier_score"
 """Column that `topr verify` writes: the share of checks that say Yes."""
 VOTE_COLUMNS = ("problem_id", "sampling", "grade", "answer", "reward")
-"""The columns of graded rollouts that vote, beside that of the scores."""
+"""The columns of graded rollouts that vote, in addition to that of the scores."""
 _SAYS_NOTHING = (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED)
 
 

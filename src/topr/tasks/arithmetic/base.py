@@ -39,7 +39,7 @@ def base_model(
 
     Args:
         config: the task; the problems' seed and counts do not matter here.
-        progress: told of each warm-up step.
+        progress: receives each warm-up step.
         threads: torch threads of the warm-up; defaults to what torch is set to.
 
     """

@@ -29,10 +29,10 @@ def checker_base(config: CheckWarmupConfig, *, progress: Progress | None = None)
 
     Args:
         config: the section `task.warmup` of a verifier.
-        progress: told of each warm-up step.
+        progress: receives each warm-up step.
 
     Raises:
-        ModelError: the generator is no model.
+        ModelError: the generator is not a model.
 
     """
     generator = _generator(config)
@@ -65,7 +65,7 @@ def _generator(config: CheckWarmupConfig) -> Path:
 
 
 def _with_words(generator: Path, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """Return the generator with embeddings for more words; those of its own stay as they are."""
+    """Return the generator with embeddings for more words; its own stay as they are."""
     model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(
         generator, use_safetensors=True, dtype=torch.float32
     )

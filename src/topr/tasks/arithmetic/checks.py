@@ -3,7 +3,7 @@
     12 + 3 = 15 . 3 * 4 = 12 . 15 + 12 = 27 . 27 and 26 . Verification : Is the answer correct
     ( Yes / No ) ? No
 
-A check solves the question again, sets its own answer beside the solution's, and compares. Solving
+A check solves the question again, and compares its own answer with the solution's. Solving
 it in the head is unreliable, and so is a verdict without any work: a verifier can learn to leave
 both. No tokens here, no model.
 """
@@ -21,7 +21,7 @@ WORDS = (
     "Solution", "Check", ":", "Verification", "Is", "the", "correct", "(", ")", "Yes", "/", "No",
     "and", "none",
 )  # fmt: skip
-"""Words that checks have beside those of solutions."""
+"""Words that checks have in addition to those of solutions."""
 NOTHING = "none"
 """Stands for the answer of a solution that gives none."""
 

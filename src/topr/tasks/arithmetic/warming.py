@@ -82,7 +82,7 @@ def warm_up(
         steps: of the optimizer.
         learning_rate: at its peak.
         pad_id: fills rows up.
-        progress: told of each step.
+        progress: receives each step.
 
     Returns:
         In nats per completion token, a running mean.
@@ -157,7 +157,7 @@ def cached(
         batches: of demonstrations, from the tokenizer.
         steps: of the warm-up.
         learning_rate: at its peak.
-        progress: told of each step.
+        progress: receives each step.
 
     """
     directory = place_of(made_from)
@@ -182,7 +182,7 @@ def publish(
     directory: Path,
     made_from: Mapping[str, object],
 ) -> None:
-    """Write everything beside the directory's place, sync, then rename into place."""
+    """Write everything next to the directory's place, sync, then rename into place."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
@@ -195,7 +195,7 @@ def publish(
             _sync(file)
         _sync(made)
         if directory.exists() and not (directory / MARKER).is_file():
-            shutil.rmtree(directory)  # someone took files out of it: it is no model any more
+            shutil.rmtree(directory)  # someone took files out of it: it is not a model any more
         try:
             made.rename(directory)
         except OSError:

@@ -1,4 +1,4 @@
-"""What stands beside a value and changes it. Text in, yes or no out; no value is read here.
+"""What stands next to a value and changes it. Text in, yes or no out; no value is read here.
 
 `half of 5`, `5 dozen`, `5 or 7`, `at least 5` and `5, no wait` are not 5. Words that are not
 listed here are units and prose: `5 apples`, `5 dollars in total`.
@@ -128,7 +128,7 @@ LATEX = re.compile(
     rf"|out|to|something|odd|ish|thirds|fourths|actually|instead|rather|(?:a|an|one|two|three)\s+(?:{_ORDINALS})s?|and\s*/\s*or)\b",
     re.I,
 )
-"""Words beside a number within a formula that say more than what it counts."""
+"""Words next to a number within a formula that say more than what it counts."""
 _TIMES = re.compile(
     r"(?:(?<=[A-Za-z),] )|\A)"
     r"(?:in|for|by|after|within|on|at|during|before|since|until|over|per|every)"
