@@ -91,7 +91,7 @@ def test_a_way_that_is_wrong_gives_place_to_the_next(
     assert not caplog.text
     monkeypatch.setattr(decoding.Decoding, "_call", shifted)
     assert find_batching(model, TOKENIZER, 50) is Batching.LEVEL
-    assert "prompts as long" in caplog.text
+    assert "one length" in caplog.text
     assert "nats a token" in caplog.text
 
 

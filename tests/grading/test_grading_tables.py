@@ -22,12 +22,14 @@ def test_columns_are_added_beside_the_inputs_own():
     assert table.column_names == [*ROWS, "grade", "reward", "answer"]
     assert table.select(list(ROWS)).equals(pa.table(ROWS))
     assert table["grade"].to_pylist() == [
-        "correct", "wrong", "unparseable", "unparseable", "gold_unparseable",
+        "correct", "wrong", "truncated", "unparseable", "gold_unparseable",
     ]  # fmt: skip
     assert table["reward"].to_pylist() == [1.0, -1.0, -1.0, -1.0, None]
     assert table["answer"].to_pylist() == ["5", "6", None, None, None]
     assert table.schema.field("reward").type == pa.float32()
-    assert counts(table) == {"correct": 1, "wrong": 1, "unparseable": 2, "gold_unparseable": 1}
+    assert counts(table) == {
+        "correct": 1, "wrong": 1, "unparseable": 1, "truncated": 1, "gold_unparseable": 1,
+    }  # fmt: skip
 
 
 def test_columns_that_wait_for_grades_are_filled_in_their_place():
@@ -43,12 +45,12 @@ def test_columns_that_wait_for_grades_are_filled_in_their_place():
 @pytest.mark.parametrize(
     ("rule", "grades", "rewards"),
     [
-        ("wrong", ["wrong", "unparseable", "correct", "gold_unparseable"], [-1, -1, 1, None]),
+        ("wrong", ["truncated", "truncated", "correct", "gold_unparseable"], [-1, -1, 1, None]),
         ("grade", ["correct", "unparseable", "correct", "gold_unparseable"], [1, -1, 1, None]),
-        ("drop", ["correct", "unparseable", "correct", "gold_unparseable"], [None, None, 1, None]),
+        ("drop", ["truncated", "truncated", "correct", "gold_unparseable"], [None, None, 1, None]),
     ],
 )
-def test_a_completion_that_was_cut_off(rule, grades, rewards):
+def test_a_truncated_completion(rule, grades, rewards):
     table = pa.table(
         {
             "completion": ["#### 5", "and", "#### 5", "#### 5"],
@@ -59,6 +61,7 @@ def test_a_completion_that_was_cut_off(rule, grades, rewards):
     graded = grade_table(table, "numeric", GradeConfig(workers=1, truncated=rule))
     assert graded["grade"].to_pylist() == grades
     assert graded["reward"].to_pylist() == rewards
+    assert graded["answer"].to_pylist() == ["5", None, "5", None]
 
 
 def test_a_users_function_sees_the_other_columns_and_needs_no_gold():

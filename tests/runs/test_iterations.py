@@ -16,7 +16,7 @@ from topr.models.files import fingerprint
 from topr.runs.lineage import read_lineage
 from topr.runs.loop import run
 from topr.runs.recipe_checks import _check_adapter, check_recipe
-from topr.store import read_manifest
+from topr.store import read_manifest, read_table
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def test_log_mu_is_recomputed_with_the_model_that_wrote_the_row(done):
 
 
 def _logprobs(folder: Path) -> list[list[float]]:
-    return [v for p in folder.glob("part-*") for v in pq.read_table(p)["logprobs"].to_pylist()]
+    return read_table(folder, ["logprobs"])["logprobs"].to_pylist()
 
 
 def test_the_best_iteration_is_kept_by_validation_problems_alone(done):

@@ -21,7 +21,14 @@ from topr.config import (
 from topr.errors import DataError, RunDirectoryError
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
 from topr.stages.curate import curate_rollouts, read_columns
-from topr.store import read_manifest, read_table, rollouts_to_table, shard_paths, write_shard
+from topr.store import (
+    read_manifest,
+    read_table,
+    rollouts_to_table,
+    shard_paths,
+    write_choice,
+    write_shard,
+)
 
 
 def rollout(problem, sample, *, reward=-1.0, ids=(7, 8, 2), graded=True):
@@ -88,9 +95,7 @@ def keys(folder):
     return list(zip(table["problem_id"].to_pylist(), table["sample"].to_pylist(), strict=True))
 
 
-@pytest.mark.parametrize("shard_rows", [7, 16_384])
-def test_the_dataset_holds_the_kept_rows_as_they_were(tmp_path, monkeypatch, shard_rows):
-    monkeypatch.setattr(stage, "SHARD_ROWS", shard_rows)
+def test_the_dataset_holds_the_kept_rows_as_they_were(tmp_path):
     rows = store(tmp_path / "graded")
     manifest = curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset")
     expected = by_hand(rows)
@@ -100,9 +105,7 @@ def test_the_dataset_holds_the_kept_rows_as_they_were(tmp_path, monkeypatch, sha
         {(r.problem_id, r.sample): i for i, r in enumerate(rows)},
     )
     assert read_table(tmp_path / "dataset").equals(whole.take([at[key] for key in expected]))
-    sizes = [pq.read_metadata(path).num_rows for path in shard_paths(tmp_path / "dataset")]
-    assert sizes[:-1] == [shard_rows] * (len(sizes) - 1)
-    assert manifest.rows == len(expected) == sum(sizes)
+    assert manifest.rows == len(expected)
     details = manifest.details
     assert details["tokens"] == sum(len(row.completion_ids) for row in rows)
     assert details["tokens_kept"] == sum(len(rows[at[key]].completion_ids) for key in expected)
@@ -113,8 +116,7 @@ def test_the_dataset_holds_the_kept_rows_as_they_were(tmp_path, monkeypatch, sha
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "by sample"])
-def test_the_files_are_the_same_whatever_the_order_of_the_store(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(stage, "SHARD_ROWS", 25)
+def test_the_rows_are_the_same_whatever_the_order_of_the_store(tmp_path, kind):
     store(tmp_path / "graded")
     order = np.random.default_rng(1).permutation(180)
     if kind == "by sample":
@@ -124,10 +126,15 @@ def test_the_files_are_the_same_whatever_the_order_of_the_store(tmp_path, monkey
     store(tmp_path / "other", order=order, per_shard=40)
     for name in ("graded", "other"):
         curate_rollouts(tmp_path / name, CONFIG, tmp_path / f"{name}-set")
-    ours, theirs = (shard_paths(tmp_path / f"{name}-set") for name in ("graded", "other"))
-    assert [path.name for path in ours] == [path.name for path in theirs]
-    for one, other in zip(ours, theirs, strict=True):
-        assert pq.read_table(one).equals(pq.read_table(other))
+    ours, theirs = (read_table(tmp_path / f"{name}-set") for name in ("graded", "other"))
+    assert ours.equals(theirs)
+
+
+def test_completions_are_stored_once(tmp_path):
+    store(tmp_path / "graded")
+    curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset")
+    (path,) = shard_paths(tmp_path / "dataset")
+    assert pq.read_schema(path).names == ["problem_id", "sample", "row"]
 
 
 def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
@@ -150,27 +157,21 @@ def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_call_left_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "SHARD_ROWS", 20)
     store(tmp_path / "graded")
     curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "straight")
-    written = []
 
-    def killed(directory, index, table):
-        if index == 2:
-            raise KeyboardInterrupt
-        written.append(write_shard(directory, index, table))
+    def killed(directory, *written):
+        write_choice(directory, *written)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage, "write_shard", killed)
+    monkeypatch.setattr(stage, "write_choice", killed)
     with pytest.raises(KeyboardInterrupt):
         curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "killed")
-    assert len(written) == 2
+    assert len(shard_paths(tmp_path / "killed")) == 1
     assert read_manifest(tmp_path / "killed") is None
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "SHARD_ROWS", 20)
     with pytest.raises(RunDirectoryError, match="other settings"):
         curate_rollouts(tmp_path / "graded", CurateConfig(), tmp_path / "killed")
-    # As if that call had been of a larger dataset.
-    write_shard(tmp_path / "killed", 40, read_table(tmp_path / "graded"))
     curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "killed")
     left = {path.name: path.read_bytes() for path in (tmp_path / "killed").iterdir()}
     assert left == {path.name: path.read_bytes() for path in (tmp_path / "straight").iterdir()}

@@ -94,9 +94,9 @@ def whole(folder, engine, n=QUOTA.max_candidates):
 
 
 def dataset(folder, config=CONFIG):
-    """Curate and return the dataset's files by name."""
+    """Curate and return the rows of the dataset."""
     curate_rollouts(folder / "graded", config, folder / "dataset")
-    return {path.name: path.read_bytes() for path in shard_paths(folder / "dataset")}
+    return read_table(folder / "dataset")
 
 
 @pytest.fixture(scope="module")

@@ -102,12 +102,12 @@ def test_labels_are_right_or_wrong_and_a_timeout_is_neither(tmp_path: Path) -> N
     graded = [
         {"question": "q", "solution": f"s{i}", "grade": grade, "reward": reward}
         for i, (grade, reward) in enumerate(
-            [("correct", 1.0), ("wrong", -1.0), ("timeout", -1.0), ("correct", None)]
+            [("correct", 1.0), ("wrong", -1.0), ("timeout", -1.0), ("truncated", None)]
         )
     ]
     write_jsonl(tmp_path / "graded.jsonl", graded)
     problems = task(tmp_path / "graded.jsonl", mix="natural").problems(Split.TRAIN)
-    assert [p.answer for p in problems] == ["Yes", "No", "No"]  # dropped as cut off: wrong
+    assert [p.answer for p in problems] == ["Yes", "No", "No"]  # a truncated one is not right
 
 
 def test_special_tokens_of_a_solution_are_text(tmp_path: Path) -> None:

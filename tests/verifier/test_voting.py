@@ -60,8 +60,11 @@ def test_a_candidate_without_a_score_weighs_nothing() -> None:
 
 
 def test_a_dropped_completion_is_wrong_as_in_an_evaluation() -> None:
-    rewards = [None, -1.0, -1.0, -1.0, 1.0, -1.0]
-    votes = vote(table(ROWS, reward=rewards), resamples=100)
+    rows = [
+        (name, "truncated" if i == 0 else outcome, *more)
+        for i, (name, outcome, *more) in enumerate(ROWS)
+    ]
+    votes = vote(table(rows), resamples=100)
     assert votes.values["oracle"][3][0] == 0.5
 
 

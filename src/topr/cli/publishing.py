@@ -1,6 +1,7 @@
 """`topr card` and `topr push`."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -50,25 +51,26 @@ def push(
 ) -> None:
     """Upload a model or rollouts with a card. The token is HF_TOKEN or that of `hf auth login`."""
     from topr.hub import CARD, upload
-    from topr.publish.upload import pack
+    from topr.publish.upload import pack, with_whole_shards
 
-    parcel = pack(directory)
-    for file, path in parcel.files.items():
-        out.print(escape(f"{file}  {path.stat().st_size:,} bytes"), soft_wrap=True)
-    out.print(escape(f"{CARD}  {len(parcel.card.encode('utf-8')):,} bytes"))
-    if dry_run:
-        typer.echo("\n" + parcel.card, nl=False)
-        return
-    done = upload(
-        name,
-        parcel.kind,
-        parcel.files,
-        parcel.card,
-        private=private,
-        revision=revision,
-        replace_card=replace_card,
-        message=f"Upload {parcel.kind} with topr",
-    )
+    with TemporaryDirectory() as work:
+        parcel = with_whole_shards(pack(directory), Path(work))
+        for file, path in parcel.files.items():
+            out.print(escape(f"{file}  {path.stat().st_size:,} bytes"), soft_wrap=True)
+        out.print(escape(f"{CARD}  {len(parcel.card.encode('utf-8')):,} bytes"))
+        if dry_run:
+            typer.echo("\n" + parcel.card, nl=False)
+            return
+        done = upload(
+            name,
+            parcel.kind,
+            parcel.files,
+            parcel.card,
+            private=private,
+            revision=revision,
+            replace_card=replace_card,
+            message=f"Upload {parcel.kind} with topr",
+        )
     if done.kept_card:
         out.print(f"the hub has a {CARD} already, which was left alone (--replace-card)")
     out.print(f"{parcel.kind}: {escape(done.url)}", soft_wrap=True)

@@ -14,7 +14,7 @@ from topr.errors import DataError
 from topr.grading.numbers import read_exactly
 from topr.grading.tables import truncated
 from topr.metrics import Floats, bootstrap_interval, majority_at_k, pass_at_k, problem_means
-from topr.records import EvalResult, Outcome
+from topr.records import SAYS_NOTHING, EvalResult, Outcome
 
 SCORED_COLUMNS = (
     "problem_id",
@@ -22,7 +22,6 @@ SCORED_COLUMNS = (
     "finish_reason",
     "sampling",
     "grade",
-    "reward",
     "answer",
 )
 """The columns of the rollout table that `score` reads."""
@@ -31,7 +30,6 @@ AnswerClass = tuple[bool, str]
 
 GOLD: AnswerClass = (True, "")
 """The class of all correct answers, however they are written. No wrong answer is in it."""
-_SAYS_NOTHING = (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED)
 
 
 def score(
@@ -51,13 +49,13 @@ def score(
     Rows drawn at temperature 0 are the greedy decodings, all others the samples; where every row
     is greedy, they are both. A problem is left out of every rate, and counted in `unscored`, if
     nothing can be said of one of its samples (its gold answer cannot be read, or the user's
-    function returned None) or if it has none. A correct completion without a reward, as
-    `grade.truncated=drop` leaves it, counts as wrong.
+    function returned None) or if it has none. A truncated completion counts as wrong, also where
+    training leaves it out.
 
     For maj@n all correct completions are one class. Wrong ones are in the same class if their
     extracted answers are the same number, or else the same text but for white space. A completion
-    that is neither correct nor wrong does not vote. Where problems differ in their number of
-    samples, n is the smallest.
+    without a readable answer does not vote; what a truncated one says is a wrong answer. Where
+    problems differ in their number of samples, n is the smallest.
 
     Args:
         table: rollouts with `SCORED_COLUMNS`; the problems' order of appearance is kept.
@@ -118,6 +116,8 @@ class _Rows:
     problem_N: NDArray[np.int64]
     outcome_N: NDArray[np.object_]
     answer_N: NDArray[np.object_]
+    unreadable_N: NDArray[np.bool_]
+    """Whether it has no readable answer, truncated or not."""
     truncated_N: NDArray[np.bool_]
     length_N: NDArray[np.int64]
     """Completion tokens."""
@@ -149,10 +149,8 @@ def _read(table: pa.Table) -> _Rows:
             f"{ungraded} of {len(outcome_N)} completions have no grade: expected one or more, all "
             "graded. Run `topr grade` on them first"
         )
-    # A cut-off completion that training drops keeps its grade but has no reward. Here it is wrong:
-    # to leave it out would flatter the model.
-    unrewarded_N = pc.is_null(table["reward"]).to_numpy()
-    outcome_N[(outcome_N == Outcome.CORRECT) & unrewarded_N] = Outcome.WRONG
+    unread_N = pc.is_null(table["answer"]).to_numpy()
+    truncated_unread_N = (outcome_N == Outcome.TRUNCATED) & unread_N
     encoded = pa.chunked_array(table["problem_id"]).combine_chunks().dictionary_encode()
     problem_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     greedy_N = pc.struct_field(table["sampling"], "temperature").to_numpy() == 0
@@ -163,17 +161,18 @@ def _read(table: pa.Table) -> _Rows:
         return np.bincount(problem_N[sample_N & mask_N], minlength=problems)
 
     samples_P = count(sample_N)
-    scored_P = (samples_P > 0) & (count(np.isin(outcome_N, _SAYS_NOTHING)) == 0)
+    scored_P = (samples_P > 0) & (count(np.isin(outcome_N, SAYS_NOTHING)) == 0)
     if not scored_P.any():
         raise DataError(
             f"none of {problems} problems can be scored: each has a completion whose grade is one "
-            f"of {', '.join(_SAYS_NOTHING)}. Look at the gold answers and at the grader"
+            f"of {', '.join(SAYS_NOTHING)}. Look at the gold answers and at the grader"
         )
     return _Rows(
         ids=encoded.dictionary.to_pylist(),
         problem_N=problem_N,
         outcome_N=outcome_N,
         answer_N=np.array(table["answer"].to_pylist(), dtype=object),
+        unreadable_N=(outcome_N == Outcome.UNPARSEABLE) | truncated_unread_N,
         truncated_N=np.array(truncated(table), dtype=bool),
         length_N=pc.list_value_length(table["completion_ids"]).to_numpy(),
         sample_N=sample_N,
@@ -205,7 +204,7 @@ def _values(rows: _Rows, pass_at: Sequence[int], rng: np.random.Generator) -> di
         },
         f"maj@{n}": spread(_majorities(rows, n, rng)),
         "greedy": mean(rows.outcome_N == Outcome.CORRECT, _first_greedy(rows)),
-        "invalid": mean(rows.outcome_N == Outcome.UNPARSEABLE, rows.sample_N),
+        "invalid": mean(rows.unreadable_N, rows.sample_N),
         "truncated": mean(rows.truncated_N, rows.sample_N),
         "mean_length": mean(rows.length_N, rows.sample_N),
     }
@@ -217,7 +216,7 @@ def _first_greedy(rows: _Rows) -> NDArray[np.bool_]:
     _, first = np.unique(rows.problem_N[greedy], return_index=True)
     mask_N = np.zeros_like(rows.greedy_N)
     mask_N[greedy[first]] = True
-    return mask_N & ~np.isin(rows.outcome_N, _SAYS_NOTHING)
+    return mask_N & ~np.isin(rows.outcome_N, SAYS_NOTHING)
 
 
 def _majorities(rows: _Rows, n: int, rng: np.random.Generator) -> Floats:
@@ -238,7 +237,7 @@ def answer_class(outcome: str, answer: str | None) -> AnswerClass | None:
     """Return what a completion votes for; None where it does not vote."""
     if outcome == Outcome.CORRECT:
         return GOLD
-    if outcome != Outcome.WRONG or answer is None:
+    if outcome not in (Outcome.WRONG, Outcome.TRUNCATED) or answer is None:
         return None
     number = read_exactly(answer)
     return (False, " ".join(answer.split()) if number is None else str(number))

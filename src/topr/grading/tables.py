@@ -12,7 +12,7 @@ from topr.errors import DataError
 from topr.grading.graders import GOLD_COLUMNS, GRADERS
 from topr.grading.pool import grade_all
 from topr.grading.reasoning import opened_by, strip_reasoning
-from topr.records import Grade, Outcome, Several
+from topr.records import SAYS_NOTHING, Grade, Outcome, Several
 from topr.records.golds import read_gold
 from topr.store import column_values
 from topr.tokenization.ends import is_truncated
@@ -90,9 +90,9 @@ def _truncation_ruled(table: pa.Table, grades: list[Grade], config: GradeConfig)
     """Return the grades, with those of truncated completions as `config.truncated` has them."""
     if "finish_reason" not in table.column_names or config.truncated == "grade":
         return grades
-    rule = _TRUNCATED[config.truncated]
+    reward = -1.0 if config.truncated == "wrong" else None
     cut_N = truncated(table)
-    return [rule(grade) if cut else grade for grade, cut in zip(grades, cut_N, strict=True)]
+    return [_cut(grade, reward) if cut else grade for grade, cut in zip(grades, cut_N, strict=True)]
 
 
 def _without_reasoning(
@@ -157,22 +157,12 @@ def truncated(table: pa.Table) -> list[bool]:
     return found
 
 
-def _wrong(grade: Grade) -> Grade:
-    if grade.outcome in (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED):
+def _cut(grade: Grade, reward: float | None) -> Grade:
+    """Return the grade of a truncated completion; one that nothing can be said of keeps its own."""
+    if grade.outcome in SAYS_NOTHING:
         return grade
-    outcome = Outcome.WRONG if grade.outcome is Outcome.CORRECT else grade.outcome
-    return Grade(outcome=outcome, reward=-1.0, answer=grade.answer)
-
-
-def _dropped(grade: Grade) -> Grade:
-    return Grade(outcome=grade.outcome, reward=None, answer=grade.answer)
-
-
-_TRUNCATED: dict[str, Callable[[Grade], Grade]] = {
-    "wrong": _wrong,
-    "grade": lambda grade: grade,
-    "drop": _dropped,
-}
+    read = grade.outcome in (Outcome.CORRECT, Outcome.WRONG)
+    return Grade(outcome=Outcome.TRUNCATED, reward=reward, answer=grade.answer if read else None)
 
 
 def _check_columns(table: pa.Table, needed: list[str]) -> None:

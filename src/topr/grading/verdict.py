@@ -9,6 +9,7 @@ _REWARDS: dict[Outcome, float | None] = {
     Outcome.CORRECT: 1.0,
     Outcome.WRONG: -1.0,
     Outcome.UNPARSEABLE: -1.0,
+    Outcome.TRUNCATED: -1.0,
     Outcome.TIMEOUT: -1.0,
     Outcome.GOLD_UNPARSEABLE: None,
     Outcome.UNSCORED: None,

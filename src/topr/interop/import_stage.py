@@ -19,9 +19,9 @@ from topr.interop.import_options import ImportOptions
 from topr.interop.importers import import_rollouts
 from topr.interop.row_files import RawRow, RowStream
 from topr.interop.row_values import RowReader
+from topr.store import shard_paths, write_shard
 from topr.store.manifest import Manifest, begin, is_begun, read_manifest, write_manifest
 from topr.store.schema import ROLLOUT_SCHEMA, conform, rollouts_to_table
-from topr.store.shards import shard_paths, write_shard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

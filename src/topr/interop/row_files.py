@@ -21,8 +21,8 @@ from typing import IO, Any, TypeVar, cast
 import pyarrow as pa
 
 from topr.errors import DataError
+from topr.store import read_batches, read_file, read_table, shard_paths
 from topr.store.cells import clean, clean_text
-from topr.store.shards import read_batches, read_parquet, read_table, shard_paths
 
 T = TypeVar("T")
 RawRow = dict[str, Any]
@@ -138,7 +138,7 @@ def read_rows(source: str | Path) -> pa.Table:
     if not path.is_file():
         raise DataError(f"{path} is not there: give a file or a directory of topr's shards")
     if pick(_READERS, path) is _read_parquet:
-        return _without_encodings(read_parquet(path))
+        return _without_encodings(read_file(path))
     rows = list(_stream_file(path))
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table(

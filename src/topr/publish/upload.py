@@ -5,7 +5,7 @@ list (a pickle, a log, a key) stays here.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from topr.errors import DataError
 from topr.hub import CARD
 from topr.publish.cards import ModelFacts, RolloutFacts, model_card, rollouts_card
 from topr.runs.lineage import describe_gguf, read_lineage
-from topr.store import read_manifest, shard_paths, stream_tables
+from topr.store import copy_shard, read_manifest, refers, shard_paths, stream_tables
 
 PUBLISHED: Mapping[str, tuple[str, ...]] = {
     "model": (
@@ -71,6 +71,22 @@ def pack(directory: Path) -> Parcel:
     else:
         card = rollouts_card(_of_rollouts(folder)) if kind == "dataset" else model_card(_of(folder))
     return Parcel(kind=kind, folder=folder, files=files, card=card)
+
+
+def with_whole_shards(parcel: Parcel, folder: Path) -> Parcel:
+    """Return what is uploaded, with shards that hold all columns of their rows.
+
+    Args:
+        parcel: of a model, which stays as it is, or of rollouts.
+        folder: an empty one, for shards that refer to the rows of another directory.
+
+    """
+    files = dict(parcel.files)
+    for name, path in files.items():
+        if path.suffix == ".parquet" and refers(path):
+            copy_shard(path, folder / name)
+            files[name] = folder / name
+    return replace(parcel, files=files)
 
 
 def _refuse_adapter_of_a_path(folder: Path) -> None:

@@ -40,12 +40,19 @@ class Outcome(StrEnum):
     """A readable answer that is not."""
     UNPARSEABLE = "unparseable"
     """No readable answer in the completion."""
+    TRUNCATED = "truncated"
+    """The token limit ended it, so it gave no answer, whatever it says: where `grade.truncated` is
+    `wrong` or `drop`."""
     TIMEOUT = "timeout"
     """Grading it took more time or memory than it may; the worker was killed."""
     GOLD_UNPARSEABLE = "gold_unparseable"
     """The gold answer cannot be read, so nothing can be said: no reward at all."""
     UNSCORED = "unscored"
     """The user's own reward function returned None: no reward at all."""
+
+
+SAYS_NOTHING = (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED)
+"""Outcomes that tell nothing about a completion."""
 
 
 class Several(StrEnum):
@@ -131,10 +138,12 @@ class Grade:
 
     outcome: Outcome
     reward: float | None
-    """+1 correct, -1 any other readable or unreadable answer; None where nothing can be said. A
-    user's function, and reasoning_gym's scores by choice, give other numbers too."""
+    """+1 correct, -1 any other completion; None where nothing can be said, and of truncated ones
+    that are dropped. A user's function, and reasoning_gym's scores by choice, give other numbers
+    too."""
     answer: str | None
-    """The answer that was read in the completion, as text."""
+    """The answer that was read in the completion, as text. Of a truncated one, what would have been
+    compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from topr.curation import REASONS
+from topr.records import Outcome
 from topr.report.contents import Dataset, Run
 from topr.report.tables import Cell, number, percent, signed
 from topr.report.text import as_number, visible
 from topr.verifier.votes import METHODS
 
-_OUTCOMES = ("correct", "wrong", "unparseable", "timeout", "gold_unparseable", "unscored")
+_OUTCOMES = tuple(outcome.value for outcome in Outcome)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,16 +13,19 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import yaml
 
-from topr.errors import RunDirectoryError
+from topr.errors import RunDirectoryError, ToprError
 from topr.report.contents import Dataset, Difference, Model, Run, Training
 from topr.report.rollouts import EVALUATION_PROBLEMS, TRAINING_PROBLEMS, Source, read_source
 from topr.report.text import as_number
-from topr.store import shard_paths
+from topr.store import read_table, shard_paths
 
 T = TypeVar("T")
+_BROKEN = (
+    ToprError, OSError, ValueError, KeyError, TypeError, yaml.YAMLError, pa.ArrowException
+)  # fmt: skip
+"""What reading a file that is damaged, or not what its name says, may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class _Reader:
             return None
         try:
             return parse(path)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, pa.ArrowException) as e:
+        except _BROKEN as e:
             reason = f"{path.relative_to(self.root)} cannot be read ({type(e).__name__})"
             self.missing.append(reason)
             return None
@@ -332,18 +335,16 @@ def _read_examples(path: Path, *, label: str) -> Source:
 
 
 def _kept_and_positive(folder: Path) -> tuple[int, int] | None:
-    files = [str(path) for path in shard_paths(folder)]
-    if not files:
+    if not shard_paths(folder):
         return None
-    reward = pads.dataset(files, format="parquet").to_table(columns=["reward"])["reward"]
+    reward = read_table(folder, ["reward"])["reward"]
     return len(reward), pc.sum(pc.greater(reward, 0)).as_py() or 0
 
 
 def _outcomes(folder: Path) -> Mapping[str, int]:
-    files = [str(path) for path in shard_paths(folder)]
-    if not files:
+    if not shard_paths(folder):
         return {}
-    grade = pads.dataset(files, format="parquet").to_table(columns=["grade"])["grade"]
+    grade = read_table(folder, ["grade"])["grade"]
     return {str(entry["values"]): entry["counts"] for entry in pc.value_counts(grade).to_pylist()}
 
 

@@ -26,7 +26,9 @@ from topr.store import Manifest, begin, read_manifest, shard_paths, write_manife
 from topr.tasks import Task, load_task
 from topr.tasks.prompts import check_prompts, resolve_prompt
 
-DATA_VERSIONS = dict.fromkeys(("generate", "grade", "curate", "train", "evaluate", "verify"), 1)
+DATA_VERSIONS = {
+    "generate": 1, "grade": 2, "curate": 2, "train": 1, "evaluate": 2, "verify": 2,
+}  # fmt: skip
 """Of each stage. Raised when its code makes other data of the same inputs: what an earlier version
 began is then refused, not mixed with."""
 

@@ -1,10 +1,10 @@
-"""Graded rollouts to a training set on disk: the rows that curation kept, in the same schema.
+"""Graded rollouts to a training set on disk: the numbers of the rows that curation kept.
 
-In bounded memory: the columns that rules look at (some 100 bytes a row) are held for all rows, the
-rows themselves a few thousand at a time.
+The rows stay where they are (`topr.store.references`). In memory are the columns that rules look
+at, some 100 bytes a row.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,15 @@ import pyarrow.compute as pc
 
 from topr.config import CurateConfig
 from topr.curation import Columns, curate, hash_lists
-from topr.curation.columns import Mask
 from topr.errors import DataError
 from topr.stages.common import data_fingerprint, open_stage
 from topr.store import (
     Manifest,
-    gather_tables,
     shard_paths,
     stream_tables,
-    write_shard,
+    write_choice,
 )
 
-SHARD_ROWS = 16_384
-"""Rows of a shard of the dataset: what is in memory at a time."""
 READ_ROWS = 8192
 """Rows whose columns are decoded at a time."""
 COLUMNS = ("problem_id", "sample", "reward", "grade", "completion_ids")
@@ -34,7 +30,7 @@ COLUMNS = ("problem_id", "sample", "reward", "grade", "completion_ids")
 
 
 def curate_rollouts(graded: Path, config: CurateConfig, directory: Path) -> Manifest:
-    """Write the graded rows that the section `curate` keeps, by problem and sample number.
+    """Write which graded rows the section `curate` keeps, by problem and sample number.
 
     Args:
         graded: a directory of shards, or one parquet file.
@@ -48,13 +44,18 @@ def curate_rollouts(graded: Path, config: CurateConfig, directory: Path) -> Mani
     with open_stage(directory, "curate", data_fingerprint(graded), config) as stage:
         if stage.done is not None:
             return stage.done
-        sources, columns = _sources(graded), read_columns(graded)
+        columns = read_columns(graded)
         result = curate(columns, config)
         for leftover in shard_paths(directory):  # of a call that was killed before its manifest
             leftover.unlink()
         order_N = columns.order_N[result.keep[columns.order_N]]
-        for index, table in enumerate(_in_order(sources, result.keep, order_N)):
-            write_shard(directory, index, table)
+        keys = pa.table(
+            {
+                "problem_id": pa.array(columns.names).take(columns.problems_N[order_N]),
+                "sample": columns.samples_N[order_N],
+            }
+        )
+        write_choice(directory, graded, keys, order_N)
         tokens_N = columns.tokens_N
         assert tokens_N is not None  # noqa: S101 - read_columns counts them
         return stage.finish(
@@ -137,25 +138,3 @@ def _numpy(table: pa.Table, numbers: dict[str, int]) -> dict[str, np.ndarray]:
         "completions_N": hash_lists(ids.flatten().to_numpy(zero_copy_only=False), lengths),
         "tokens_N": lengths,
     }
-
-
-def _in_order(sources: Sequence[Path], keep: Mask, order_N: np.ndarray) -> Iterator[pa.Table]:
-    """Yield the kept rows, `SHARD_ROWS` at a time, by problem and sample number."""
-    if np.all(np.diff(order_N) > 0):  # as a stage writes them: once through the files
-        yield from _filtered(sources, keep)
-    else:  # drawn in rounds, or written by another tool
-        yield from gather_tables(sources, order_N, rows=SHARD_ROWS)
-
-
-def _filtered(sources: Sequence[Path], keep: Mask) -> Iterator[pa.Table]:
-    first = 0
-    waiting: list[pa.Table] = []
-    for table in stream_tables(sources):
-        waiting.append(table.filter(pa.array(keep[first : first + len(table)])))
-        first += len(table)
-        while sum(map(len, waiting)) >= SHARD_ROWS:
-            together = pa.concat_tables(waiting, promote_options="default")
-            yield together.slice(0, SHARD_ROWS)
-            waiting = [together.slice(SHARD_ROWS)]
-    if sum(map(len, waiting)):
-        yield pa.concat_tables(waiting, promote_options="default")

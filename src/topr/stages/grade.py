@@ -1,4 +1,7 @@
-"""Rollouts to graded rollouts on disk, shard by shard, and a look at what came out."""
+"""Rollouts to their grades on disk, shard by shard, and a look at what came out.
+
+The completions stay in the rollouts: `topr.store.references`.
+"""
 
 import logging
 from collections import Counter
@@ -11,15 +14,15 @@ from topr.config import GradeConfig
 from topr.errors import DataError
 from topr.grading import GRADERS, grade_table
 from topr.grading.survey import Concern, Survey, survey
+from topr.grading.tables import GRADE_FIELDS
 from topr.progress import Progress
 from topr.stages.common import OpenStage, data_fingerprint, grading_version, open_stage
 from topr.store import (
     Manifest,
     read_table,
-    shard_number,
     shard_paths,
     stream_tables,
-    write_shard,
+    write_columns,
 )
 
 if TYPE_CHECKING:
@@ -47,13 +50,13 @@ def grade_rollouts(
     tokenizer: "Callable[[], PreTrainedTokenizerBase] | None" = None,
     check: Callable[[Path], None] = lambda directory: None,
 ) -> Manifest:
-    """Write the rows of `rollouts` with `grade`, `reward` and `answer` filled in.
+    """Write `grade`, `reward` and `answer` of the rows of `rollouts`.
 
     Args:
         rollouts: a directory of shards.
         grader: a name in `topr.grading.GRADERS`, or a user's `module:function`.
         config: the section `grade`.
-        directory: where the graded shards go, under the names of the ungraded ones.
+        directory: where the grades go, in shards of the same names.
         progress: receives completions.
         answer_only: completions are final answers, not solutions.
         tokenizer: loads that of the model that wrote the rollouts, if there is anything to grade.
@@ -86,7 +89,7 @@ def grade_shards(
     progress: Progress, answer_only: bool = False,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> None:  # fmt: skip
-    """Write graded shards under the names of `sources`; those that are there are left alone."""
+    """Write the grades of shards under their names; those that are there are left alone."""
     there = {path.name for path in shard_paths(directory)}
     total = sum(read_table(path, ["sample"]).num_rows for path in sources)
     with progress.bar("grading", total, "completions") as advance:
@@ -99,7 +102,7 @@ def grade_shards(
                 table, grader, config, answer_only=answer_only, tokenizer=tokenizer,
                 progress=lambda n: advance(n),
             )  # fmt: skip
-            write_shard(directory, shard_number(source), graded)
+            write_columns(directory, source, graded, tuple(GRADE_FIELDS))
 
 
 def survey_grades(directory: Path) -> Survey:

@@ -1,7 +1,6 @@
 """Rollouts to scored rollouts: a verifier checks every different solution, several times."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,8 +22,8 @@ from topr.store import (
     Manifest,
     read_table,
     shard_paths,
+    write_columns,
     write_json_atomic,
-    write_shard,
 )
 from topr.tasks import load_task
 from topr.verifier.task import Candidate, VerifierTask, candidates_of
@@ -52,11 +51,12 @@ def verify_rollouts(
     seed: int,
     progress: Progress,
 ) -> Manifest:
-    """Write the rows of `source` with a verifier's scores, and the checks themselves.
+    """Write a verifier's scores of the rows of `source`, and the checks themselves.
 
-    The same solution of the same question is checked once. `directory` gets the scored rows (shards
-    where `source` is a directory of them, else one file in its format), `checks/`, the graded
-    checks, and where rows say which solutions are right, `metrics.json`.
+    The same solution of the same question is checked once. `directory` gets the scores (shards
+    that refer to those of `source`; of another file, all of its rows with the scores, in its
+    format), `drawn/` and `checks/`, the checks and their grades, and where rows say which
+    solutions are right, `metrics.json`.
 
     Args:
         source: graded or ungraded rollouts, or a file with a question and a solution in each row.
@@ -74,11 +74,10 @@ def verify_rollouts(
         DataError: there is no question, no solution, or no column of a name in `by`.
 
     """
-    work, verifier = directory / "drawn", engine.revision or engine.model_name
+    verifier = engine.revision or engine.model_name
     settings = (task.config, config, verifier, columns, list(by), resamples, seed)
     with open_stage(directory, "verify", data_fingerprint(source), *settings) as stage:
         if stage.done is not None:
-            shutil.rmtree(work, ignore_errors=True)  # where it was killed right after its manifest
             return stage.done
         table = read_table(source) if source.is_dir() else read_rows(source)
         _validate_columns(table, by)
@@ -94,25 +93,23 @@ def verify_rollouts(
             "checks": config.n,
             "metrics": metrics,
         }
-        manifest = stage.finish(rows=len(table), details=details)
-        shutil.rmtree(work)  # the graded checks hold everything that the sampled ones do
-        return manifest
+        return stage.finish(rows=len(table), details=details)
 
 
 def _check(
     candidates: Sequence[Candidate], task: VerifierTask, engine: Engine, config: GenerateConfig,
     directory: Path, seed: int, progress: Progress,
 ) -> Mapping[str, Score]:  # fmt: skip
-    """Return the score of each different candidate by its id; the graded checks are written."""
-    work, checks = directory / "drawn", directory / "checks"
+    """Return the score of each different candidate by its id; the checks are written."""
+    drawn, checks = directory / "drawn", directory / "checks"
     plan = DrawPlan(
         problems=list({each.id: task.problem(each) for each in candidates}.values()),
         sampling=sampling_params(config, task.stop, seed),
         n=config.n,
         shard_problems=config.shard_problems,
     )
-    generate_rollouts(plan, engine, work, progress=progress)
-    grade_rollouts(work, task.grader, GradeConfig(), checks, progress=progress)
+    generate_rollouts(plan, engine, drawn, progress=progress)
+    grade_rollouts(drawn, task.grader, GradeConfig(), checks, progress=progress)
     return scores(read_table(checks, CHECK_COLUMNS), engine.tokenizer)
 
 
@@ -150,10 +147,10 @@ def _write(table: pa.Table, source: Path, directory: Path) -> None:
         write_rows(target, table)
         return
     start = 0
-    for number, path in enumerate(shard_paths(source)):
+    for path in shard_paths(source):
         rows = read_table(path, ["sample"]).num_rows
         if not (directory / path.name).exists():
-            write_shard(directory, number, table.slice(start, rows))
+            write_columns(directory, path, table.slice(start, rows), COLUMNS)
         start += rows
 
 

@@ -5,6 +5,7 @@ from topr.store.cells import as_messages, column_values, has_column, nested_name
 from topr.store.journal import Journal, journal_path
 from topr.store.lock import locked
 from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
+from topr.store.reading import read_file, refers, shard_paths
 from topr.store.schema import (
     ROLLOUT_SCHEMA,
     SCHEMA_VERSION,
@@ -12,11 +13,13 @@ from topr.store.schema import (
     table_to_rollouts,
 )
 from topr.store.shards import (
-    gather_tables,
+    copy_shard,
+    read_batches,
     read_table,
     shard_number,
-    shard_paths,
     stream_tables,
+    write_choice,
+    write_columns,
     write_shard,
 )
 
@@ -29,19 +32,24 @@ __all__ = [
     "atomic_path",
     "begin",
     "column_values",
-    "gather_tables",
+    "copy_shard",
     "has_column",
     "journal_path",
     "locked",
     "nested_names",
+    "read_batches",
+    "read_file",
     "read_manifest",
     "read_table",
+    "refers",
     "rollouts_to_table",
     "shard_number",
     "shard_paths",
     "stream_tables",
     "table_to_rollouts",
     "value_at",
+    "write_choice",
+    "write_columns",
     "write_json_atomic",
     "write_manifest",
     "write_shard",

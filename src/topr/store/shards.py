@@ -1,10 +1,11 @@
 """Rollout tables on disk: numbered parquet files in a directory, each committed atomically.
 
-A shard that is there is whole and never changes. Which rows to draw is not decided here.
+A shard that is there is whole and never changes. One that refers to the rows of another
+(`topr.store.references`) is read as if it held them. Which rows to draw is not decided here.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,9 @@ import pyarrow.parquet as pq
 
 from topr.errors import DataError
 from topr.store.atomic import atomic_path
-from topr.store.schema import ROLLOUT_SCHEMA, check_version, conform
-
-_SHARDS = "part-*.parquet"
-ROW_GROUP = 4096
-"""Rows of a row group: what a reader that goes through a store bit by bit holds at a time."""
-BUFFER = 1 << 20
-"""Bytes that such a reader takes from a file at once."""
+from topr.store.reading import ROW_GROUP, SHARDS, count_rows, files_of, read_file, stream_file
+from topr.store.references import KEYS, ROW, Reference, with_reference
+from topr.store.schema import ROLLOUT_SCHEMA, conform
 
 
 def write_shard(directory: Path, index: int, table: pa.Table) -> Path:
@@ -32,16 +29,65 @@ def write_shard(directory: Path, index: int, table: pa.Table) -> Path:
         DataError: the table is not a rollout table.
 
     """
-    path = directory / f"part-{index:05d}.parquet"
-    table = conform(table, where=f"the table for {path}")
+    path = _shard_path(directory, index)
+    return _write(path, conform(table, where=f"the table for {path}"))
+
+
+def write_columns(directory: Path, source: Path, table: pa.Table, added: Sequence[str]) -> Path:
+    """Write columns that a stage adds to the rows of a shard, under the shard's name.
+
+    Args:
+        directory: of the stage.
+        source: the shard, where the other columns stay.
+        table: its rows, in order, with the columns that are added.
+        added: names of these.
+
+    """
+    reference = Reference(path=source, chosen=False, rows=table.num_rows)
+    own = conform(table.select([*KEYS, *added]), where=str(source), columns=[*KEYS, *added])
+    path = _shard_path(directory, shard_number(source))
+    return _write(path, with_reference(own, reference, directory))
+
+
+def write_choice(directory: Path, source: Path, keys: pa.Table, rows_N: np.ndarray) -> Path:
+    """Write which rows of a directory of shards, or of a file, were chosen, in their order.
+
+    Args:
+        directory: of the stage that chose them.
+        source: where the rows stay.
+        keys: `problem_id` and `sample` of each chosen row.
+        rows_N: its number among all rows of `source`, [N] integers.
+
+    """
+    total = sum(map(count_rows, files_of(source)))
+    reference = Reference(path=source, chosen=True, rows=total)
+    own = conform(keys, where=str(source), columns=KEYS)
+    own = own.append_column(ROW, pa.array(rows_N, pa.int64()))
+    return _write(_shard_path(directory, 0), with_reference(own, reference, directory))
+
+
+def copy_shard(path: Path, target: Path) -> None:
+    """Write the rows of a shard to a file that refers to nothing, a part at a time."""
+    schema: pa.Schema | None = None
+    with atomic_path(target, overwrite=False) as temporary, ExitStack() as held:
+        for table in stream_tables([path]):
+            if schema is None:
+                schema = table.schema
+                writer = held.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
+            # Further columns of another source file may be missing, or hold nulls only.
+            parts = [schema.empty_table(), table]
+            whole = pa.concat_tables(parts, promote_options="default").select(schema.names)
+            writer.write_table(whole.cast(schema))
+
+
+def _write(path: Path, table: pa.Table) -> Path:
     with atomic_path(path, overwrite=False) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
     return path
 
 
-def shard_paths(directory: Path) -> list[Path]:
-    """Return the directory's shards in order of their number; none if it is not there."""
-    return sorted(directory.glob(_SHARDS))
+def _shard_path(directory: Path, index: int) -> Path:
+    return directory / f"part-{index:05d}.parquet"
 
 
 def shard_number(path: Path) -> int:
@@ -61,29 +107,16 @@ def read_table(source: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     """
     source = Path(source)
-    paths = shard_paths(source) if source.is_dir() else [source]
+    paths = files_of(source)
     if not paths:
         raise DataError(
-            f"{source} holds no {_SHARDS}: give a directory that a topr stage wrote, "
+            f"{source} holds no {SHARDS}: give a directory that a topr stage wrote, "
             "such as iteration-01/rollouts, or one parquet file"
         )
-    tables = [
-        conform(read_parquet(path, columns), where=str(path), columns=columns) for path in paths
-    ]
+    tables = [conform(read_file(path, columns), where=str(path), columns=columns) for path in paths]
     return pa.concat_tables(tables, promote_options="default").replace_schema_metadata(
         ROLLOUT_SCHEMA.metadata
     )
-
-
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read those of `columns` that one parquet file has (defaults to all), whoever wrote it.
-
-    Raises:
-        DataError: no such file, not parquet, or a rollout table of a newer topr.
-
-    """
-    with _opened(path) as file:
-        return file.read(columns=_there(file, columns))
 
 
 def stream_tables(
@@ -95,10 +128,8 @@ def stream_tables(
     `read_table`.
     """
     for path in paths:
-        with _opened(path, buffer_size=BUFFER) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=_there(file, columns)):
-                table = pa.Table.from_batches([batch])
-                yield conform(table, where=str(path), columns=columns)
+        for table in stream_file(path, columns, rows):
+            yield conform(table, where=str(path), columns=columns)
 
 
 def read_batches(path: Path, *, rows: int) -> Iterator[pa.RecordBatch]:
@@ -108,74 +139,5 @@ def read_batches(path: Path, *, rows: int) -> Iterator[pa.RecordBatch]:
         DataError: no such file, not parquet, or a rollout table of a newer topr.
 
     """
-    with _opened(path, buffer_size=BUFFER) as file:
-        for group in range(file.num_row_groups):  # All groups together keep what was read of each.
-            yield from file.iter_batches(batch_size=rows, row_groups=[group])
-
-
-def gather_tables(paths: Sequence[Path], wanted_N: np.ndarray, *, rows: int) -> Iterator[pa.Table]:
-    """Yield chosen rows of several parquet files in a given order, `rows` at a time.
-
-    For each part, every row group that holds one of its rows is read once: cheap where the order
-    is that of the files or of several runs through them, dear where it is random.
-
-    Args:
-        paths: the files.
-        wanted_N: row numbers, counted over all files, [N] integers.
-        rows: of each part, but for the last.
-
-    """
-    groups: list[tuple[Path, int]] = []
-    sizes: list[int] = []
-    for path in paths:
-        with _opened(path) as file:
-            for group in range(file.num_row_groups):
-                groups.append((path, group))
-                sizes.append(file.metadata.row_group(group).num_rows)
-    ends_G = np.cumsum(sizes)
-    for start in range(0, len(wanted_N), rows):
-        part_N = np.asarray(wanted_N[start : start + rows])
-        order_N = np.argsort(part_N, kind="stable")
-        ascending_N = part_N[order_N]
-        owner_N = np.searchsorted(ends_G, ascending_N, side="right")
-        pieces: list[pa.Table] = []
-        for owner in np.unique(owner_N):
-            path, group = groups[owner]
-            first = ends_G[owner] - sizes[owner]
-            pieces += _rows_of_group(path, group, ascending_N[owner_N == owner] - first)
-        table = pa.concat_tables(pieces, promote_options="default")
-        yield table.take(np.argsort(order_N, kind="stable"))
-
-
-def _rows_of_group(path: Path, group: int, inside: np.ndarray) -> Iterator[pa.Table]:
-    """Yield the rows with these ascending numbers within one row group."""
-    first = 0
-    with _opened(path, buffer_size=BUFFER) as file:
-        for batch in file.iter_batches(batch_size=ROW_GROUP, row_groups=[group]):
-            low, high = np.searchsorted(inside, [first, first + len(batch)])
-            if low < high:
-                table = pa.Table.from_batches([batch]).take(inside[low:high] - first)
-                yield conform(table, where=str(path))
-            first += len(batch)
-
-
-def _there(file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str] | None:
-    """Return the columns to read; all where one is missing, for a message that names them."""
-    there = file.schema_arrow.names
-    return list(columns) if columns is not None and set(columns) <= set(there) else None
-
-
-@contextmanager
-def _opened(path: Path, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
-    try:
-        # Not pq.read_table: it would make columns of directories named like `seed=1`.
-        with pq.ParquetFile(path, buffer_size=buffer_size) as file:
-            check_version(file.schema_arrow, where=str(path))
-            yield file
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is not there: give a parquet file or a directory") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read as parquet, as rollouts are kept (`topr import` makes rollouts "
-            f"of other files): {error}"
-        ) from error
+    for table in stream_file(path, None, rows):
+        yield from table.to_batches(max_chunksize=rows)

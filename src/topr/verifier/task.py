@@ -34,9 +34,10 @@ TEMPLATE = (
 )
 """The prompt where the recipe gives none. It ends where the check begins."""
 PROMPT_FILE = "verifier.json"
-"""Beside a verifier's weights: how it was asked for a check."""
+"""Next to a verifier's weights: how it was asked for a check."""
 PROMPT_KEYS = ("prompt", "template", "system_prompt")
-COLUMNS = ("problem_id", "prompt", "question", "completion", "sampling", "grade", "reward")
+_NOT_RIGHT = (Outcome.WRONG, Outcome.UNPARSEABLE, Outcome.TRUNCATED)
+COLUMNS = ("problem_id", "prompt", "question", "completion", "sampling", "grade")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -270,12 +271,8 @@ def _labels(table: pa.Table, found: ColumnMap, given: ColumnMap) -> list[bool | 
     By its grade where rows have one: a grader that ran out of time has found nothing.
     """
     if "grade" in table.column_names and given.reward is None:
-        rewards = table.column("reward").to_pylist()
-        known = {Outcome.CORRECT: True, Outcome.WRONG: False, Outcome.UNPARSEABLE: False}
-        return [
-            False if grade == Outcome.CORRECT and reward is None else known.get(grade)
-            for grade, reward in zip(table.column("grade").to_pylist(), rewards, strict=True)
-        ]
+        known = {Outcome.CORRECT: True} | dict.fromkeys(_NOT_RIGHT, False)
+        return [known.get(grade) for grade in table.column("grade").to_pylist()]
     rewards = [None if grade is None else grade.reward for grade in read_grades(table, found)]
     strange = [value for value in rewards if value not in (None, 1.0, -1.0)]
     if strange:

@@ -15,14 +15,13 @@ from topr.errors import DataError
 from topr.evaluation.scoring import GOLD, AnswerClass, answer_class
 from topr.interop import ColumnMap
 from topr.metrics import Interval, bootstrap_interval, paired_difference
-from topr.records import Outcome
+from topr.records import SAYS_NOTHING, Outcome
 from topr.verifier.votes import METHODS, Ballot, roc_auc, votes_at_k
 
 SCORE = "verifier_score"
 """Column that `topr verify` writes: the share of checks that say Yes."""
-VOTE_COLUMNS = ("problem_id", "sampling", "grade", "answer", "reward")
+VOTE_COLUMNS = ("problem_id", "sampling", "grade", "answer")
 """The columns of graded rollouts that vote, in addition to that of the scores."""
-_SAYS_NOTHING = (Outcome.GOLD_UNPARSEABLE, Outcome.UNSCORED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +79,8 @@ def vote(
 ) -> Votes:
     """Let each problem's candidates vote. The same table and seed give the same result.
 
-    Candidates at temperature 0 are left out where there are others. A correct one without a reward
-    counts as wrong, as in an evaluation.
+    Candidates at temperature 0 are left out where there are others. A truncated one counts as
+    wrong, as in an evaluation.
 
     Args:
         table: graded completions: `grade`, `answer`, and scores.
@@ -164,15 +163,9 @@ def _ballots(
         if not (greedy_too and temperatures[i] == 0):
             rows.setdefault(name, []).append(i)
     answers = table.column("answer").to_pylist()
-    if "reward" in table.column_names:
-        rewards = table.column("reward").to_pylist()
-        outcomes = [
-            Outcome.WRONG if outcome == Outcome.CORRECT and reward is None else outcome
-            for outcome, reward in zip(outcomes, rewards, strict=True)
-        ]
     ballots = []
     for indices in rows.values():
-        if any(outcomes[i] in _SAYS_NOTHING for i in indices):
+        if any(outcomes[i] in SAYS_NOTHING for i in indices):
             continue
         ballots.append(
             Ballot(
