@@ -235,7 +235,7 @@ def test_a_verifiers_candidates_may_be_there(fake: FakeHub) -> None:
     assert isinstance(task, VerifierTask)
     assert task.test_rollouts is not None
     assert task.test_rollouts.name == "a.jsonl"
-    assert data_fingerprint(task.test_rollouts) == ["c0ffee", "a.jsonl"]
+    assert data_fingerprint(task.test_rollouts) == [["datasets--o--report", "c0ffee", "a.jsonl"]]
     before = draws_fingerprint(recipe)
     shutil.rmtree(fake.root / "cache")
     assert draws_fingerprint(recipe) == before  # whenever it was downloaded

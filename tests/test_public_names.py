@@ -77,6 +77,21 @@ def test_rows_of_any_kind_are_taken(completions):
     assert chosen["completion"] == [rows[0]["completion"]]
 
 
+def test_columns_may_be_missing_in_the_first_row():
+    rows = [
+        {"completion": "The answer is 2", "gold": 2, "problem_id": None, "prompt": "a"},
+        {"completion": "The answer is 2", "gold": 2, "finish_reason": "length", "prompt": "b"},
+        {"completion": "The answer is 2", "gold": "x+1", "prompt": "b"},
+    ]
+    graded = topr.grade(rows, "numeric", workers=1)
+    assert graded["reward"][:2] == [1.0, -1.0]
+    assert graded["grade"][1] == "truncated"
+    rewards = [{**row, "reward": reward} for row, reward in zip(rows, (1, 1, -1), strict=True)]
+    del rewards[0]["completion"]
+    kept = topr.curate(rewards, ["drop_no_signal"])
+    assert kept["prompt"] == ["b", "b"]  # without problem_id, prompts tell problems apart
+
+
 def test_what_does_not_fit_is_said(completions):
     rows = topr.read_rollouts(completions)
     with pytest.raises(topr.ConfigError, match="tiemout"):

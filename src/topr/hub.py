@@ -119,12 +119,12 @@ def local(name: str) -> Path:
     )
 
 
-def commit_of(path: Path) -> str | None:
-    """Return which commit a path in the hub's cache on this machine is of; None for another."""
+def place_of(path: Path) -> tuple[str, str, str] | None:
+    """Return repository, commit and name of a file in the hub's cache here; None for another."""
     for parent in path.parents:
         cache = parent.parent
         if cache.name == "snapshots" and cache.parent.name.startswith("datasets--"):
-            return parent.name
+            return cache.parent.name, parent.name, path.relative_to(parent).as_posix()
     return None
 
 

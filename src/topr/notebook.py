@@ -17,7 +17,7 @@ from topr.curation import Columns
 from topr.curation import curate as choose
 from topr.errors import DataError
 from topr.grading.tables import grade_table
-from topr.interop import read_rows
+from topr.interop import read_rows, table_of
 
 Rollouts: TypeAlias = Dataset | pa.Table | Iterable[Mapping[str, Any]]
 """Rows of completions: a dataset, an Arrow table, or dictionaries."""
@@ -45,7 +45,7 @@ def grade(
     answer_only: bool = False,
     **settings: Any,
 ) -> Dataset:
-    """Return the rows with `grade` (the outcome's name), `reward` (float64) and `answer` (text).
+    """Return the rows with `grade` (the outcome's name), `reward` (float32) and `answer` (text).
 
     Args:
         rollouts: rows with a column of completions and, for the built-in graders, one of reference
@@ -92,7 +92,7 @@ def curate(rollouts: Rollouts, steps: Sequence[Any] = ()) -> Dataset:
     """
     table = as_table(rollouts)
     config = validate(CurateConfig, {"steps": list(steps)}, where="curate")
-    name = next((each for each in ("problem_id", "prompt") if each in table.column_names), None)
+    name = next((each for each in ("problem_id", "prompt") if _holds(table, each)), None)
     if name is None or "reward" not in table.column_names:
         raise DataError(
             f"found the columns {', '.join(table.column_names)}; expected reward, and problem_id "
@@ -113,9 +113,13 @@ def as_table(rollouts: Rollouts) -> pa.Table:
     if isinstance(rollouts, pa.Table):
         return rollouts
     if not isinstance(rollouts, Dataset):
-        return pa.Table.from_pylist([dict(row) for row in rollouts])
+        return table_of([dict(row) for row in rollouts])
     table: pa.Table = rollouts.with_format("arrow")[:]
     return table
+
+
+def _holds(table: pa.Table, name: str) -> bool:
+    return name in table.column_names and table[name].null_count < len(table)
 
 
 def _completions(table: pa.Table) -> list[Any]:

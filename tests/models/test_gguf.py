@@ -176,7 +176,7 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(make, said, tmp_
     make(tmp_path / "bad.gguf")
     with pytest.raises(ModelError, match=said):
         unpack(str(tmp_path), "bad.gguf")
-    assert not list((cache / "gguf").glob("*bad*"))
+    assert not list((cache / "gguf").glob("*bad-*"))
 
 
 def test_a_file_that_is_not_there_is_an_error_that_names_those_that_are(model_file):

@@ -62,6 +62,26 @@ def test_data_of_another_version_of_a_stage_is_refused_and_says_so(tmp_path, mon
         opened(tmp_path / "old", 1)
 
 
+def test_files_of_the_hub_are_known_by_their_place_in_a_commit(tmp_path):
+    snapshot = tmp_path / "datasets--openai--gsm8k/snapshots/c0ffee"
+    for subset in ("main", "socratic"):
+        (snapshot / subset).mkdir(parents=True)
+        (snapshot / subset / "train.jsonl").write_text("{}\n")
+    one, other = (data_fingerprint(snapshot / s / "train.jsonl") for s in ("main", "socratic"))
+    assert one != other
+    os.utime(snapshot / "main/train.jsonl", (0, 0))
+    assert data_fingerprint(snapshot / "main/train.jsonl") == one  # downloaded again
+
+
+def test_shards_without_a_manifest_are_known_by_size_and_time(tmp_path):
+    shard = tmp_path / "part-00000.parquet"
+    shard.write_text("rewards 1")
+    before = data_fingerprint(tmp_path)
+    shard.write_text("rewards 0")
+    os.utime(shard, (0, 0))
+    assert data_fingerprint(tmp_path) != before
+
+
 def test_files_are_known_by_size_and_time_wherever_they_lie(tmp_path):
     (tmp_path / "one.jsonl").write_text("{}\n")
     before = data_fingerprint(tmp_path / "one.jsonl")

@@ -6,6 +6,7 @@ import pytest
 
 from topr.config import load_recipe
 from topr.errors import RunDirectoryError
+from topr.studies import sharing
 from topr.studies.sharing import draws_fingerprint, share_stages
 
 RECIPE = load_recipe("quickstart", ["compare={}"])
@@ -90,3 +91,21 @@ def test_where_the_file_system_has_no_links_files_are_copied(made, tmp_path, mon
 def test_recipes_share_what_they_draw_alike(change, same):
     other = load_recipe("quickstart", ["compare={}", change])
     assert (draws_fingerprint(other) == draws_fingerprint(RECIPE)) is same
+
+
+def test_without_links_a_copy_is_whole_or_not_there(made, tmp_path, monkeypatch):
+    def no_link(source, target):
+        raise OSError("no links here")
+
+    def killed(source, target):
+        target.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", no_link)
+    with monkeypatch.context() as cut:
+        cut.setattr(sharing.shutil, "copy2", killed)
+        with pytest.raises(KeyboardInterrupt):
+            share_stages(RECIPE, made, tmp_path / "cell")
+    assert shared(tmp_path / "cell") == {}
+    share_stages(RECIPE, made, tmp_path / "cell")
+    assert shared(tmp_path / "cell") == FILES

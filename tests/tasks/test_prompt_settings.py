@@ -76,11 +76,9 @@ def test_a_system_prompt_needs_a_chat():
         resolve_prompt(gsm(system_prompt="Be brief."), BARE)
 
 
-def test_hashes_of_settings_that_were_there_before_are_what_they_were():
-    # The new keys are left out at their defaults, and `plain` is hashed as it always was.
+def test_how_prompts_are_written_is_in_the_hash():
     assert {"system_prompt", "instruction"} & set(gsm(prompt="plain").fixed()) == set()
     assert gsm(prompt="plain").fixed()["prompt"] == "plain"
-    assert "prompt" not in JsonlConfig(name="jsonl", train_file="rows.jsonl").fixed()
     assert fingerprint(gsm(prompt="chat", instruction="")) != fingerprint(gsm(prompt="chat"))
 
 

@@ -140,7 +140,8 @@ def _import(
     from topr.interop import report_import, write_rollouts
     from topr.models.gguf import plain_model
     from topr.models.loading import load_tokenizer, named_eos_ids, named_vocabulary
-    from topr.stages.common import fingerprint
+    from topr.stages.common import stage_fingerprint
+    from topr.tokenization.digest import tokenizer_digest
     from topr.tokenization.ends import Ends
 
     named = plain_model(ModelConfig(path=tokenizer), ConsoleProgress())
@@ -156,8 +157,8 @@ def _import(
         rows,
         output,
         tokenizer=loaded,
-        fingerprint=fingerprint(
-            origin, rows.format, asdict(rows.columns), tokenizer,
+        fingerprint=stage_fingerprint(
+            "import", origin, rows.format, asdict(rows.columns), tokenizer_digest(loaded),
             asdict(options) | {"finish_words": words},
         ),
         details={"source": source, "tokenizer": tokenizer},

@@ -1,11 +1,11 @@
 """What all sections of a recipe share. The sections themselves are elsewhere."""
 
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatch
 from functools import cache
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
 
 
 class Section(BaseModel):
@@ -13,17 +13,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    SHOWN: ClassVar[tuple[str, ...]] = ("description", "needs")
-    """Dotted keys, `*` for any, that no number depends on."""
-    ADDED: ClassVar[Mapping[str, Any]] = {}
-    """Keys that came when runs were there already, and the value at which all is as it was without
-    them. There they are left out of hashes: such a run resumes."""
-    FLOATS: ClassVar[frozenset[str]] = frozenset()
-    """Keys of mappings whose numbers were all read as floats once, and are hashed as such still."""
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset()
+    """Keys that change no number, or only how it is rounded: a run resumes with other values."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """Old names of keys, which are understood, and what they are called."""
 
     def without_effect(self) -> frozenset[str]:
         """Return the keys that change no number next to the values of others."""
-        return frozenset()
+        return self.NO_EFFECT
 
     @model_validator(mode="before")
     @classmethod
@@ -36,42 +34,54 @@ class Section(BaseModel):
         return values
 
     def fixed(self) -> dict[str, Any]:
-        """Return the values that numbers depend on, for a hash of them."""
-        kept: dict[str, Any] = _fixed(self, self.model_dump(mode="json"), self.SHOWN)
+        """Return the values that numbers depend on, for a hash of them, without defaults.
+
+        So a key that comes with a later version leaves the hashes of runs that were there as they
+        are. A default that changes makes another result: raise the version of the stage's data.
+        """
+        dumped, idle, kept = self.model_dump(mode="json"), self.without_effect(), {}
+        for name, field in type(self).model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            if name not in idle and (is_tag(field) or not _same(getattr(self, name), default)):
+                kept[name] = _fixed(getattr(self, name), dumped[name])
         return kept
 
 
-RENAMED: dict[str, str] = {"normalization": "loss_normalization", "batch_size": "global_batch_size"}
-"""Old names of keys of `train`, and what they are called. Old ones are understood, and hashes have
-them: runs that were begun under them resume."""
-_HASHED_AS = {new: old for old, new in RENAMED.items()}
+def is_tag(field: FieldInfo) -> bool:
+    """Return whether a key has one value only, which says what kind of section it is."""
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
-def present_name(dotted: str) -> str:
-    """Return what the key of a hashed value is called in recipes."""
-    above, _, name = dotted.rpartition(".")
-    of_train = above == "train" or above.endswith(".train")
-    return f"{above}.{RENAMED.get(name, name)}" if of_train else dotted
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, Section) and type(value) is type(default):
+        return value.fixed() == default.fixed()
+    return bool(value == default)
 
 
-def _fixed(held: Any, dumped: Any, shown: tuple[str, ...], prefix: str = "") -> Any:
-    """Return `dumped`, the plain values of `held`, without what no number depends on."""
-    if not isinstance(dumped, dict):
-        return dumped
-    section, kept = isinstance(held, Section), {}
-    idle = held.without_effect() if section else ()
-    for name, value in dumped.items():
-        dotted = f"{prefix}{name}"
-        as_before = section and name in held.ADDED and value == held.ADDED[name]
-        if as_before or name in idle or any(fnmatch(dotted, key) for key in shown):
+def _fixed(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Section):
+        return value.fixed()
+    if isinstance(value, dict):
+        return {name: _fixed(value[name], dumped[name]) for name in value}
+    if isinstance(value, tuple | list):
+        return [_fixed(*pair) for pair in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def unchecked_fixed(section: type[Section], values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as a user wrote them, for a section made later, without what has no effect."""
+    kept = {}
+    for written, value in values.items():
+        name = section.RENAMED.get(written, written)
+        field = section.model_fields.get(name)
+        inner = field.annotation if field else None
+        if name in section.NO_EFFECT:
             continue
-        inner = getattr(held, name) if section else None
-        if isinstance(held, dict):
-            inner = held.get(name)
-        there = _fixed(inner, value, shown, f"{dotted}.")
-        if section and name in held.FLOATS:
-            there = {k: float(v) if isinstance(v, int) else v for k, v in there.items()}
-        kept[_HASHED_AS.get(name, name)] = there
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Section):
+            if found := unchecked_fixed(inner, value):
+                kept[name] = found
+        else:
+            kept[name] = value
     return kept
 
 

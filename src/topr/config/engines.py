@@ -1,7 +1,7 @@
 """The sections of engines that have settings of their own, within the section `generate`."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,13 +54,6 @@ class VllmConfig(Section):
 
 _SECRET = re.compile(r"(api|access|auth)?[-_]?(key|token|secret|password)", re.IGNORECASE)
 
-SERVER_SHOWN = tuple(
-    f"server.{key}" for key in ("url", "concurrency", "timeout", "patience", "api_key_env")
-)
-"""Keys of `generate` that say how a server is reached, not what it draws: a run resumes when its
-server has moved."""
-
-
 SERVER_BODY_OF_TOPR = frozenset(
     {
         "model", "prompt", "n", "best_of", "max_tokens", "max_completion_tokens", "temperature",
@@ -76,6 +69,11 @@ SERVER_BODY_OF_TOPR = frozenset(
 class ServerConfig(Section):
     """An OpenAI-compatible completions server, for engine `server`: one that is there, or one that
     topr starts for each model and ends."""
+
+    # How it is reached, not what it draws: a run resumes when its server has moved.
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        {"url", "concurrency", "timeout", "patience", "api_key_env"}
+    )
 
     url: str | None = None
     """Of a server that is there, such as `http://10.0.0.7:8000/v1`; by default topr starts one."""
@@ -141,14 +139,13 @@ class ServerConfig(Section):
         return self
 
 
-RAY_SHOWN = tuple(
-    f"ray.{key}" for key in ("workers", "address", "gpus_per_worker", "cpus_per_worker")
-)
-"""Keys of `generate` that say where it is drawn, not what: a run resumes on another cluster."""
-
-
 class RayConfig(Section):
     """Ray Data over another engine, for engine `ray`."""
+
+    # Where it is drawn, not what: a run resumes on another cluster.
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        {"workers", "address", "gpus_per_worker", "cpus_per_worker"}
+    )
 
     engine: Literal["transformers", "server", "vllm"] = "transformers"
     """What draws completions in each worker, with the settings that it has without Ray."""

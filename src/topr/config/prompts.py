@@ -1,7 +1,6 @@
 """The keys of a `task` section that say how prompts are written."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -10,8 +9,6 @@ from topr.config.base import Section
 
 class PromptConfig(Section):
     """How prompts are written, for every task whose model may be a chat model."""
-
-    ADDED: ClassVar[Mapping[str, Any]] = {"system_prompt": None}
 
     prompt: Literal["auto", "chat", "plain"] = "auto"
     """`chat`: messages for the tokenizer's chat template, examples as turns; `plain`: text; `auto`:
@@ -40,8 +37,6 @@ NO_SYSTEM_PROMPT = (
 
 class QuestionConfig(PromptConfig):
     """The same for tasks that put a question, and say how the answer is to end."""
-
-    ADDED: ClassVar[Mapping[str, Any]] = {**PromptConfig.ADDED, "instruction": None}
 
     instruction: str | None = None
     """How to answer. With `{question}` it is the text of each question; without, it comes before

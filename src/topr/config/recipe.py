@@ -13,9 +13,8 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from topr.config.base import RENAMED, Section
+from topr.config.base import Section, unchecked_fixed
 from topr.config.curation import CurateConfig
-from topr.config.engines import RAY_SHOWN, SERVER_SHOWN
 from topr.config.sections import (
     EvaluateConfig,
     GenerateConfig,
@@ -23,8 +22,8 @@ from topr.config.sections import (
     LoopConfig,
     ModelConfig,
 )
-from topr.config.tasks import PLACES, ArithmeticConfig, TaskConfig
-from topr.config.training import TrainConfig
+from topr.config.tasks import ArithmeticConfig, TaskConfig
+from topr.config.training import RENAMED, TrainConfig
 from topr.errors import ConfigError
 
 BASELINE = frozenset({"baseline", "effective_positive_share"})
@@ -41,20 +40,18 @@ class Comparison(Section):
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of `train` that differ."""
 
+    def fixed(self) -> dict[str, Any]:
+        """See `Section.fixed`; the keys are checked together with the recipe's."""
+        kept = super().fixed()
+        if "train" in kept:
+            kept["train"] = unchecked_fixed(TrainConfig, kept["train"])
+        return kept
+
 
 class Recipe(Section):
     """Everything that fixes a run."""
 
-    # Where a verifier's candidates lie: what they hold is what counts. How a server or a cluster is
-    # reached. And what stays on disk.
-    SHOWN: ClassVar[tuple[str, ...]] = (
-        *Section.SHOWN,
-        *(f"task.{key}" for key in PLACES),
-        *(f"generate.{key}" for key in (*SERVER_SHOWN, *RAY_SHOWN)),
-        "grade.none_right",
-        "loop.keep_models",
-        "verifier.loop.keep_models",
-    )
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"description", "needs"})
 
     name: str
     """Name of the recipe: that of its file where none is given."""
@@ -79,6 +76,13 @@ class Recipe(Section):
     verifier: dict[str, Any] | None = None
     """The sections of a second recipe, for a verifier of what the loop's model writes; its
     candidates come from this run."""
+
+    def fixed(self) -> dict[str, Any]:
+        """See `Section.fixed`; the verifier's sections are checked when its run begins."""
+        kept = super().fixed()
+        if "verifier" in kept:
+            kept["verifier"] = unchecked_fixed(Recipe, kept["verifier"])
+        return kept
 
     def fingerprint(self) -> str:
         """Return a hash of everything that fixes the run's numbers."""

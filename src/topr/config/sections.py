@@ -1,18 +1,15 @@
 """The sections of a recipe, one per stage. A stage is given its own section and no other."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from topr.config.base import Section
-from topr.config.engines import RAY_SHOWN, SERVER_SHOWN, RayConfig, ServerConfig, VllmConfig
+from topr.config.engines import RayConfig, ServerConfig, VllmConfig
 
 
 class ModelConfig(Section):
     """The model that the first iteration starts from."""
-
-    ADDED: ClassVar[Mapping[str, Any]] = {"gguf_file": None}
 
     path: str = "builtin"
     """A hub name, a local directory, or `builtin`: the base model that the task makes itself
@@ -37,7 +34,7 @@ class ModelConfig(Section):
 class GenerateConfig(Section):
     """How completions are drawn for training."""
 
-    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *SERVER_SHOWN, *RAY_SHOWN)
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     engine: Literal["transformers", "ray", "server", "vllm"] = "transformers"
     """What draws completions."""
@@ -70,7 +67,7 @@ class GenerateConfig(Section):
 class GradeConfig(Section):
     """How completions are graded: in worker processes that can be killed."""
 
-    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, "none_right")
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"none_right", "workers", "memory_mb"})
 
     workers: Annotated[int, Field(ge=1)] | None = None
     """Worker processes; defaults to one per core."""
@@ -89,8 +86,7 @@ class GradeConfig(Section):
 class LoopConfig(Section):
     """How an iteration follows from those before it."""
 
-    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, "keep_models")
-    ADDED: ClassVar[Mapping[str, Any]] = {"keep_models": "all"}
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"keep_models"})
 
     start: Literal["last", "base"] = "last"
     """Which model training starts from in each iteration: the last iteration's, or the base, anew.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from topr.config.base import Section
+from topr.config.base import Section, unchecked_fixed
 from topr.config.recipe import Recipe, read_values, validate
 
 METRICS = re.compile(
@@ -23,6 +23,8 @@ BASE = "base"
 
 class Arm(Section):
     """One way of going about it."""
+
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"label", "series", "x"})
 
     label: str
     """Its name in tables and figures."""
@@ -58,12 +60,9 @@ class Study(Section):
     """Everything that fixes a study."""
 
     # What is said of cells can be changed when they are there, and seeds can be added.
-    SHOWN: ClassVar[tuple[str, ...]] = (
-        "seeds",
-        "recipe.grade.none_right",
-        "description", "needs", "claims", "metrics", "curves", "axis", "scale",
-        "arms.*.label", "arms.*.series", "arms.*.x",
-    )  # fmt: skip
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        {"seeds", "description", "needs", "claims", "metrics", "curves", "axis", "scale"}
+    )
 
     name: str
     description: str
@@ -95,6 +94,11 @@ class Study(Section):
     """What `x` is."""
     scale: Literal["linear", "log"] = "linear"
     """Of the axis."""
+
+    def fixed(self) -> dict[str, Any]:
+        """See `Section.fixed`; the recipe is checked with each arm's changes."""
+        kept = super().fixed()
+        return kept | {"recipe": unchecked_fixed(Recipe, kept["recipe"])}
 
     @model_validator(mode="after")
     def _names_are_there(self) -> "Study":

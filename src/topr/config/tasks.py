@@ -1,7 +1,6 @@
 """The `task` section: one shape per task, told apart by `name`."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,9 +8,6 @@ from topr.config.base import Section
 from topr.config.gym import ReasoningGymConfig
 from topr.config.prompts import PromptConfig, QuestionConfig
 from topr.records import Several
-
-PLACES = ("rollouts", "test_rollouts", "warmup.generator")
-"""Keys of a verifier's task that are paths."""
 
 
 class WarmupConfig(Section):
@@ -80,12 +76,6 @@ class ArithmeticConfig(Section):
 class _DatasetConfig(QuestionConfig):
     """What tasks read from the hub or from files share."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {
-        **QuestionConfig.ADDED,
-        "split": "train",
-        "test_split": "test",
-    }
-
     train_file: str | None = None
     """JSONL, JSON or parquet (also .gz), or a hub name, with the training problems, instead of
     `dataset`."""
@@ -120,8 +110,6 @@ class Gsm8kConfig(_DatasetConfig):
 class MathConfig(_DatasetConfig):
     """MATH: competition problems (fields `problem`, `solution` with a boxed answer)."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {**_DatasetConfig.ADDED, "levels": None}
-
     name: Literal["math"]
     dataset: str = "EleutherAI/hendrycks_math"
     """Hub name of the training problems; all its subject configurations are read."""
@@ -138,13 +126,6 @@ class MathConfig(_DatasetConfig):
 
 class JsonlConfig(PromptConfig):
     """A user's own problems: `prompt` (text or messages) and `answer`."""
-
-    ADDED: ClassVar[Mapping[str, Any]] = {
-        **PromptConfig.ADDED,
-        "prompt": "auto",
-        **dict.fromkeys(("subset", "split", "test_subset", "test_split")),
-        "several_golds": Several.REFUSE.value,
-    }
 
     name: Literal["jsonl"]
     prompt: Literal["auto", "chat", "plain"] = "auto"
@@ -197,6 +178,8 @@ class CheckWarmupConfig(Section):
     flawed checks of right and of wrong solutions.
     """
 
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"generator"})
+
     generator: str | None = None
     """Directory of the generator that it starts from; defaults to the base of `arithmetic`."""
     arithmetic: ArithmeticConfig = ArithmeticConfig(name="arithmetic")
@@ -215,7 +198,7 @@ class VerifierConfig(PromptConfig):
     """Is a solution right? Problems are made from a generator's graded rollouts."""
 
     # Where candidates lie plays no part in results: what they hold does.
-    SHOWN: ClassVar[tuple[str, ...]] = (*Section.SHOWN, *PLACES)
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"rollouts", "test_rollouts"})
 
     name: Literal["verifier"]
     rollouts: str | None = None

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from topr.config.base import RENAMED, Section
+from topr.config.base import Section
 
 logger = logging.getLogger(__name__)
 
-STORED = "stored"
-"""The context in which a section is read that a run has stored: its old names are nobody's to
-change."""
+RENAMED: Mapping[str, str] = {
+    "normalization": "loss_normalization", "batch_size": "global_batch_size",
+}  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -48,10 +48,10 @@ class TrainSettings(Section):
     """What a recipe's section `train` and `TOPRConfig` have in common. Names are those of
     `transformers.TrainingArguments` where it has one. The defaults are the paper's."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {
-        "mask_truncated": False, "watch": "warn", "watch_steps": None,
-    }  # fmt: skip
-    FLOATS: ClassVar[frozenset[str]] = frozenset({"objective_args"})
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        {"micro_batch_tokens", "layout", "save_steps", "logging_steps", "report_to"}
+    )
 
     objective: str = "topr"
     """A name in `topr.objectives.OBJECTIVES`, or `taper` with custom limits."""
@@ -189,7 +189,7 @@ class LoraConfig(Section):
 class TrainConfig(TrainSettings):
     """How a model is trained on a dataset."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {**TrainSettings.ADDED, "probe_problems": 32}
+    NO_EFFECT: ClassVar[frozenset[str]] = TrainSettings.NO_EFFECT | {"gradient_checkpointing"}
 
     taper: TaperConfig | None = None
     """Custom limits, for objective `taper`."""
@@ -209,19 +209,19 @@ class TrainConfig(TrainSettings):
     """Any further field of TOPRConfig, passed as it is; none that uploads (`topr push` does)."""
 
     def without_effect(self) -> frozenset[str]:
-        """Those of a watch that only warns: it can be turned off, and probed less, in a run."""
-        keys = ("watch", "watch_steps", "probe_problems")
-        return frozenset() if self.watch == "stop" else frozenset(keys)
+        """See `Section.without_effect`: a watch that only warns may be turned off in a run."""
+        watching = {"watch", "watch_steps", "probe_problems"}
+        return self.NO_EFFECT if self.watch == "stop" else self.NO_EFFECT | watching
 
     @model_validator(mode="before")
     @classmethod
-    def _new_names(cls, values: Any, info: ValidationInfo) -> Any:
+    def _new_names(cls, values: Any) -> Any:
         """Take old names of keys. The later of both counts: an override comes after its recipe."""
         if not isinstance(values, dict):
             return values
         renamed = {}
         for name, value in values.items():
-            if name in RENAMED and info.context is not STORED:
+            if name in RENAMED:
                 _say_renamed(name)
             renamed[RENAMED.get(name, name)] = value
         return renamed
@@ -238,7 +238,7 @@ class TrainConfig(TrainSettings):
                 f"save_steps={self.save_steps} is not a multiple of logging_steps="
                 f"{self.logging_steps}: a resumed log would differ from a straight one"
             )
-        if self.watch == "off" and self.probe_problems != self.ADDED["probe_problems"]:
+        if self.watch == "off" and self.probe_problems != 32:
             self._has_no_effect("probe_problems", "watch", "'warn' or 'stop'")
         if self.watch_steps and self.watch == "warn" and not self.probe_problems:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 Its own program, which imports nothing of topr:
 
-    python guard.py PID COMMAND ...
+    python supervisor.py PID COMMAND ...
 
 It runs the command in its own session and ends that session, children and all, when process
 PID is no longer its parent (killed, even by SIGKILL), when it is told to end (SIGTERM) or is killed

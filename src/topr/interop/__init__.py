@@ -11,7 +11,7 @@ from topr.interop.import_options import ImportOptions
 from topr.interop.import_stage import report as report_import
 from topr.interop.import_stage import write_rollouts
 from topr.interop.importers import import_rollouts
-from topr.interop.row_files import RowStream, as_column, data_files, read_rows
+from topr.interop.row_files import RowStream, as_column, data_files, read_rows, table_of
 from topr.interop.row_output import check_output, write_rows
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "open_source",
     "read_rows",
     "report_import",
+    "table_of",
     "write_rollouts",
     "write_rows",
 ]

@@ -13,7 +13,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -139,7 +139,11 @@ def read_rows(source: str | Path) -> pa.Table:
         raise DataError(f"{path} is not there: give a file or a directory of topr's shards")
     if pick(_READERS, path) is _read_parquet:
         return _without_encodings(read_file(path))
-    rows = list(_stream_file(path))
+    return table_of(list(_stream_file(path)))
+
+
+def table_of(rows: Sequence[RawRow]) -> pa.Table:
+    """Return rows as a table with the columns of all of them; values as `read_rows` says."""
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table(
         {clean_text(name): as_column([row.get(name) for row in rows]) for name in names}

@@ -1,8 +1,7 @@
 """A run's or a study's directory: locked by one process for one recipe, never overwritten."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from topr.config import dump_recipe
-from topr.config.base import Section, present_name
-from topr.config.training import STORED
+from topr.config.base import Section
 from topr.errors import RunDirectoryError
 from topr.runs.environment import environment
 from topr.store import locked, write_json_atomic, write_text_atomic
@@ -89,14 +87,16 @@ def _has_work(directory: Path) -> bool:
 
 
 def _refuse_other_recipe(recipe: Section, path: Path) -> None:
-    there, here = yaml.safe_load(path.read_text(encoding="utf-8")), recipe.fixed()
-    with suppress(ValidationError):  # a key that has come since has its default there
-        there = type(recipe).model_validate(there, context=STORED).fixed()
-    differing = [
-        f"{present_name(key)} ({old!r} there, {new!r} now)"
-        for key, (old, new) in _differences(there, here).items()
-        if not any(fnmatch(key, shown) for shown in recipe.SHOWN)
-    ]
+    there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    here = recipe.model_dump(mode="json")
+    try:
+        stored = type(recipe).model_validate(there)
+    except ValidationError:  # of a version with other keys
+        keys = _differences(there, here)
+    else:
+        old, new = stored.fixed(), recipe.fixed()  # without defaults, which are told all the same
+        keys, there, here = _differences(old, new), _over(there, old), _over(here, new)
+    differing = [f"{key} ({_at(there, key)!r} there, {_at(here, key)!r} now)" for key in keys]
     if differing:
         raise RunDirectoryError(
             f"{path.parent} holds a run of another recipe; it differs in "
@@ -105,10 +105,25 @@ def _refuse_other_recipe(recipe: Section, path: Path) -> None:
         )
 
 
-def _differences(a: Any, b: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def _over(values: Any, others: Any) -> Any:
+    """Return nested values with others laid over them."""
+    if not (isinstance(values, dict) and isinstance(others, dict)):
+        return others
+    return values | {key: _over(values.get(key), others[key]) for key in others}
+
+
+def _at(values: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys in which two values differ."""
     if not (isinstance(a, dict) and isinstance(b, dict)):
-        return {} if a == b else {prefix: (a, b)}
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in [*a, *(k for k in b if k not in a)]:
-        found |= _differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
-    return found
+        return [] if a == b else [prefix]
+    return [
+        found
+        for key in dict.fromkeys([*a, *b])
+        for found in _differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
+    ]

@@ -27,7 +27,7 @@ from topr.tasks import Task, load_task
 from topr.tasks.prompts import check_prompts, resolve_prompt
 
 DATA_VERSIONS = {
-    "generate": 1, "grade": 2, "curate": 2, "train": 1, "evaluate": 2, "verify": 2,
+    "generate": 2, "grade": 2, "curate": 2, "train": 2, "evaluate": 2, "verify": 2, "import": 1,
 }  # fmt: skip
 """Of each stage. Raised when its code makes other data of the same inputs: what an earlier version
 began is then refused, not mixed with."""
@@ -50,19 +50,21 @@ def _plain(part: Any) -> Any:
 def data_fingerprint(path: Path) -> Any:
     """Return what tells the data in a file or a directory of shards from other data, cheaply.
 
-    Of what a stage made it is the stage's fingerprint. Where a file lies plays no part.
+    Of what a stage made it is the stage's fingerprint; of files, size and time, or the commit of
+    those from the hub (downloaded again, they have another time). Where they lie on this machine
+    plays no part.
     """
-    if path.is_dir():
-        manifest = read_manifest(path)
-        if manifest is not None:
-            return manifest.fingerprint
-        return [(shard.name, shard.stat().st_size) for shard in shard_paths(path)]
-    if not path.is_file():
-        return None
-    commit = hub.commit_of(path)
-    if commit is not None:  # downloaded again, the file has another time
-        return [commit, path.name]
-    return [path.stat().st_size, path.stat().st_mtime_ns]
+    if path.is_dir() and (manifest := read_manifest(path)) is not None:
+        return manifest.fingerprint
+    files = shard_paths(path) if path.is_dir() else [path]
+    return [_file_fingerprint(file, path.is_dir()) for file in files if file.is_file()] or None
+
+
+def _file_fingerprint(file: Path, named: bool) -> list[Any]:
+    if (place := hub.place_of(file)) is not None:
+        return list(place)
+    stat = file.stat()
+    return [file.name if named else None, stat.st_size, stat.st_mtime_ns]
 
 
 def grading_version(grader: str) -> str | None:
@@ -104,6 +106,11 @@ class OpenStage:
         return manifest
 
 
+def stage_fingerprint(name: str, *parts: Any) -> str:
+    """Return what a stage's result is known by, with the version of its data in front."""
+    return f"v{DATA_VERSIONS[name]}:{fingerprint(name, *parts)}"
+
+
 @contextmanager
 def open_stage(directory: Path, name: str, *parts: Any) -> Iterator[OpenStage]:
     """Open a stage: `parts` fix its result, together with its name and the version of its data.
@@ -113,7 +120,7 @@ def open_stage(directory: Path, name: str, *parts: Any) -> Iterator[OpenStage]:
             version, or another process is making it.
 
     """
-    found = f"v{DATA_VERSIONS[name]}:{fingerprint(name, *parts)}"
+    found = stage_fingerprint(name, *parts)
     with begin(directory, name, found) as done:
         yield OpenStage(name=name, directory=directory, fingerprint=found, done=done)
 

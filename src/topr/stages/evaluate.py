@@ -26,6 +26,7 @@ from topr.stages.draw import draw
 from topr.stages.draw_plan import DrawPlan, extra_columns
 from topr.store import read_table, shard_paths, write_shard
 from topr.tasks.base import Split, Task
+from topr.tokenization.digest import tokenizer_digest
 from topr.verifier.task import check_question
 from topr.verifier.verdicts import CHECK_COLUMNS, scores, verdict_metrics
 
@@ -145,7 +146,7 @@ def evaluate(
     """
     shards = directory / SHARDS
     drawn = shards / "drawn"
-    measured = engine.revision or engine.model_name
+    measured = (engine.revision or engine.model_name, tokenizer_digest(engine.tokenizer))
     with open_stage(
         shards, "evaluate", plan, grading_version(plan.grader), measured, name
     ) as stage:

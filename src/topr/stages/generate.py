@@ -26,6 +26,7 @@ from topr.stages.grade import grade_shards, open_grades
 from topr.store import Manifest, read_table, shard_paths
 from topr.tasks import Split, Task
 from topr.tasks.prompts import prompt_kinds
+from topr.tokenization.digest import tokenizer_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,7 +123,8 @@ def generate_rollouts(
 
     """
     with ExitStack() as held:
-        parts = (plan, engine.revision or engine.model_name, quota)
+        writer = (engine.revision or engine.model_name, tokenizer_digest(engine.tokenizer))
+        parts = (plan, *writer, quota)
         stage = held.enter_context(open_stage(directory, "generate", *parts))
         if stage.done is not None:
             return stage.done

@@ -16,7 +16,7 @@ from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
 from topr.models.files import fingerprint
 from topr.models.gguf import gguf_details
-from topr.models.loading import LoadedModel, identity, load
+from topr.models.loading import LoadedModel, identity, load, load_tokenizer
 from topr.objectives import BaselineRole, share_advice
 from topr.progress import Advance, Progress, Silent
 from topr.stages.callbacks import Bar, CompleteCheckpoints, LogFile, Snapshots, log_lines
@@ -31,6 +31,7 @@ from topr.store import (
     write_json_atomic,
     write_text_atomic,
 )
+from topr.tokenization.digest import tokenizer_digest
 from topr.training import BehaviorPolicies, TOPRConfig, TOPRTrainer
 from topr.training.behavior import rows_by_revision
 from topr.training.data import LEFT_OUT
@@ -121,6 +122,7 @@ def _open(
         [data_fingerprint(dataset) for dataset in datasets],
         config,
         identity(model),
+        tokenizer_digest(load_tokenizer(model)),  # of rows that are text
         model.at(""),
         seed,
         sorted({str(identity(writer)) for writer in scored_by}),

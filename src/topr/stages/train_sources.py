@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from topr.errors import DataError
-from topr.interop import RowStream, as_column
+from topr.interop import RowStream, table_of
 
 
 class GradedRows:
@@ -40,9 +40,7 @@ class GradedRows:
                 found[number] = row
             if number == last:
                 break
-        rows = [found[number] for number in numbers]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        return pa.table({name: as_column([row.get(name) for row in rows]) for name in names})
+        return table_of([found[number] for number in numbers])
 
 
 def _require_text_or_ids(source: Path, row: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from topr.store import (
     write_json_atomic,
 )
 from topr.tasks import load_task
+from topr.tokenization.digest import tokenizer_digest
 from topr.verifier.task import Candidate, VerifierTask, candidates_of
 from topr.verifier.verdicts import CHECK_COLUMNS, Score, scores, verdict_metrics
 from topr.verifier.votes import METHODS
@@ -74,7 +75,7 @@ def verify_rollouts(
         DataError: there is no question, no solution, or no column of a name in `by`.
 
     """
-    verifier = engine.revision or engine.model_name
+    verifier = (engine.revision or engine.model_name, tokenizer_digest(engine.tokenizer))
     settings = (task.config, config, verifier, columns, list(by), resamples, seed)
     with open_stage(directory, "verify", data_fingerprint(source), *settings) as stage:
         if stage.done is not None:

@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
-from filelock import lock_descriptor
 
 from topr.errors import RunDirectoryError
 from topr.records import Rollout
+from topr.store.lock import locks
 from topr.store.schema import ROLLOUT_SCHEMA, rollouts_to_table, table_to_rollouts
 
 
@@ -47,7 +47,7 @@ class Journal:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab", buffering=0)
-        if not lock_descriptor(self._file.fileno(), blocking=False):
+        if not locks(self._file.fileno(), self.path.parent):
             self._file.close()
             raise RunDirectoryError(
                 f"another process draws into {self.path.parent}: wait for it, or stop it first"

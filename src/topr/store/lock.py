@@ -20,6 +20,23 @@ LOCKLESS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a file system without locks answers: Lustre without its option `flock`, for one."""
 
 
+def locks(descriptor: int, directory: Path) -> bool:
+    """Lock an open file of a directory for this process. Return False where another one has it.
+
+    A file system without locks gives a warning and True.
+    """
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise
+        logger.warning(
+            "%s: its file system has no locks (%s): make sure that only one process writes there",
+            directory, error.strerror,
+        )  # fmt: skip
+        return True
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold a directory, which is made if absent; the system releases it when the process and what
@@ -31,17 +48,7 @@ def locked(directory: Path) -> Iterator[None]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK_FILE).open("a+", encoding="utf-8") as lock:
-        try:
-            free = lock_descriptor(lock.fileno(), blocking=False)
-        except OSError as error:
-            if error.errno not in LOCKLESS:
-                raise
-            free = True
-            logger.warning(
-                "%s: its file system has no locks (%s): make sure that only one process writes "
-                "there", directory, error.strerror,
-            )  # fmt: skip
-        if not free:
+        if not locks(lock.fileno(), directory):
             lock.seek(0)
             raise RunDirectoryError(
                 f"another process is running in {directory} ({lock.read() or 'not known which'}): "

@@ -1,7 +1,7 @@
 """One cell of a study: its own run, on draws that it shares with other cells.
 
 `work` is what a worker process is given; everything that it needs is in a `Job`, and what it made
-is in the job's directory when it returns. Not here: which cells there are (`topr.studies.grid`).
+is in the job's directory when it returns. Not here: which cells there are (`topr.studies.run`).
 """
 
 import json

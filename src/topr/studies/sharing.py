@@ -15,6 +15,7 @@ from topr.progress import Silent
 from topr.runs.directory import lock_run_directory
 from topr.runs.preparation import decide_prompt, quotas
 from topr.stages.common import data_fingerprint, fingerprint, grading_version
+from topr.store import atomic_path
 from topr.store.lock import LOCK_FILE
 
 SHARED = ("iteration-00", "iteration-01")
@@ -56,4 +57,5 @@ def share_stages(recipe: Recipe, made: Path, directory: Path) -> None:
             try:
                 os.link(path, target)
             except OSError:
-                shutil.copy2(path, target)
+                with atomic_path(target, overwrite=False) as temporary:
+                    shutil.copy2(path, temporary)

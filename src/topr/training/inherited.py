@@ -55,7 +55,10 @@ _ORDER = (
     "batches are whole optimizer steps, shuffled by `seed` and the epoch: leave it out, and choose "
     "with `shuffle_by` what is shuffled"
 )
-_LOADER = "rows lie in memory, and the loader has no such switch: leave it out"
+_LOADER = (
+    "rows are read from a file that is mapped into memory, and the loader has no such switch: "
+    "leave it out"
+)
 _NO_WRAPPER = (
     "the model is not wrapped in DistributedDataParallel, gradients are summed once a step: leave "
     "it out"

@@ -6,6 +6,7 @@ whole run is worked out in `topr.runs.plan.costs`.
 
 import resource
 import statistics
+import sys
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -163,4 +164,5 @@ def _peak_memory() -> int:
     """Return the most bytes that were in use so far: of the GPU where there is one."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # kilobytes, but on a Mac
