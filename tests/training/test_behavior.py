@@ -21,12 +21,12 @@ def mixed(*revisions):
     return [row | {"revision": revisions[i % len(revisions)]} for i, row in enumerate(rows)]
 
 
-def trainer(tmp_path, rows, writers):
+def trainer(tmp_path, rows, writers, **settings):
     return TOPRTrainer(
         model=tiny_model(seed=0),
         args=TOPRConfig(
             output_dir=str(tmp_path), use_cpu=True, behavior_logprobs="recompute",
-            per_device_train_batch_size=16, save_strategy="no",
+            per_device_train_batch_size=16, save_strategy="no", **settings,
         ),
         train_dataset=rows,
         processing_class=tiny_tokenizer(),
@@ -44,6 +44,18 @@ def test_each_row_is_scored_with_the_model_that_wrote_it(tmp_path):
     for row, found in zip(rows, made.rows["behavior_logprobs"], strict=True):
         expected = plain_logprobs(models[row["revision"]], row).detach()
         assert found == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_another_writer_is_scored_under_autocast(tmp_path):
+    """How a model is run is tried in the type of its weights, where rounding hides no fault."""
+    models = {"a": tiny_model(seed=0), "b": tiny_model(seed=1)}
+    policies = BehaviorPolicies(own="a", find=lambda revision: models[revision])
+    rows = mixed("a", "b")
+    made = trainer(tmp_path, rows, policies, bf16=True, max_steps=1)
+    made.train()
+    for row, found in zip(rows, made.rows["behavior_logprobs"], strict=True):
+        expected = plain_logprobs(models[row["revision"]], row).detach()
+        assert found == pytest.approx(expected.tolist(), abs=0.5)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from topr.errors import TrainingError
-from topr.models.wrappers import causal_lm
+from topr.models.wrappers import causal_lm, without_autocast
 from topr.training.batches import Batch, Row, longest_row
 from topr.training.logprobs import Forward
 
@@ -65,7 +65,11 @@ def forward_of(model: nn.Module, rows: Sequence[Row] | Dataset, layout: Layout =
             and does not fit.
 
     """
-    trial = _Trial(model, longest_row(rows))
+    with without_autocast(model):  # which rounds more than a fault moves log-probabilities
+        return _found(_Trial(model, longest_row(rows)), layout)
+
+
+def _found(trial: "_Trial", layout: Layout) -> Forward:
     chunk = trial.try_chunks()
     alone = Forward(share=False, chunk=chunk is None, alone=True)
     padded = Forward(share=False, chunk=chunk is None)
