@@ -92,9 +92,12 @@ def test_overrides_are_yaml_and_numbers_need_no_dot():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.learning_rte=1", r"unknown key 'train.learning_rte'; did you mean 'learning_rate'"),
+        (
+            "train.learning_rte=1",
+            r"unknown key 'train.learning_rte'; did you mean 'train.learning_rate'",
+        ),
         ("trian.max_steps=1", r"unknown key 'trian'; did you mean 'train'"),
-        ("task.tain_problems=1", r"did you mean 'train_problems'"),
+        ("task.tain_problems=1", r"did you mean 'task.train_problems'"),
         ("train.learning_rate=-1", r"train.learning_rate: .*greater than 0 \(found -1\)"),
         ("train.max_steps", r"has no value: write it as key.key=value"),
         ("train.baseline=0.1", None),
@@ -102,7 +105,6 @@ def test_overrides_are_yaml_and_numbers_need_no_dot():
         ("train.skip_negatives=1.5", r"train.skip_negatives"),
         ("train.normalization_constant=3", r"normalization_constant=3.0 does nothing"),
         ("curate.strategy=all", r"unknown key 'curate.strategy'; known keys: steps"),
-        ("curate.steps=positives", r"curate.steps: .*a list \(found 'positives'\)"),
         ("curate.steps=[postives]", r"unknown rule 'postives'; did you mean 'positives'"),
         ("curate.steps=[cap]", r"curate.steps.0.cap.per_problem: Field required"),
         ("curate.steps=[{per_problem: 3}]", r"curate.steps.0: no key 'rule'"),

@@ -46,3 +46,14 @@ class Silent:
 
 def ignore(done: int, *, tokens: int = 0, note: str = "") -> None:
     """Show nothing of a step forward: an `Advance`."""
+
+
+def duration(seconds: float) -> str:
+    """Return a time with two digits that matter.
+
+    >>> [duration(s) for s in (0.04, 2, 42, 200, 5400, 40_000, 400_000)]
+    ['0.0 s', '2.0 s', '42 s', '3.3 min', '90 min', '11 h', '4.6 days']
+    """
+    units = ((172_800, 86_400, "days"), (7200, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
+    size, name = next((size, name) for least, size, name in units if seconds >= least)
+    return f"{seconds / size:.{0 if seconds / size >= 9.95 else 1}f} {name}"

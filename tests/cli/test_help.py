@@ -64,7 +64,10 @@ def test_env_names_versions():
     ("arguments", "message"),
     [
         (["run", "quickstrat", "-o", "x"], "Did you mean 'quickstart'?"),
-        (["run", "quickstart", "-o", "x", "train.learning_rat=1"], "did you mean 'learning_rate'?"),
+        (
+            ["run", "quickstart", "-o", "x", "train.learning_rat=1"],
+            "mean 'train.learning_rate'?",
+        ),
         (["run", "quickstart", "-o", "x", "train.objective=topper"], "Did you mean 'topr'?"),
         (["run", "quickstart", "-o", "x", "learning_rate"], "train.learning_rate=1e-6"),
         (["run", "gsm8k", "-o", "x", "model.path=builtin"], "makes no model of its own"),

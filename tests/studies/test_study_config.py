@@ -67,7 +67,7 @@ def test_an_arm_changes_keys_of_sections_and_leaves_the_others(tmp_path: Path) -
                 "arms": {"one": {"label": "O", "changes": {"train": {"objectiv": "is"}}}},
                 "claims": [],
             },
-            r"arms\.one:\n.*unknown key 'train\.objectiv'; did you mean 'objective'",
+            r"arms\.one:\n.*unknown key 'train\.objectiv'; did you mean 'train\.objective'",
         ),
     ],
 )

@@ -3,14 +3,18 @@
 import errno
 import logging
 import os
+import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
 
-from topr.cli import data, info, publishing, running, studies, training, verifying
+from topr._version import __version__
+from topr.cli import data, info, publishing, running, start, studies, training, verifying
 from topr.cli.console import err, log_to_console
+from topr.cli.overview import arrange
 from topr.errors import ConfigError, ToprError
 from topr.runs.environment import launched
 
@@ -25,18 +29,27 @@ app = typer.Typer(
     name="topr",
     help="Offline reinforcement learning for language models on tasks with checkable answers.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (running, training, verifying, studies, data, publishing, info):
+for module in (running, start, training, verifying, studies, data, publishing, info):
     module.register(app)
+arrange(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"topr {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def options(
     context: typer.Context,
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Also say what stages do inside."),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version.", callback=_version, is_eager=True
+    ),
 ) -> None:
     """Offline reinforcement learning for language models on tasks with checkable answers."""
     rank, count = launched()
@@ -57,6 +70,7 @@ def main() -> None:
     how to resume.
     """
     try:
+        _refuse_dashes(sys.argv[1:])
         app()
     except ToprError as error:
         _end(str(error))
@@ -70,6 +84,16 @@ def main() -> None:
             raise
         what = getattr(error, "filename", None) or "a file"
         _end(f"{what} could not be written: {reason}. Make room, and the same command resumes")
+
+
+def _refuse_dashes(arguments: Sequence[str]) -> None:
+    """Say how settings are written to somebody who writes `--train.learning_rate 1e-6`."""
+    for argument in arguments:
+        if found := re.match(r"--([a-z_]+(?:\.\w+)+)", argument):
+            raise ConfigError(
+                f"{argument}: settings are written without dashes, {found[1]}=VALUE. Options with "
+                "dashes are those of `--help`"
+            )
 
 
 def _end(message: str) -> NoReturn:

@@ -1,7 +1,9 @@
 """What the terminal shows: bars where there is a terminal, plain lines where there is none."""
 
 import logging
+import statistics
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from topr.progress import Advance
+from topr.progress import Advance, duration
 
 if TYPE_CHECKING:  # bars and tables take a tenth of a second to import: not for `--help`
     from rich.table import Table
@@ -17,6 +19,8 @@ if TYPE_CHECKING:  # bars and tables take a tenth of a second to import: not for
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+RECENT = 20
+"""Units whose time says how long the rest takes."""
 PLAIN_SECONDS = 15.0
 """Between two lines of one step, where there is no terminal."""
 
@@ -65,7 +69,6 @@ def _live_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
         Progress,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
 
     progress = Progress(
@@ -74,18 +77,18 @@ def _live_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[note]}"),
         console=out,
         transient=False,
     )
     meter = _Meter(unit)
     with progress:
-        task = progress.add_task(title, total=total, rate="", note="")
+        task = progress.add_task(title, total=total, rate="", left="", note="")
 
         def advance(done: int, *, tokens: int = 0, note: str = "") -> None:
             meter.add(done, tokens)
-            fields: dict[str, Any] = {"rate": meter.rate()}
+            fields: dict[str, Any] = {"rate": meter.rate(), "left": meter.left(total)}
             if note:
                 fields["note"] = escape(note)
             progress.update(task, advance=done, **fields)
@@ -99,10 +102,7 @@ def _plain_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
     last, notes = time.monotonic(), [""]
 
     def line() -> None:
-        parts = [f"{title}: {meter.done}/{total} {unit}", meter.rate(), notes[0]]
-        if 0 < meter.done < total:
-            left = (total - meter.done) * meter.seconds() / meter.done
-            parts.append(f"about {left:.0f} s left")
+        parts = [f"{title}: {meter.done}/{total} {unit}", meter.rate(), notes[0], meter.left(total)]
         out.print(escape(", ".join(part for part in parts if part)), soft_wrap=True)
 
     def advance(done: int, *, tokens: int = 0, note: str = "") -> None:
@@ -118,25 +118,46 @@ def _plain_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 class _Meter:
-    """Counts units and tokens, and how fast they come."""
+    """Counts units and tokens, and how fast they come lately."""
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
         self.done = 0
         self.tokens = 0
-        self._start = time.monotonic()
+        self._start = self._last = time.monotonic()
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        """Seconds of each of the last units."""
 
     def add(self, done: int, tokens: int) -> None:
         self.done += done
         self.tokens += tokens
+        now = time.monotonic()
+        if done > 0:
+            self._recent.append((now - self._last) / done)
+            self._last = now
 
-    def seconds(self) -> float:
-        return max(time.monotonic() - self._start, 1e-9)
+    def seconds_each(self) -> float:
+        """Return the seconds of a unit: the median of the recent past, which no pause moves."""
+        return max(statistics.median(self._recent), 1e-9) if self._recent else 0.0
 
     def rate(self) -> str:
         if self.tokens:
-            return f"{self.tokens / self.seconds():,.0f} tokens/s"
-        return f"{self.done / self.seconds():,.1f} {self.unit}/s"
+            seconds = max(time.monotonic() - self._start, 1e-9)
+            return f"{self.tokens / seconds:,.0f} tokens/s"
+        each = self.seconds_each()
+        if not each:
+            return ""
+        one = self.unit.removesuffix("s")
+        return f"{1 / each:,.1f} {self.unit}/s" if each < 1 else f"{each:,.1f} s/{one}"
+
+    def left(self, total: int) -> str:
+        """Return about how long the rest takes, in words; "" where that is not known."""
+        if not 0 < self.done < total:
+            return ""
+        average = (time.monotonic() - self._start) / self.done
+        # Units that come many at a time (a shard, a batch) have a median that says nothing.
+        each = average if self.tokens else self.seconds_each()
+        return f"about {duration((total - self.done) * each)} left"
 
 
 def _models_table(title: str, models: Sequence[Mapping[str, Any]]) -> "Table":

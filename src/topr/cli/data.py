@@ -1,5 +1,6 @@
 """`topr import`, `topr export`, `topr compare`, `topr report`."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -260,15 +261,28 @@ def export(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="An evaluation.json, or the directory that holds it.")],
+    a: Annotated[Path, typer.Argument(help="A run, an evaluation.json, or its directory.")],
     b: Annotated[Path, typer.Argument(help="Another, on the same problems.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Compare two models on the same problems, paired: a minus b with 95 % intervals."""
-    from topr.evaluation import RESULT_FILE, read_evaluation
-    from topr.evaluation import compare as paired
+    """Compare two models on the same problems, paired: a minus b with 95 % intervals.
 
-    results = [read_evaluation(path / RESULT_FILE if path.is_dir() else path) for path in (a, b)]
-    for found in paired(*results):
+    Of a run it is the model that the run kept, or its last one.
+    """
+    from topr.evaluation import compare as paired
+    from topr.evaluation import read_evaluation
+    from topr.runs.directory import evaluation_file
+
+    files = [evaluation_file(path) for path in (a, b)]
+    results = [read_evaluation(file) for file in files]
+    names = [result.name for result in results]
+    if names[0] == names[1]:  # two runs have models of one name: told apart by where they are
+        results = [replace(r, name=str(p)) for r, p in zip(results, (a, b), strict=True)]
+    differences = paired(*results)
+    if as_json:
+        typer.echo(json.dumps([asdict(found) for found in differences], indent=2))
+        return
+    for found in differences:
         low, high = found.ci
         out.print(
             escape(

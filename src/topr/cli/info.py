@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def recipes(
     show: Annotated[str | None, typer.Argument(help="Print this recipe, resolved.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the shipped recipes and what each needs, or print one."""
     from rich.table import Table
@@ -29,9 +30,13 @@ def recipes(
     if show is not None:
         typer.echo(dump_recipe(load_recipe(show)), nl=False)
         return
+    found = {name: load_recipe(name) for name in shipped_recipes()}
+    if as_json:
+        told = {name: recipe.model_dump(mode="json") for name, recipe in found.items()}
+        typer.echo(json.dumps(told, indent=2))
+        return
     table = Table("recipe", "what it does", "what it needs")
-    for name in shipped_recipes():
-        recipe = load_recipe(name)
+    for name, recipe in found.items():
         table.add_row(name, recipe.description, recipe.needs)
     out.print(table)
     out.print("Run one with: topr run NAME -o DIR")

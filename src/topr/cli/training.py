@@ -64,10 +64,12 @@ def train(
     from topr.config import ModelConfig, TrainConfig, load_recipe, load_section
     from topr.config.recipe import validate
     from topr.errors import DataError
+    from topr.interop import RowStream
 
     config = load_section(TrainConfig, "train", recipe, overrides or [])
     if not dataset.exists():
         raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
+    RowStream.open(dataset)  # refuses a file without rows, before anything is loaded
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
     from topr.models.gguf import plain_model
@@ -135,6 +137,7 @@ def evaluate(
     overrides: Overrides = None,
     model: ModelPath = None,
     name: Annotated[str, typer.Option(help="The model's name in tables.")] = "model",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Measure a model on held-out problems, or score graded rollouts that are there already."""
     from topr.evaluation import RESULT_FILE, write_evaluation
@@ -151,8 +154,8 @@ def evaluate(
         if (output / RESULT_FILE).exists():
             _refuse(output / RESULT_FILE)
         path = hub_or_path(source)
-        shards = path.is_dir() or path.suffix == ".parquet"
-        rollouts = read_table(path, SCORED_COLUMNS) if shards else read_rows(path)
+        shards = path.is_dir()
+        rollouts = read_table(path, SCORED_COLUMNS) if shards else _named(read_rows(path))
         result = score(
             rollouts,
             pass_at=config.pass_at,
@@ -174,11 +177,26 @@ def evaluate(
         progress = ConsoleProgress()
         start = starting_model(with_model(loaded, model), progress)
         result = evaluate_model(loaded, start, output, name=name, progress=progress)
+    if as_json:
+        typer.echo((output / RESULT_FILE).read_text(encoding="utf-8"), nl=False)
+        return
     from topr.evaluation import headline
 
     out.print(escape(headline(result)), soft_wrap=True)
     for key, value in result.metrics.items():
         out.print(escape(f"  {key}: {_number(value)}"))
+
+
+def _named(table: Any) -> Any:
+    """Return rows of any tool with a column `problem_id`: by default their prompts tell."""
+    from topr.interop import ColumnMap, as_column
+
+    found = ColumnMap().resolve(table, required=())
+    named = found.problem_id or found.prompt
+    if not named or named == "problem_id":
+        return table
+    ids = as_column([str(value) for value in table[named].to_pylist()])
+    return table.append_column("problem_id", ids)
 
 
 def _names_rollouts(source: str) -> bool:

@@ -1,6 +1,7 @@
 """`topr verify` and `topr vote`."""
 
 import json
+import logging
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,8 @@ from rich.markup import escape
 from topr.cli.console import ConsoleProgress, out
 from topr.cli.running import Output, Overrides, RecipeOption, prepare_tensors
 from topr.cli.sources import hub_or_path
+
+logger = logging.getLogger(__name__)
 
 METRICS = ("accuracy", "balanced_accuracy", "auc", "calibration_error", "invalid")
 
@@ -152,7 +155,13 @@ def _asked(recipe: str | None, overrides: list[str], model: Path) -> tuple[Any, 
 
     if recipe is None:
         config = load_section(GenerateConfig, "generate", None, overrides)
-        values = {"name": "verifier", **noted_prompt(model)}
+        noted = noted_prompt(model)
+        if not noted:
+            logger.warning(
+                "%s has no %s, so topr did not train it as a verifier. It is asked with the default "
+                "prompt; --recipe says another", model, PROMPT_FILE,
+            )  # fmt: skip
+        values = {"name": "verifier", **noted}
         return validate(VerifierConfig, values, where=str(model / PROMPT_FILE)), config
     loaded = load_recipe(recipe)
     if loaded.verifier is not None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
@@ -32,6 +33,19 @@ class Section(BaseModel):
             if any(isinstance(each, bool) for each in among) and _is_number(cls, name):
                 raise ValueError(f"{name}={value}: expected a number, which true and false are not")
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list(cls, values: Any) -> Any:
+        """Take one value where a list is wanted: `curate.steps=positives`."""
+        if not isinstance(values, dict):
+            return values
+        single = {
+            name: (value,)
+            for name, value in values.items()
+            if isinstance(value, str | int | float) and _is_list(cls, name)
+        }
+        return values | single
 
     def fixed(self) -> dict[str, Any]:
         """Return the values that numbers depend on, for a hash of them, without defaults.
@@ -90,6 +104,24 @@ def _is_number(section: type[Section], name: str) -> bool:
     field = section.model_fields.get(name)
     types = set(_types(field.annotation)) if field else set()
     return bool(types & {int, float}) and not types & {bool, Any}
+
+
+@cache
+def _is_list(section: type[Section], name: str) -> bool:
+    """Return whether a key takes a list, of any length, and no single value."""
+    field = section.model_fields.get(name)
+    kinds = _members(field.annotation) if field else []
+    lists = [kind for kind in kinds if get_origin(kind) is tuple and get_args(kind)[-1] is ...]
+    return bool(lists) and all(kind in lists or kind is type(None) for kind in kinds)
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Return the members of a union, or the one type that an annotation is."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [each for member in get_args(annotation) for each in _members(member)]
+    return [annotation]
 
 
 def _types(annotation: Any) -> Iterator[Any]:

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -198,11 +198,40 @@ def override_section(section: SectionT, name: str, overrides: Sequence[str]) -> 
 
 
 def _refuse_other_section(override: str, name: str, section: type[BaseModel]) -> None:
-    if not override.startswith(f"{name}."):
-        raise ConfigError(
-            f"override {override!r}: this command reads the section {name!r} only; write "
-            f"{name}.KEY=VALUE with KEY one of {', '.join(section.model_fields)}"
-        )
+    if override.startswith(f"{name}."):
+        return
+    key, _, value = override.partition("=")
+    meant = f"{name}.KEY=VALUE with KEY one of {', '.join(section.model_fields)}"
+    if near := _similar(key, section.model_fields):
+        meant = f"{name}.{near}={value or 'VALUE'}"
+    raise ConfigError(
+        f"override {override!r}: this command reads the section {name!r} only; write {meant}"
+    )
+
+
+ABBREVIATED = {
+    "lr": "learning_rate", "epochs": "num_train_epochs", "bs": "global_batch_size",
+    "batch_size": "global_batch_size", "steps": "max_steps", "temp": "temperature",
+    "max_new_tokens": "max_tokens", "num_samples": "n", "num_return_sequences": "n",
+}  # fmt: skip
+"""What other tools, and people in a hurry, call some keys."""
+
+
+def _similar(key: str, known: Iterable[str]) -> str | None:
+    """Return the key that was probably meant."""
+    name, known = ABBREVIATED.get(key, key), list(known)
+    near = [name] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return near[0] if near else None
+
+
+def _in_a_section(key: str) -> str | None:
+    """Return the dotted key of a recipe that was probably meant by a key without its section."""
+    for section in ("train", "generate", "evaluate", "grade", "curate", "model", "loop"):
+        kind: Any = Recipe.model_fields[section].annotation
+        name = ABBREVIATED.get(key, key)
+        if name in kind.model_fields:
+            return f"{section}.{name}"
+    return None
 
 
 def dump_recipe(recipe: Section) -> str:
@@ -251,7 +280,8 @@ def read_values(
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {error}") from error
+        hint = " (YAML is indented with spaces, not with tabs)" if "'\\t'" in str(error) else ""
+        raise ConfigError(f"{source} is not YAML{hint}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(
             f"{source} holds {type(values).__name__}, expected a mapping of sections such as "
@@ -323,11 +353,20 @@ _MEMBER = re.compile(r"constrained-\w+$|literal\[|function-\w+\[")
 def _explain(section: type[BaseModel], problem: Any) -> str:
     # Of a union pydantic names the member that did not fit too: `constrained-float`.
     location = [part for part in map(str, problem["loc"]) if not _MEMBER.match(part)]
-    key = ".".join(location)
+    # Of a task pydantic names the kind as well: `task.gsm8k.split`.
+    shown = location[:1] + location[2:] if len(location) > 2 and location[0] == "task" else location
+    key = ".".join(shown)
     if problem["type"] == "extra_forbidden":
         known = _fields_at(section, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        meant = ABBREVIATED.get(location[-1])
+        if len(location) == 1 and section is Recipe:
+            near = [dotted] if (dotted := _in_a_section(key)) else near
+        elif meant in known:
+            near = [str(meant)]
+        hint = f"known keys: {', '.join(known)}"
+        if near:
+            hint = f"did you mean {'.'.join((*shown[:-1], near[0]))!r}?"
         return f"unknown key {key!r}; {hint}"
     if problem["type"] == "union_tag_invalid":
         known = re.findall(r"'(\w+)'", problem["ctx"]["expected_tags"])

@@ -35,10 +35,6 @@ def _spelled(value: Any) -> Any:
     return "off" if value is False else value
 
 
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 @cache
 def _say_renamed(name: str) -> None:
     logger.warning("train.%s is called train.%s: write that", name, RENAMED[name])
@@ -128,7 +124,7 @@ class TrainSettings(Section):
     """Steps between checkpoints: what an interruption may cost at most."""
     logging_steps: Count = 1
     """Steps between lines of the log."""
-    report_to: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    report_to: tuple[str, ...] = ()
     """Trackers of transformers, next to the run's log: wandb, tensorboard, trackio, mlflow."""
 
     @model_validator(mode="after")

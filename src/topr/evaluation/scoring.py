@@ -16,15 +16,10 @@ from topr.grading.tables import truncated
 from topr.metrics import Floats, bootstrap_interval, majority_at_k, pass_at_k, problem_means
 from topr.records import SAYS_NOTHING, EvalResult, Outcome
 
-SCORED_COLUMNS = (
-    "problem_id",
-    "completion_ids",
-    "finish_reason",
-    "sampling",
-    "grade",
-    "answer",
-)
-"""The columns of the rollout table that `score` reads."""
+_NEEDED = ("problem_id", "grade", "answer")
+SCORED_COLUMNS = (*_NEEDED, "completion_ids", "finish_reason", "sampling")
+"""The columns of the rollout table that `score` reads. Rows of other tools may lack the last three:
+then there is no `mean_length` and no `truncated`, and every row is a sample."""
 
 AnswerClass = tuple[bool, str]
 
@@ -118,9 +113,8 @@ class _Rows:
     answer_N: NDArray[np.object_]
     unreadable_N: NDArray[np.bool_]
     """Whether it has no readable answer, truncated or not."""
-    truncated_N: NDArray[np.bool_]
-    length_N: NDArray[np.int64]
-    """Completion tokens."""
+    counted: Mapping[str, NDArray[Any]]
+    """Of each row, by metric: whether it is truncated, and its tokens; where that is known."""
     sample_N: NDArray[np.bool_]
     """Whether it is one of the samples."""
     greedy_N: NDArray[np.bool_]
@@ -136,7 +130,7 @@ class _Rows:
 
 
 def _read(table: pa.Table) -> _Rows:
-    missing = [name for name in SCORED_COLUMNS if name not in table.column_names]
+    missing = [name for name in _NEEDED if name not in table.column_names]
     if missing:
         raise DataError(
             f"no column {', '.join(missing)} among {', '.join(table.column_names)}: expected "
@@ -153,7 +147,9 @@ def _read(table: pa.Table) -> _Rows:
     truncated_unread_N = (outcome_N == Outcome.TRUNCATED) & unread_N
     encoded = pa.chunked_array(table["problem_id"]).combine_chunks().dictionary_encode()
     problem_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    greedy_N = pc.struct_field(table["sampling"], "temperature").to_numpy() == 0
+    greedy_N = np.zeros(len(table), dtype=bool)
+    if "sampling" in table.column_names:
+        greedy_N = pc.struct_field(table["sampling"], "temperature").to_numpy() == 0
     sample_N = np.ones_like(greedy_N) if greedy_N.all() else ~greedy_N
     problems = len(encoded.dictionary)
 
@@ -173,14 +169,22 @@ def _read(table: pa.Table) -> _Rows:
         outcome_N=outcome_N,
         answer_N=np.array(table["answer"].to_pylist(), dtype=object),
         unreadable_N=(outcome_N == Outcome.UNPARSEABLE) | truncated_unread_N,
-        truncated_N=np.array(truncated(table), dtype=bool),
-        length_N=pc.list_value_length(table["completion_ids"]).to_numpy(),
+        counted=_counted(table),
         sample_N=sample_N,
         greedy_N=greedy_N,
         samples_P=samples_P,
         correct_P=count(outcome_N == Outcome.CORRECT),
         scored_P=scored_P,
     )
+
+
+def _counted(table: pa.Table) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    if "finish_reason" in table.column_names:
+        found["truncated"] = np.array(truncated(table), dtype=bool)
+    if "completion_ids" in table.column_names:
+        found["mean_length"] = pc.list_value_length(table["completion_ids"]).to_numpy()
+    return found
 
 
 def _values(rows: _Rows, pass_at: Sequence[int], rng: np.random.Generator) -> dict[str, Floats]:
@@ -205,8 +209,7 @@ def _values(rows: _Rows, pass_at: Sequence[int], rng: np.random.Generator) -> di
         f"maj@{n}": spread(_majorities(rows, n, rng)),
         "greedy": mean(rows.outcome_N == Outcome.CORRECT, _first_greedy(rows)),
         "invalid": mean(rows.unreadable_N, rows.sample_N),
-        "truncated": mean(rows.truncated_N, rows.sample_N),
-        "mean_length": mean(rows.length_N, rows.sample_N),
+        **{name: mean(counted_N, rows.sample_N) for name, counted_N in rows.counted.items()},
     }
 
 

@@ -68,6 +68,7 @@ class RowStream:
 
         """
         files = data_files(Path(source))
+        _refuse_empty(files)
 
         def read() -> Iterator[tuple[str, RawRow]]:
             for file in files:
@@ -139,6 +140,7 @@ def read_rows(source: str | Path) -> pa.Table:
         raise DataError(f"{path} is not there: give a file or a directory of topr's shards")
     if pick(_READERS, path) is _read_parquet:
         return _without_encodings(read_file(path))
+    _refuse_empty([path])
     return table_of(list(_stream_file(path)))
 
 
@@ -159,6 +161,12 @@ def as_column(values: list[Any]) -> pa.Array:
     if pa.types.is_struct(array.type) and array.type.num_fields == 0:  # parquet has none
         return pa.array([_as_text(value) for value in values], pa.string())
     return array
+
+
+def _refuse_empty(files: Sequence[Path]) -> None:
+    for file in files:
+        if file.stat().st_size == 0:
+            raise DataError(f"{file} is empty: expected rows. Was it written to its end?")
 
 
 def pick(by_suffix: dict[str, T], path: Path) -> T:

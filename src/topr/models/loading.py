@@ -5,6 +5,7 @@ arithmetic task's own base model (`topr.tasks`).
 """
 
 import json
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from topr.models.adapters import refuse_tied, require_same, short_logits
 from topr.models.dtypes import resolve_dtype
 from topr.models.files import ADAPTER, CONFIG_FILES, fingerprint, is_adapter, removed
 from topr.models.lengths import positions_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -337,6 +340,10 @@ def _checked_path(config: ModelConfig) -> str:
         raise ModelError(
             f"there is no directory {directory} (seen from {Path.cwd()}); "
             "check `model.path`, or give a hub name such as owner/name"
+        )
+    if "/" in path and directory.parent.is_dir():
+        logger.warning(
+            "there is no directory %s in %s: it is looked for on the hub", directory, Path.cwd()
         )
     return path
 

@@ -1,5 +1,6 @@
 """A run's or a study's directory: locked by one process for one recipe, never overwritten."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from topr.config import dump_recipe
 from topr.config.base import Section
 from topr.errors import RunDirectoryError
+from topr.evaluation.results import RESULT_FILE
 from topr.runs.environment import environment
 from topr.store import locked, write_json_atomic, write_text_atomic
 from topr.store.atomic import TEMPORARY_SUFFIX
@@ -76,6 +78,35 @@ def recipe_at_work(directory: Path) -> dict[str, Any] | None:
         return None
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return values
+
+
+def evaluation_file(path: Path) -> Path:
+    """Return the evaluation that a path names: a file, what lies in a directory, or of a run that
+    of the model that was kept, else of the newest one that was measured.
+
+    Raises:
+        RunDirectoryError: the directory holds none.
+
+    """
+    if not path.is_dir():
+        return path
+    kept = _kept_iteration(path / "summary.json")
+    newest = sorted(path.glob(f"iteration-*/{RESULT_FILE}"), reverse=True)
+    places = [path / RESULT_FILE, *kept, *newest]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise RunDirectoryError(
+            f"{path} holds no {RESULT_FILE}: give what `topr run` or `topr eval` wrote"
+        )
+    return found
+
+
+def _kept_iteration(summary: Path) -> list[Path]:
+    if not summary.is_file():
+        return []
+    kept = json.loads(summary.read_text(encoding="utf-8")).get("kept") or {}
+    number = kept.get("iteration")
+    return [] if number is None else [summary.parent / f"iteration-{number:02d}" / RESULT_FILE]
 
 
 def _has_work(directory: Path) -> bool:

@@ -22,7 +22,7 @@ from topr.engines.base import validate_request
 from topr.grading.survey import survey
 from topr.models.files import is_adapter
 from topr.models.loading import load_tokenizer, model_facts
-from topr.progress import Progress
+from topr.progress import Progress, duration
 from topr.records import Outcome, Problem, Split
 from topr.report.text import visible
 from topr.runs.directory import holds_run
@@ -131,8 +131,8 @@ def _answers(
     """Yield how long, how much disk, how much memory, and whether there is as much."""
     whole = total([*costs, REPORT])
     factor = uncertainty(len(measured.lengths))
-    low, high = _duration(whole.seconds / factor), _duration(whole.seconds * factor)
-    yield f"time    about {_duration(whole.seconds)} ({low} to {high})"
+    low, high = duration(whole.seconds / factor), duration(whole.seconds * factor)
+    yield f"time    about {duration(whole.seconds)} ({low} to {high})"
     place = directory.absolute()
     free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
     most, stays = whole.disk + whole.passing, decimal(int(whole.disk))
@@ -176,7 +176,7 @@ def _table(stages: Sequence[Stage], costs: Sequence[Cost] = ()) -> Iterator[str]
         if costs:
             whole = total([costs[i] for i in places])
             tokens = f"{round(whole.tokens, -2):,.0f}"
-            row = (*row, tokens, _duration(whole.seconds), decimal(int(whole.disk)))
+            row = (*row, tokens, duration(whole.seconds), decimal(int(whole.disk)))
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *cells in rows:
@@ -209,14 +209,3 @@ def _completions(graded: pa.Table, tokenizer: PreTrainedTokenizerBase) -> Iterat
         )
         yield visible(str(tokenizer.decode(row["completion_ids"])))
     yield "---- end of the completion ----"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time with two digits that matter.
-
-    >>> [_duration(s) for s in (0.04, 2, 42, 200, 5400, 40_000, 400_000)]
-    ['0.0 s', '2.0 s', '42 s', '3.3 min', '90 min', '11 h', '4.6 days']
-    """
-    units = ((172_800, 86_400, "days"), (7200, 3600, "h"), (120, 60, "min"), (0, 1, "s"))
-    size, name = next((size, name) for least, size, name in units if seconds >= least)
-    return f"{seconds / size:.{0 if seconds / size >= 9.95 else 1}f} {name}"

@@ -1,0 +1,63 @@
+"""`topr init`: a recipe to begin with."""
+
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from topr.cli.console import out
+
+SMALL_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+PROBLEMS_FILE = "problems.jsonl"
+
+
+class Start(StrEnum):
+    """Tasks that there is a first recipe for."""
+
+    JSONL = "jsonl"
+    GSM8K = "gsm8k"
+    MATH = "math"
+    ARITHMETIC = "arithmetic"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(init)
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="Directory to write into; made if absent.")],
+    task: Annotated[
+        Start, typer.Option("--task", "-t", help="jsonl is a file of your own problems.")
+    ] = Start.JSONL,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Directory or hub name of the model.")
+    ] = None,
+) -> None:
+    """Write a commented recipe to change, with sample problems. Nothing is overwritten."""
+    from topr.store.atomic import atomic_path, refuse_existing
+
+    default = "builtin" if task is Start.ARITHMETIC else SMALL_MODEL
+    texts = {"recipe.yaml": _recipe(task, directory, model or default)}
+    if task is Start.JSONL:
+        texts[PROBLEMS_FILE] = _shipped(PROBLEMS_FILE)
+    for name in texts:
+        refuse_existing(directory / name)
+    for name, text in texts.items():
+        with atomic_path(directory / name, overwrite=False) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        out.print(escape(str(directory / name)), soft_wrap=True)
+    recipe = escape(str(directory / "recipe.yaml"))
+    out.print(f"next: topr run {recipe} -o runs/{escape(directory.name)} --dry-run", soft_wrap=True)
+
+
+def _recipe(task: Start, directory: Path, model: str) -> str:
+    text = _shipped("recipe.yaml").replace("TASK\n", _shipped(f"{task.value}.yaml"))
+    return text.replace("DIRECTORY", directory.as_posix()).replace("MODEL", model)
+
+
+def _shipped(name: str) -> str:
+    return (resources.files("topr") / "recipes" / "start" / name).read_text(encoding="utf-8")
