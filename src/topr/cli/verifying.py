@@ -158,8 +158,8 @@ def _asked(recipe: str | None, overrides: list[str], model: Path) -> tuple[Any, 
         noted = noted_prompt(model)
         if not noted:
             logger.warning(
-                "%s has no %s, so topr did not train it as a verifier. It is asked with the default "
-                "prompt; --recipe says another", model, PROMPT_FILE,
+                "%s has no %s, so topr did not train it as a verifier: it is asked with the "
+                "default prompt; --recipe says another", model, PROMPT_FILE,
             )  # fmt: skip
         values = {"name": "verifier", **noted}
         return validate(VerifierConfig, values, where=str(model / PROMPT_FILE)), config
