@@ -36,8 +36,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "train": (
         "topr train dataset -m ./model -o trained train.learning_rate=1e-6",
-        "topr train graded.jsonl -m Qwen/Qwen2.5-0.5B-Instruct -o trained "
-        "train.behavior_logprobs=recompute",
+        "topr train graded.jsonl -m Qwen/Qwen2.5-0.5B-Instruct -o trained train.max_steps=100",
     ),
     "eval": (
         "topr eval gsm8k-small -m trained/model -o evaluation evaluate.n=4",

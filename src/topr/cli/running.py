@@ -1,5 +1,7 @@
 """`topr run`, and the stages before training as commands: generate, grade, curate."""
 
+import logging
+import warnings
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -88,8 +90,12 @@ def run(
     progress = ConsoleProgress()
     summary = loop.run(loaded, output, progress)
     progress.results(summary["recipe"], summary["models"])
-    for line in _verdict(summary):
+    for line in (*_verdict(summary), _next(summary, output)):
         out.print(escape(line), soft_wrap=True)
+
+
+def _next(summary: dict[str, Any], output: Path) -> str:
+    return f"model: {summary['kept']['path']}; next: topr report {output}"
 
 
 def generate(
@@ -316,6 +322,9 @@ def prepare_tensors() -> None:
     from topr.runs.environment import prepare_process
 
     prepare_process()
+    # That there is no GPU is no news on a CPU; what a later version removes is for us to read.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "accelerator to CPU" not in record.msg)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     import datasets
     import transformers
 

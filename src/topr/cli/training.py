@@ -69,7 +69,14 @@ def train(
     config = load_section(TrainConfig, "train", recipe, overrides or [])
     if not dataset.exists():
         raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
-    RowStream.open(dataset)  # refuses a file without rows, before anything is loaded
+    first = RowStream.open(dataset).first()  # refuses a file without rows, before models are loaded
+    if "behavior_logprobs" not in config.model_fields_set and first.get("logprobs") is None:
+        config = config.model_copy(update={"behavior_logprobs": "recompute"})
+        out.print(
+            "no log-probabilities are recorded: log mu is recomputed with the trained model, "
+            "or --behavior-model (train.behavior_logprobs=recompute)",
+            soft_wrap=True,
+        )
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     prepare_tensors()
     from topr.models.gguf import plain_model
@@ -117,12 +124,21 @@ def _train(
 
 
 def _show(manifest: "Manifest", output: Path) -> None:
+    """Say what was made, how it went, and what to do next."""
     from topr.stages.train import alarm_lines
 
-    details = dict(manifest.details)
-    watch = details.pop("watch", None) or {}
-    lines = [f"{key}: {value}" for key, value in details.items()]
-    for line in (*lines, f"model: {output / 'model'}", *alarm_lines(watch)):
+    found = manifest.details
+    kinds = ("unscored", "empty", "too_long", "truncated", "greedy")
+    left_out = [f"{found[kind]} {kind}" for kind in kinds if found.get(kind)]
+    lines = [
+        f"trained {found['steps']} steps of {found['objective']} on {found['rows']} completions, "
+        f"{found['positive_share']:.1%} positive"
+        + (f" (left out: {', '.join(left_out)})" if left_out else ""),
+        *(alarm_lines(found.get("watch") or {}) or ["nothing looked wrong on the way"]),
+        f"model: {output / 'model'}; all numbers: {output / 'training' / 'manifest.json'}",
+        f"next: topr report {output}, or topr eval RECIPE -m {output / 'model'} -o DIR",
+    ]
+    for line in lines:
         out.print(escape(line), soft_wrap=True)
 
 

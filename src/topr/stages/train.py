@@ -86,6 +86,7 @@ def train_model(
             distributed.run_on_rank0(lambda: drop_checkpoints(work))  # killed after its manifest
             return stage.done
         rows = GradedRows(datasets)
+        progress.say(f"loading {model.path}")
         loaded = _load(model, config, args)
         set_seed(seed)
         trainer = TOPRTrainer(
