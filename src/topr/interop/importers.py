@@ -11,28 +11,21 @@ keep a leading space of the completions where the tool kept it.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from topr.errors import DataError
 from topr.interop.column_map import ColumnMap
-from topr.interop.import_options import PLACE, ImportOptions
-from topr.interop.reasoning import rebuild
+from topr.interop.import_options import ImportOptions
 from topr.interop.row_files import RowStream
+from topr.interop.row_tokens import RowTokens, TokenReader
 from topr.interop.row_values import RowReader, are_verdicts, as_grade
 from topr.records import Message, Rollout
-from topr.tokenization.ends import Ends, Finish
-from topr.tokenization.prompts import (
-    RenderedPrompt,
-    encode_prompts,
-    escape_special_tokens,
-    render,
-)
+from topr.store.cells import plain
+from topr.tokenization.ends import Finish
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,30 +74,25 @@ def import_rollouts(
     options = options or ImportOptions()
     found = columns.resolve(rows, or_ids=True)
     options.validate(rows, found)
-    verdicts = _Importer(found, tokenizer, options, Counter()).check(rows)
     tally = Counter() if tally is None else tally
-    return _Importer(found, tokenizer, options, tally).run(rows, verdicts=verdicts)
+    checking, reading = (
+        _Importer(
+            columns=found, tokens=TokenReader(tokenizer=tokenizer, options=options, tally=counts)
+        )
+        for counts in (Counter[str](), tally)
+    )
+    return reading.run(rows, verdicts=checking.check(rows))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Importer:
     """Rows to rollouts, a chunk at a time."""
 
     columns: ColumnMap
-    tokenizer: "PreTrainedTokenizerBase"
-    options: ImportOptions
-    tally: Counter[str]
+    tokens: TokenReader
     counts: Counter[str] = field(default_factory=Counter)
     """Samples of a problem that were numbered here."""
     seen: set[tuple[str, int]] = field(default_factory=set)
-
-    @cached_property
-    def ends(self) -> Ends:
-        return Ends(self.tokenizer, self.options.eos_ids)
-
-    @cached_property
-    def vocabulary(self) -> int:
-        return self.options.vocabulary or len(self.tokenizer)
 
     def check(self, rows: RowStream) -> bool:
         """Read every row and make nothing of it: what is refused is refused before all work.
@@ -119,107 +107,54 @@ class _Importer:
             rewards.add(reader.reward())
             graded = graded or reader.graded()
             draft = self._draft(reader)
-            if draft and draft["completion_ids"] is not None:
-                reader.logprobs(len(draft["completion_ids"]))
+            if draft and draft[0].completion_ids is not None:
+                reader.logprobs(len(draft[0].completion_ids))
         return bool(self.columns.reward) and are_verdicts(rewards, graded=graded)
 
     def run(self, rows: RowStream, *, verdicts: bool) -> Iterator[Rollout]:
-        self.tally["verdicts"] = verdicts
+        tally = self.tokens.tally
+        tally["verdicts"] = verdicts
         readers = (RowReader(row, self.columns, place=place) for place, row in rows)
-        drafts = ((reader, draft) for reader in readers if (draft := self._draft(reader)))
+        drafts = ((reader, *draft) for reader in readers if (draft := self._draft(reader)))
         while chunk := list(islice(drafts, _CHUNK)):
-            self._tokenize([draft for _, draft in chunk])
-            for reader, draft in chunk:
-                logprobs = reader.logprobs(len(draft["completion_ids"]))
+            self.tokens.tokenize([tokens for _, tokens, _ in chunk])
+            for reader, tokens, others in chunk:
+                logprobs = reader.logprobs(len(tokens.completion_ids or ()))
                 if logprobs is not None and reader.drawn().unrecorded:
                     logprobs = None
-                    self.tally["logprobs_left_out"] += 1
-                grade = as_grade(reader.reward(), verdicts=verdicts)
-                del draft["end"]
-                yield Rollout(**draft, logprobs=logprobs, grade=grade, revision=None, engine=ENGINE)
+                    tally["logprobs_left_out"] += 1
+                texts = {n: getattr(tokens, n) for n in ("prompt", "completion", "finish_reason")}
+                yield Rollout(
+                    prompt_ids=tuple(plain(tokens.prompt_ids)),
+                    completion_ids=tuple(plain(tokens.completion_ids)),
+                    logprobs=None if logprobs is None else tuple(plain(logprobs)),
+                    grade=as_grade(reader.reward(), verdicts=verdicts),
+                    revision=None,
+                    engine=ENGINE,
+                    **texts,
+                    **others,
+                )
 
-    def _draft(self, row: RowReader) -> dict[str, Any] | None:
-        """Return the fields that are read, and `end`, the token to append. Ids are still None where
-        text has to be tokenised, and the text where it has to be decoded. None: a row to be left
-        out.
-        """
-        finish = row.finish(self.options.finish_words)
+    def _draft(self, row: RowReader) -> tuple[RowTokens, dict[str, Any]] | None:
+        """Return what a row says in tokens, and its other fields. None: a row to be left out."""
+        options = self.tokens.options
+        finish = row.finish(options.finish_words)
         if finish is Finish.DROP:
-            self.tally["dropped"] += 1
+            self.tokens.tally["dropped"] += 1
             return None
-        prompt_ids = row.ids("prompt_ids", self.vocabulary)
-        prompt = self._prompt(row, prompt_ids)
-        completion = self._completion(
-            row, prompt, row.ids("completion_ids", self.vocabulary), finish
-        )
-        self.tally["prompts_tokenized"] += prompt_ids is None
-        problem_id = row.label("problem_id") or _hash(prompt)
+        tokens = self.tokens.read(row, finish)
+        question = tokens.question
+        problem_id = row.label("problem_id") or _hash(question)
         iteration = row.integer("iteration")
-        text = isinstance(prompt, str)
-        return completion | {
-            "sampling": row.sampling(self.options.sampling),
-            "model": row.label("model") or self.options.model,
-            "iteration": self.options.iteration if iteration is None else iteration,
-            "gold": row.gold(self.options.several_golds),
+        return tokens, {
+            "sampling": row.sampling(options.sampling),
+            "model": row.label("model") or options.model,
+            "iteration": options.iteration if iteration is None else iteration,
+            "gold": row.gold(options.several_golds),
             "problem_id": problem_id,
             "sample": self._number(row, problem_id),
-            "prompt": self.options.template.replace(PLACE, prompt) if text else prompt,
-            "question": prompt if text else prompt[-1].content,
-            "prompt_ids": prompt_ids,
+            "question": question if isinstance(question, str) else question[-1].content,
         }
-
-    def _prompt(self, row: RowReader, ids: tuple[int, ...] | None) -> Any:
-        """Return text or messages."""
-        if ids is not None and not row.there("prompt"):
-            return str(self.tokenizer.decode(list(ids)))
-        prompt = row.turns("prompt")
-        if not isinstance(prompt, str) and self.options.template != PLACE:
-            raise row.error("prompt", "text, which a template goes around (messages need none)")
-        escape = self.options.escape_special_tokens
-        return escape_special_tokens(prompt, self.tokenizer) if escape else prompt
-
-    def _completion(
-        self, row: RowReader, prompt: Any, ids: tuple[int, ...] | None, finish: Finish | None
-    ) -> dict[str, Any]:
-        """Return what was written, and how it ended."""
-        ends, tally = self.options.ends, self.tally
-        told = finish is None and isinstance(ends, str)  # by a column
-        ended = row.verdict(ends) if told and isinstance(ends, str) else ends
-        ended = ended if isinstance(ended, bool) else None
-        text: str | None
-        if ids is None:
-            tally["completions_tokenized"] += 1
-            written = self.ends.of_text(
-                self._text(row), prompt, finish, ended=ended,
-                last_id=row.integer("last_token_id"), stop=row.sampling(self.options.sampling).stop,
-            )  # fmt: skip
-            tally["cut_at_end"] += written.cut
-            text, end, reason, assumed = written.text, written.end, written.reason, written.assumed
-        else:
-            text, end = row.written() if row.there("completion") else None, None
-            tally["completions_decoded"] += text is None
-            reason, known = self.ends.of_ids(ids, finish, ended=ended)
-            assumed = not known
-            if finish is Finish.END and self.ends.ids.isdisjoint(ids[-1:]):
-                tally["stopped_without_end"] += 1
-            if finish is None and known:
-                tally["ended_by_id" if reason == "stop" else "cut_off_by_id"] += 1
-        tally["ends_assumed"] += assumed and not told
-        return {"completion": text, "completion_ids": ids, "end": end, "finish_reason": reason}
-
-    def _text(self, row: RowReader) -> str:
-        """Return the completion's text, with its reasoning before it."""
-        text, reasoning = row.written(), row.reasoning()
-        if reasoning is None:
-            return text
-        if self.options.drop_reasoning:
-            self.tally["reasoning_dropped"] += 1
-            return text
-        self.tally["reasoning_rebuilt"] += 1
-        try:
-            return rebuild(reasoning, text, self.tokenizer, self.options.reasoning_marks)
-        except DataError as error:
-            raise DataError(f"{row.place}: {error}") from error
 
     def _number(self, row: RowReader, problem_id: str) -> int:
         sample = row.integer("sample")
@@ -233,39 +168,6 @@ class _Importer:
             )
         self.seen.add((problem_id, sample))
         return sample
-
-    def _tokenize(self, drafts: Sequence[dict[str, Any]]) -> None:
-        """Fill in the ids or the text that drafts lack."""
-        texts = [draft["completion"] for draft in drafts if draft["completion_ids"] is None]
-        encoded = iter(self._encode(texts))
-        for draft in drafts:
-            if draft["completion_ids"] is None:
-                end = () if draft["end"] is None else (draft["end"],)
-                draft["completion_ids"] = (*next(encoded), *end)
-            if draft["completion"] is None:
-                ids = list(draft["completion_ids"])
-                draft["completion"] = str(self.tokenizer.decode(ids, skip_special_tokens=True))
-        asked = dict.fromkeys(draft["prompt"] for draft in drafts if draft["prompt_ids"] is None)
-        prompts = self._render(list(asked))
-        for draft in drafts:
-            if draft["prompt_ids"] is None:
-                prompt = prompts[draft["prompt"]]
-                draft["prompt"], draft["prompt_ids"] = prompt.text, prompt.ids
-            elif not isinstance(draft["prompt"], str):  # the text of a chat is what its ids say
-                draft["prompt"] = str(self.tokenizer.decode(list(draft["prompt_ids"])))
-
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return found
-
-    def _render(self, prompts: Sequence[Any]) -> dict[Any, RenderedPrompt]:
-        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        encoded = zip(texts, encode_prompts(texts, self.tokenizer), strict=True)
-        found = {text: RenderedPrompt(text=text, ids=ids) for text, ids in encoded}
-        chats = [prompt for prompt in prompts if not isinstance(prompt, str)]
-        return found | {chat: render(chat, self.tokenizer) for chat in chats}
 
 
 def _hash(prompt: str | tuple[Message, ...]) -> str:

@@ -15,6 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -58,9 +59,13 @@ class RowStream:
         return cls(lambda: _numbered(rows))
 
     @classmethod
-    def open(cls, source: str | Path) -> "RowStream":
+    def open(cls, source: str | Path, *, arrays: bool = False) -> "RowStream":
         """Return the rows of a file, or of a folder: our shards, else its JSONL and parquet files
         in the order of their numbers and names.
+
+        Args:
+            source: the file or folder.
+            arrays: give lists of numbers in parquet files as numpy arrays; see `rows_of`.
 
         Raises:
             DataError: no such file, an unknown suffix, or a folder without such files. A broken
@@ -73,7 +78,7 @@ class RowStream:
         def read() -> Iterator[tuple[str, RawRow]]:
             for file in files:
                 name = f"{file.name}, " if Path(source).is_dir() else ""
-                for place, row in _numbered(_stream_file(file)):
+                for place, row in _numbered(_stream_file(file, arrays=arrays)):
                     yield f"{name}{place}", row
 
         return cls(read)
@@ -180,8 +185,11 @@ def pick(by_suffix: dict[str, T], path: Path) -> T:
     return by_suffix[suffix]
 
 
-def _stream_file(path: Path) -> Iterator[RawRow]:
-    return pick(_READERS, path)(path)
+def _stream_file(path: Path, *, arrays: bool = False) -> Iterator[RawRow]:
+    read = pick(_READERS, path)
+    if read is _read_parquet:
+        return rows_of(read_batches(path, rows=BATCH), arrays=arrays)
+    return read(path)
 
 
 def _numbered(rows: Iterable[RawRow]) -> Iterator[tuple[str, RawRow]]:
@@ -194,10 +202,37 @@ def _by_number(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
 
-def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[RawRow]:
-    """Yield the rows of Arrow batches."""
+def rows_of(batches: Iterable[pa.RecordBatch], *, arrays: bool = False) -> Iterator[RawRow]:
+    """Yield the rows of Arrow batches.
+
+    With `arrays`, a list of numbers is a numpy array, a view of the batch: token ids as Python
+    objects take ten times the time and memory. A column that holds a null within a list is given
+    as Python lists all the same.
+    """
     for batch in batches:
-        yield from batch.to_pylist()
+        if not arrays:
+            yield from batch.to_pylist()
+            continue
+        columns = {
+            name: column.to_pylist() if (views := _views(column)) is None else views
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        for cells in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, cells, strict=True))
+
+
+def _views(column: pa.Array) -> list[Any] | None:
+    """Return the lists of a column of numbers as numpy arrays; None where it is no such column."""
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return None
+    values, kind = column.values, column.type.value_type
+    if values.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return None
+    numbers, valid = values.to_numpy(), column.is_valid().to_pylist()
+    return [
+        numbers[start:end] if there else None
+        for (start, end), there in zip(pairwise(column.offsets.to_pylist()), valid, strict=True)
+    ]
 
 
 def _read_parquet(path: Path) -> Iterator[RawRow]:

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 
 from topr.errors import DataError
@@ -29,6 +30,8 @@ _MAX_INT32, _MAX_FLOAT32 = 2**31 - 1, 3.4028234e38
 _PARTS = ("sampling", "prompt_ids", "completion_ids", "logprobs")
 """Fields of lists and objects: as text (CSV has nothing else) they are JSON, and empty is null."""
 _SAMPLING = tuple(each.name for each in dataclasses.fields(SamplingParams))
+_KINDS = {"i": int, "u": int, "f": float}
+"""The types of numpy's numbers."""
 _OUTCOMES = frozenset(outcome.value for outcome in Outcome)
 _ANSWER_KEYS = {"role", "content", *REASONING_KEYS, *DETAIL_KEYS}
 
@@ -187,41 +190,45 @@ class RowReader:
             )
         return found
 
-    def ids(self, field: str, vocabulary: int) -> tuple[int, ...] | None:
-        """Return token ids of so large a vocabulary; None for null or no column. Those of a
-        completion may be none.
+    def ids(self, field: str, vocabulary: int) -> Sequence[int] | None:
+        """Return token ids of so large a vocabulary: a tuple, or the array that the row has. None
+        for null or no column. Those of a completion may be none.
         """
         values = self._numbers(field, {int}, "a list of token ids")
         if values is None:
             return None
-        if not values and field == "prompt_ids":
+        if not len(values) and field == "prompt_ids":
             raise self.error(field, "at least one token id")
         self.check_ids(values, field, vocabulary)
-        return tuple(values)
+        return values if isinstance(values, np.ndarray) else tuple(values)
 
     def check_ids(self, ids: Sequence[int], field: str, vocabulary: int) -> None:
         """Refuse ids that a vocabulary of this size does not have."""
-        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
-            strange = min(ids) if min(ids) < 0 else max(ids)
+        if not len(ids):
+            return
+        low, high = (ids.min(), ids.max()) if isinstance(ids, np.ndarray) else (min(ids), max(ids))
+        if not 0 <= low <= high < vocabulary:
             raise DataError(
-                f"{self.place}: {field} holds {strange}, but the model knows {vocabulary} tokens, "
-                "numbered from 0: were these completions made with another model's tokenizer?"
+                f"{self.place}: {field} holds {low if low < 0 else high}, but the model knows "
+                f"{vocabulary} tokens, numbered from 0: were these completions made with another "
+                "model's tokenizer?"
             )
 
-    def logprobs(self, length: int) -> tuple[float, ...] | None:
-        """Return one log-probability for each of `length` tokens; None for null or no column."""
+    def logprobs(self, length: int) -> Sequence[float] | None:
+        """Return one log-probability for each of `length` tokens, as `ids` does."""
         expected = f"{length} numbers, one for each completion id"
         values = self._numbers("logprobs", {int, float}, expected)
         if values is None:
             return None
         if len(values) != length:
             raise self.error("logprobs", expected)
-        finite = all(map(math.isfinite, values))
-        if values and not (finite and -_MAX_FLOAT32 <= min(values) <= max(values) <= MAX_LOGPROB):
+        numbers = np.asarray(values, dtype=np.float64)
+        low, high = numbers.min(initial=0.0), numbers.max(initial=0.0)
+        if not (low >= -_MAX_FLOAT32 and high <= MAX_LOGPROB):  # nor where one is NaN
             raise self.error(
                 "logprobs", "finite natural logarithms of probabilities, which are at most 0"
             )
-        return tuple(map(float, values))
+        return values if isinstance(values, np.ndarray) else tuple(numbers.tolist())
 
     def reward(self) -> float | None:
         """Return the reward, 1 and 0 for what is right and wrong; None for null or no column."""
@@ -264,7 +271,16 @@ class RowReader:
         return value
 
     def _numbers(self, field: str, kinds: set[type], expected: str) -> Sequence[Any] | None:
-        """Return a list of numbers of these types, also where they are numpy's; None for null."""
+        """Return a list of numbers of these types, also where they are numpy's; None for null. An
+        array of them is returned as it is: as Python's own they take most of the time.
+        """
+        given = self._row.get(getattr(self._columns, field))
+        if (
+            isinstance(given, np.ndarray)
+            and given.ndim == 1
+            and _KINDS.get(given.dtype.kind) in kinds
+        ):
+            return cast("Sequence[Any]", given)
         values = self._get(field)
         if isinstance(values, list | tuple):
             own = set(map(type, values)) <= kinds

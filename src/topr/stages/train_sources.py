@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from topr.errors import DataError
 from topr.interop import RowStream, table_of
+from topr.store.cells import plain
 
 
 class GradedRows:
@@ -22,7 +23,7 @@ class GradedRows:
             DataError: one of them is not there.
 
         """
-        self._sources = {source: RowStream.open(source) for source in sources}
+        self._sources = {source: RowStream.open(source, arrays=True) for source in sources}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for source, rows in self._sources.items():
@@ -40,7 +41,8 @@ class GradedRows:
                 found[number] = row
             if number == last:
                 break
-        return table_of([found[number] for number in numbers])
+        rows = [{name: plain(cell) for name, cell in found[n].items()} for n in numbers]
+        return table_of(rows)
 
 
 def _require_text_or_ids(source: Path, row: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,19 +13,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from datasets.features.features import require_decoding
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 from xxhash import xxh3_128_digest
 
 from topr.errors import DataError
-from topr.interop import ColumnMap
+from topr.interop import ColumnMap, ImportOptions
 from topr.interop.column_map import USUAL_NAMES
-from topr.interop.reasoning import rebuild
+from topr.interop.row_files import rows_of
+from topr.interop.row_tokens import RowTokens, TokenReader
 from topr.interop.row_values import RowReader, are_verdicts
-from topr.records import FinishReason, Message, SamplingParams
-from topr.tokenization.ends import Ends, Finish
-from topr.tokenization.prompts import render
+from topr.records import FinishReason
+from topr.records.distribution import Distribution
 from topr.training.distributed import SINGLE_PROCESS, DistributedContext
-from topr.training.mapped_rows import dataset_of, write_once_per_node, write_rows
+from topr.training.mapped_rows import PART, dataset_of, write_once_per_node, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +38,6 @@ ROW_SCHEMA = pa.schema(
     [
         ("row", pa.int64()),  # number in the dataset that was given
         ("name", pa.string()),  # problem and sample, for people
-        ("group", pa.int64()),  # number of the prompt
         ("revision", pa.string()),  # of the model that wrote the completion, or null
         ("prompt_ids", pa.list_(pa.int32())),
         ("completion_ids", pa.list_(pa.int32())),
@@ -45,6 +47,7 @@ ROW_SCHEMA = pa.schema(
         ("reward", pa.float32()),
     ]
 )
+"""What is read of each row. Once all are read, a column is added: `group`, the prompt's number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +93,8 @@ class _Counts:
     rewards: set[float] = field(default_factory=set)
     """The first three different ones: with three they are not verdicts."""
     graded: bool = False
+    group_N: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Number of each row's prompt, as prompts come up."""
 
 
 def prepare_rows(
@@ -132,18 +137,17 @@ def prepare_rows(
         DataError: a column is missing, a value is of the wrong kind, or no row is left.
 
     """
+    options = ImportOptions(eos_ids=eos_ids, vocabulary=vocabulary)
     reader = _Reader(
-        tokenizer=tokenizer,
-        ends=Ends(tokenizer, eos_ids),
-        vocabulary=vocabulary or len(tokenizer),
+        tokens=TokenReader(tokenizer=tokenizer, options=options, texts=False),
         max_length=max_length,
         mask_truncated=mask_truncated,
         keep_greedy=keep_greedy,
     )
 
     def write(path: Path) -> _Counts:
-        write_rows(path, ROW_SCHEMA, reader.rows(dataset))
-        return reader.counts
+        write_rows(path, ROW_SCHEMA, reader.rows(_given(dataset)))
+        return reader.counted()
 
     with ExitStack() as stack:
         if folder is None:
@@ -153,7 +157,10 @@ def prepare_rows(
 
 
 def _composed(table: pa.Table, counts: _Counts) -> tuple[Dataset, Composition]:
-    """Return the rows with their final rewards, and what they are made of; warn of what is odd."""
+    """Return the rows with their groups and final rewards, and what they are made of; warn of what
+    is odd.
+    """
+    table = table.append_column("group", pa.array(counts.group_N))
     rewards = np.asarray(table["reward"])
     from_verdicts = 0.0 in counts.rewards and are_verdicts(counts.rewards, graded=counts.graded)
     if from_verdicts:
@@ -229,17 +236,43 @@ def _revision(given: Mapping[str, Any], source: RowReader) -> str | None:
     return revision or None
 
 
+def _given(dataset: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """Return rows to be read one by one; of a data set in Arrow, with arrays for lists of numbers.
+
+    One that makes its values when it is asked (a transform, an image) is asked row by row.
+    """
+    if not isinstance(dataset, Dataset):
+        return dataset
+    rows: Iterable[Mapping[str, Any]] = dataset
+    if dataset.format["type"] or any(map(require_decoding, dataset.features.values())):
+        return rows
+    parts: Iterable[pa.Table] = dataset.with_format("arrow").iter(batch_size=PART)
+    return rows_of((batch for part in parts for batch in part.to_batches()), arrays=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Draft:
+    """A row that is not left out so far."""
+
+    number: int
+    given: Mapping[str, Any]
+    source: RowReader
+    reward: float
+    sampled: Distribution
+    tokens: RowTokens
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Reader:
-    """Reads rows in a model's tokens, one at a time, and counts those that it leaves out."""
+    """Reads rows in a model's tokens, and counts those that it leaves out."""
 
-    tokenizer: PreTrainedTokenizerBase
-    ends: Ends
-    vocabulary: int
+    tokens: TokenReader
     max_length: int | None
     mask_truncated: bool
     keep_greedy: bool
     counts: _Counts = field(default_factory=_Counts)
+    prompts: bytearray = field(default_factory=bytearray)
+    """A hash of each row's prompt: the prompts themselves would fill the memory."""
 
     def rows(self, dataset: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield rows of `ROW_SCHEMA`.
@@ -249,16 +282,18 @@ class _Reader:
 
         """
         left_out = self.counts.left_out
-        groups: dict[bytes, int] = {}  # by a hash: the prompts themselves would fill the memory
-        for number, given in enumerate(dataset):
-            row = self._row(number, given)
-            if isinstance(row, str):
-                left_out[row] += 1
-                continue
-            prompt = xxh3_128_digest(np.asarray(row["prompt_ids"], np.int32).tobytes())
-            row["group"] = groups.setdefault(prompt, len(groups))
-            yield row
-        if not groups:
+        numbered = enumerate(dataset)
+        while part := list(islice(numbered, PART)):
+            drafts = [self._draft(number, given) for number, given in part]
+            self.tokens.tokenize([each.tokens for each in drafts if isinstance(each, _Draft)])
+            for draft in drafts:
+                row = self._row(draft) if isinstance(draft, _Draft) else draft
+                if isinstance(row, str):
+                    left_out[row] += 1
+                    continue
+                self.prompts.extend(xxh3_128_digest(row["prompt_ids"].tobytes()))
+                yield row
+        if not self.prompts:
             raise DataError(
                 f"no rows to train on: {left_out['unscored']} have no reward, {left_out['empty']} "
                 f"are empty, {left_out['too_long']} exceed max_length={self.max_length}, "
@@ -267,8 +302,18 @@ class _Reader:
                 "the ratio pi/mu has no meaning"
             )
 
-    def _row(self, number: int, given: Mapping[str, Any]) -> dict[str, Any] | str:
-        """Return a row but for its group, or why it is left out."""
+    def counted(self) -> _Counts:
+        """Return what is known when all rows were read."""
+        hashes = np.frombuffer(self.prompts, dtype="S16")
+        _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        self.counts.group_N = rank[inverse]
+        self.counts.cut = self.tokens.tally["cut_at_end"]
+        return self.counts
+
+    def _draft(self, number: int, given: Mapping[str, Any]) -> _Draft | str:
+        """Return what a row says, or why it is left out."""
         source, counts = _source(given, number, masked=self.mask_truncated), self.counts
         reward = source.reward()
         if reward is None:
@@ -279,68 +324,38 @@ class _Reader:
         sampled = source.drawn()
         if sampled.greedy and not self.keep_greedy:
             return "greedy"
-        ids, reason, cut = self.read(source)
-        if self.mask_truncated and reason is FinishReason.LENGTH:
+        tokens = self.tokens.read(source, source.finish({}))
+        if tokens.prompt_ids is None and not tokens.prompt:
+            raise source.error("prompt", "a question that has tokens")
+        return _Draft(
+            number=number, given=given, source=source, reward=reward, sampled=sampled, tokens=tokens
+        )
+
+    def _row(self, draft: _Draft) -> dict[str, Any] | str:
+        """Return a row of `ROW_SCHEMA`, or why it is left out."""
+        source = draft.source
+        prompt, completion = self._ids(draft, "prompt"), self._ids(draft, "completion")
+        logprobs = source.logprobs(len(completion))
+        if self.mask_truncated and draft.tokens.finish_reason is FinishReason.LENGTH:
             return "truncated"
-        counts.cut += cut
-        if not ids["completion_ids"]:  # imported text can be empty: there is nothing to train on
+        if not len(completion):  # imported text can be empty: there is nothing to train on
             return "empty"
-        tokens = len(ids["prompt_ids"]) + len(ids["completion_ids"])
-        if self.max_length and tokens > self.max_length:
+        if self.max_length and len(prompt) + len(completion) > self.max_length:
             return "too_long"
-        return ids | {
-            "row": number,
-            "name": f"{source.label('problem_id') or number}#{source.integer('sample') or 0}",
-            "revision": _revision(given, source),
-            "temperature": sampled.temperature or 1.0,
-            "truncated_sampling": not sampled.scored,
-            "reward": reward,
+        return {
+            "row": draft.number,
+            "name": f"{source.label('problem_id') or draft.number}#{source.integer('sample') or 0}",
+            "revision": _revision(draft.given, source),
+            "prompt_ids": prompt,
+            "completion_ids": completion,
+            "logprobs": None if logprobs is None else np.asarray(logprobs, np.float32),
+            "temperature": draft.sampled.temperature or 1.0,
+            "truncated_sampling": not draft.sampled.scored,
+            "reward": draft.reward,
         }
 
-    def read(self, source: RowReader) -> tuple[dict[str, Any], FinishReason, bool]:
-        """Return the ids and log-probabilities of a row, how its completion ended, and whether its
-        text continued after that.
-        """
-        finish = source.finish({})
-        prompt_ids = source.ids("prompt_ids", self.vocabulary)
-        completion_ids = source.ids("completion_ids", self.vocabulary)
-        # Its ids, and the end of an answer in text, depend on what a prompt says.
-        prompt = "" if prompt_ids and completion_ids is not None else self._prompt(source)
-        cut = False
-        if completion_ids is None:
-            written, reason, cut = self._written(source, finish, prompt)
-            source.check_ids(written, "completion", self.vocabulary)
-        else:
-            written, reason = list(completion_ids), self.ends.of_ids(completion_ids, finish)[0]
-        if prompt_ids is None:
-            prompt_ids = render(prompt, self.tokenizer).ids
-            source.check_ids(prompt_ids, "prompt", self.vocabulary)
-        logprobs = source.logprobs(len(written))
-        ids = {"prompt_ids": prompt_ids, "completion_ids": written, "logprobs": logprobs}
-        return ids, reason, cut
-
-    def _prompt(self, source: RowReader) -> str | tuple[Message, ...]:
-        ids = source.ids("prompt_ids", self.vocabulary)
-        if ids is not None and not source.there("prompt"):
-            return str(self.tokenizer.decode(list(ids)))
-        return source.turns("prompt")
-
-    def _written(
-        self, source: RowReader, finish: Finish | None, prompt: str | tuple[Message, ...]
-    ) -> tuple[list[int], FinishReason, bool]:
-        """Return the tokens of a text with its end, how it ended, and whether it continued."""
-        text, thought = source.written(), source.reasoning()
-        if thought is not None:
-            try:
-                text = rebuild(thought, text, self.tokenizer)
-            except DataError as error:
-                raise DataError(f"{source.place}: {error}") from error
-        found = self.ends.of_text(
-            text,
-            prompt,
-            finish,
-            last_id=source.integer("last_token_id"),
-            stop=source.sampling(SamplingParams()).stop,
-        )
-        ids = list(self.tokenizer(found.text, add_special_tokens=False)["input_ids"])
-        return ids if found.end is None else [*ids, found.end], found.reason, found.cut
+    def _ids(self, draft: _Draft, name: str) -> NDArray[np.int32]:
+        ids = getattr(draft.tokens, f"{name}_ids")
+        if not isinstance(ids, np.ndarray):  # text was tokenised
+            draft.source.check_ids(ids, name, self.tokens.vocabulary)
+        return np.asarray(ids, np.int32)
