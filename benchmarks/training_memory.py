@@ -1,12 +1,14 @@
 """Memory of training on many rows: does a process's own memory grow with their number?
 
-    python benchmarks/training_memory.py --rows 20000 200000
+    python benchmarks/training_memory.py --rows 100000 1000000
 
-Rows of 100 prompt and 200 completion tokens lie in parquet files, as a stage writes them. A
+Rows of 100 prompt and 200 completion tokens, 16 of a prompt, are written to parquet files, a part
+at a time: 1.1 GB a million, in a temporary folder, and twice that while they are trained on. A
 process of its own trains a tiny model on them for a few steps, as `topr train` does. What is
-printed is its peak of anonymous memory (what the kernel cannot give back) beyond that of the model
-and its libraries, its peak resident memory (which counts mapped pages of the rows as well, that
-are given back when others need them), and the time until the first step.
+printed is its anonymous memory (private, and what the kernel cannot give back) beyond that of the
+model and its libraries, at its peak while rows are read and while it trains, its peak resident
+memory (which counts mapped pages of the rows as well, that are given back when others need them),
+and the time until the first step.
 """
 
 import argparse
@@ -83,16 +85,18 @@ def child(path: str, output: str, behavior: str) -> None:
     model = save_tiny(Path(output) / "start")
     settings = [f"train.{each}" for each in f"{TRAIN} behavior_logprobs={behavior}".split()]
     config = load_section(TrainConfig, "train", None, settings)
-    peak, done, first_step = [anonymous_mb()], threading.Event(), []
-    before = peak[0]
+    before = anonymous_mb()
+    peaks, done, first_step = [before], threading.Event(), []
 
     def watch() -> None:
         while not done.wait(0.02):
-            peak[0] = max(peak[0], anonymous_mb())
+            peaks[-1] = max(peaks[-1], anonymous_mb())
 
     class FirstStep(TrainerCallback):
         def on_step_begin(self, *_: object, **__: object) -> None:
             first_step.append(time.perf_counter())
+            if len(peaks) == 1:
+                peaks.append(anonymous_mb())
 
     class Timed(TOPRTrainer):
         def __init__(self, *args: object, **given: object) -> None:
@@ -110,7 +114,8 @@ def child(path: str, output: str, behavior: str) -> None:
     print(
         json.dumps(
             {
-                "anonymous_mb": peak[0] - before,
+                "reading_mb": peaks[0] - before,
+                "training_mb": peaks[1] - before,
                 "resident_mb": resident_peak_mb(),
                 "prepared_s": first_step[0] - start,
             }
@@ -120,7 +125,7 @@ def child(path: str, output: str, behavior: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 200_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--behavior", default="sampler", choices=("sampler", "recompute"))
     parser.add_argument(
         "--folder", type=Path, help="where the rows lie; by default a temporary one"
@@ -143,9 +148,10 @@ def main() -> None:
             sys.exit(done.stderr)
         found = json.loads(done.stdout.splitlines()[-1])
         print(
-            f"{rows:>9,} rows: {found['anonymous_mb']:,.0f} MB of its own, "
-            f"{found['resident_mb']:,.0f} MB resident at the peak, first step after "
-            f"{found['prepared_s']:.0f} s"
+            f"{rows:>9,} rows: {found['reading_mb']:,.0f} MB of its own while they are read and "
+            f"{found['training_mb']:,.0f} MB while it trains, {found['resident_mb']:,.0f} MB "
+            f"resident at the peak, first step after {found['prepared_s']:.0f} s",
+            flush=True,
         )
 
 

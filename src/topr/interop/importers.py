@@ -119,14 +119,15 @@ class _Importer:
         while chunk := list(islice(drafts, _CHUNK)):
             self.tokens.tokenize([tokens for _, tokens, _ in chunk])
             for reader, tokens, others in chunk:
-                logprobs = reader.logprobs(len(tokens.completion_ids or ()))
+                completion_ids = tuple(plain(tokens.completion_ids))
+                logprobs = reader.logprobs(len(completion_ids))
                 if logprobs is not None and reader.drawn().unrecorded:
                     logprobs = None
                     tally["logprobs_left_out"] += 1
                 texts = {n: getattr(tokens, n) for n in ("prompt", "completion", "finish_reason")}
                 yield Rollout(
                     prompt_ids=tuple(plain(tokens.prompt_ids)),
-                    completion_ids=tuple(plain(tokens.completion_ids)),
+                    completion_ids=completion_ids,
                     logprobs=None if logprobs is None else tuple(plain(logprobs)),
                     grade=as_grade(reader.reward(), verdicts=verdicts),
                     revision=None,

@@ -170,7 +170,7 @@ class Behavior:
             With writer_N = [0, 1, 0] the first cache has rows 0 and 2, and the second has row 1.
             """
             readers = [read_cache(cache) for cache in caches]
-            write_rows(path, LOGPROBS, ({COLUMN: next(readers[k])} for k in writer_N.tolist()))
+            write_rows(path, LOGPROBS, ({COLUMN: next(readers[k])} for k in writer_N))
 
         table, _ = write_once_per_node(self.directory, COLUMN, self.distributed, write)
         return table[COLUMN]

@@ -26,7 +26,7 @@ def examples_table(trainer: TOPRTrainer, take: Callable[[list[int]], pa.Table]) 
     taken: dict[int, int] = {}
     chosen: list[int] = []
     most = looked_at(len(trainer.rows))
-    for position, group in enumerate(numbers_of(trainer.rows, "group").tolist()):
+    for position, group in enumerate(map(int, numbers_of(trainer.rows, "group"))):
         if len(chosen) == most:
             break
         taken[group] = taken.get(group, 0) + 1

@@ -180,9 +180,9 @@ def _dealt(sizes: NDArray[np.int64], capacity: int) -> NDArray[np.int64]:
 def _deal(sizes: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], int]:
     """Deal each thing to the batch that holds the least; return these, and the fullest's size."""
     batches = [(0, number) for number in range(count)]  # a heap
-    dealt = []
-    for size in sizes.tolist():
+    dealt = np.empty(len(sizes), dtype=np.int64)
+    for place, size in enumerate(map(int, sizes)):
         held, number = batches[0]
         heapreplace(batches, (held + size, number))
-        dealt.append(number)
-    return np.asarray(dealt), max(held for held, _ in batches)
+        dealt[place] = number
+    return dealt, max(held for held, _ in batches)
