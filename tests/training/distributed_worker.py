@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import torch
 from peft import LoraConfig
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -94,11 +95,14 @@ def trained(directory, case, **arguments):
 
 def ended(trainer):
     """The weights, whole, and the log."""
+    return whole_weights(trainer.model), trainer.state.log_history
+
+
+def whole_weights(model):
     whole = (
-        (n, p.full_tensor() if isinstance(p, DTensor) else p)
-        for n, p in trainer.model.named_parameters()
+        (n, p.full_tensor() if isinstance(p, DTensor) else p) for n, p in model.named_parameters()
     )
-    return {name: p.detach().clone() for name, p in whole}, trainer.state.log_history
+    return {name: p.detach().clone() for name, p in whole}
 
 
 def run_out_of_memory(trainer):
@@ -210,6 +214,32 @@ def killed(trainer):
         trainer.train()
 
 
+class Begin(TrainerCallback):
+    """Keeps the weights from before the first step."""
+
+    def on_train_begin(self, args, state, control, model, **_):
+        self.weights = whole_weights(model)
+
+
+def read_once(directory, case):
+    """Train a model that is read from disk; keep how often weights were read, and what they are."""
+    arguments = {"output_dir": str(directory / f"{case}-out"), "use_cpu": True, "max_steps": 1}
+    begin = Begin()
+    opened = patch("transformers.modeling_utils.safe_open", side_effect=safe_open)
+    with opened as spy:
+        trainer = TOPRTrainer(
+            model=str(directory / case),
+            args=TOPRConfig(
+                **arguments, **FSDP, optim="sgd", save_strategy="no", disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+            train_dataset=made_rows(),
+            callbacks=[begin],
+        )  # fmt: skip
+        trainer.train()
+    write(directory, case, begin.weights, {"read": spy.call_count})
+
+
 def write(directory, case, weights, log):
     rank = torch.distributed.get_rank()
     save_file(weights, directory / f"{case}-{rank}.safetensors")
@@ -237,6 +267,8 @@ def sharded(directory):
         )
         write(directory, case, *ended(trainer))
         trainer.save_model(str(directory / f"{case}-saved"))
+    for case in ("stored", "stored_tied"):
+        read_once(directory, case)
     killed(trainer_of(directory, "broken", **RESUMED, **FSDP))
     try:
         trainer_of(directory, "adafactor", optim="adafactor", **FSDP)

@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from distributed_worker import CASES, LORA, MODELS, RESUMED, SHARDED, trained, trainer_of
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, set_seed
 
-from tiny import tiny_model
+from tiny import save_tiny, tiny_model
 
 HERE = Path(__file__).parent
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed")
@@ -49,6 +50,8 @@ def two(tmp_path_factory):
 def sharded(tmp_path_factory):
     """The folder in which two processes trained all cases with sharded weights."""
     directory = tmp_path_factory.mktemp("sharded")
+    save_tiny(directory / "stored", initializer_range=0.1)
+    save_tiny(directory / "stored_tied", tie_word_embeddings=True)
     launch(2, HERE / "distributed_worker.py", directory, "sharded")
     return directory
 
@@ -124,6 +127,16 @@ def test_sharded_weights_end_where_whole_ones_do(sharded, tmp_path, case):
     assert_as_alone(sharded, tmp_path, case, SHARDED[case])
     expected = load_file(sharded / f"{case}-0.safetensors")
     assert distance(expected, saved(sharded / f"{case}-saved", case)) == 0
+
+
+@pytest.mark.parametrize("case", ["stored", "stored_tied"])
+def test_the_first_process_reads_sharded_weights_and_the_others_get_them(sharded, case):
+    stored = load_file(sharded / case / "model.safetensors")
+    for rank, read in ((0, 1), (1, 0)):
+        assert json.loads((sharded / f"{case}-{rank}.json").read_text())["read"] == read
+        begun = load_file(sharded / f"{case}-{rank}.safetensors")
+        assert begun.keys() <= stored.keys()
+        assert all(torch.equal(weight, stored[name]) for name, weight in begun.items())
 
 
 def test_three_processes_go_on_where_two_with_sharded_weights_were_killed(sharded, tmp_path):

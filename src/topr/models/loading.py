@@ -30,6 +30,7 @@ from topr.models.adapters import refuse_tied, require_same, short_logits
 from topr.models.dtypes import resolve_dtype
 from topr.models.files import ADAPTER, CONFIG_FILES, fingerprint, is_adapter, removed
 from topr.models.lengths import positions_of
+from topr.models.without_weights import model_without_weights
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +59,21 @@ class ModelFacts:
     """Tokens of prompt and completion at most; None: no limit is named."""
 
 
-def load(config: ModelConfig, quantize: Literal["4bit", "8bit"] | None = None) -> LoadedModel:
+def load(
+    config: ModelConfig, quantize: Literal["4bit", "8bit"] | None = None, *, read: bool = True
+) -> LoadedModel:
     """Load the model and the tokenizer that a recipe's section names.
 
     Args:
         config: the section.
         quantize: keep the weights of linear layers in fewer bits, to train an adapter on them.
+        read: see `load_model`.
 
     Raises:
         ModelError: there is no such model, its weights are incomplete, or the device is missing.
 
     """
-    model, tokenizer = load_model(config, quantize), load_tokenizer(config)
+    model, tokenizer = load_model(config, quantize, read=read), load_tokenizer(config)
     directory = Path(config.path).expanduser()
     commit = getattr(model.config, "_commit_hash", None)
     revision = fingerprint(directory) if directory.is_dir() else commit or config.revision
@@ -77,12 +81,19 @@ def load(config: ModelConfig, quantize: Literal["4bit", "8bit"] | None = None) -
 
 
 def load_model(
-    config: ModelConfig, quantize: Literal["4bit", "8bit"] | None = None
+    config: ModelConfig, quantize: Literal["4bit", "8bit"] | None = None, *, read: bool = True
 ) -> PreTrainedModel:
     """Load the weights, in the section's dtype, onto its device, in eval mode.
 
     A directory that holds an adapter alone is loaded as the model it belongs to, the adapter added
     into its weights.
+
+    Args:
+        config: the section.
+        quantize: see `load`.
+        read: False: another process of a distributed training sends the weights, so they need not
+            be read. They are all the same in fewer bits, with an adapter, and for a model's code of
+            its own.
 
     Raises:
         ModelError: as `load`.
@@ -91,14 +102,17 @@ def load_model(
     path, device = _checked_path(config), resolve_device(config.device)
     if is_adapter(Path(path)):
         return _load_adapted(config, Path(path), quantize)
+    dtype = resolve_dtype(config.dtype, device)
     further: dict[str, Any] = {}
+    if quantize is None and not read and not config.trust_remote_code:
+        return model_without_weights(path, config.revision, dtype, device)
     if quantize is not None:
         further = {"quantization_config": _quantization(config, quantize), "device_map": device}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=config.revision or "main",
-            dtype=resolve_dtype(config.dtype, device),
+            dtype=dtype,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,  # a pickle runs whatever code is in it
             output_loading_info=True,

@@ -37,7 +37,7 @@ from topr.training.behavior import rows_by_revision
 from topr.training.data import LEFT_OUT
 from topr.training.distributed import distributed_context
 from topr.training.examples import examples_table
-from topr.training.sharding import shards_weights
+from topr.training.sharding import reads_weights, shards_weights
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,8 @@ def _load(model: ModelConfig, config: TrainConfig, args: TOPRConfig) -> LoadedMo
     # Whole it may be larger than a device: pieces go there when it is sharded.
     place = {"device": "cpu"} if shards_weights(args) else {}
     start = model.model_copy(update={"dtype": config.dtype, **place})
-    return load(start, config.lora.quantize if config.lora else None)
+    bits = config.lora.quantize if config.lora else None
+    return load(start, bits, read=reads_weights(args))
 
 
 def _set_callbacks(

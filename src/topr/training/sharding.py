@@ -4,13 +4,14 @@ Not here: the passes through a sharded model (`topr.training.passes`).
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from topr.errors import TrainingError
@@ -51,6 +52,19 @@ def checkpoint_in_pieces(args: TOPRConfig) -> None:
     """
     if args.fsdp_plugin_args is not None:
         args.fsdp_plugin_args["state_dict_type"] = "SHARDED_STATE_DICT"
+
+
+def reads_weights(args: TOPRConfig) -> bool:
+    """Whether this process reads the weights that are trained. Of those that FSDP shards, the first
+    process of each machine does, and `broadcast_weights` gives the others their pieces.
+    """
+    return args.local_process_index == 0 or not _wants_fsdp(args)
+
+
+def broadcast_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Give each process its pieces of the first one's weights. The others give none."""
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(model, dict(weights), options=options)
 
 
 def shard_on_cpu(accelerator: Accelerator, args: TOPRConfig) -> None:

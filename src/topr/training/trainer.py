@@ -58,7 +58,9 @@ from topr.training.memory import trim
 from topr.training.ordering import ShuffledBatches, assign_to_ranks, validate_order, write_order
 from topr.training.passes import Passes
 from topr.training.sharding import (
+    broadcast_weights,
     checkpoint_in_pieces,
+    reads_weights,
     shard_on_cpu,
     validate_sharding,
 )
@@ -121,7 +123,9 @@ class TOPRTrainer(Trainer):
         self.tokenizer: PreTrainedTokenizerBase = (
             processing_class or load_tokenizer(ModelConfig(path=path))
         )  # fmt: skip
-        loaded: Any = load_model(ModelConfig(path=model)) if isinstance(model, str) else model
+        loaded: Any = model
+        if isinstance(model, str):
+            loaded = load_model(ModelConfig(path=model), read=reads_weights(args))
         if peft_config is not None:
             set_seed(args.seed)  # An adapter begins with random numbers.
             loaded = put_adapter(loaded, peft_config)
@@ -178,6 +182,8 @@ class TOPRTrainer(Trainer):
         """Find out how the model is run."""
         if not self.sharded:
             self._keep_unwrapped(model)
+        first = self.is_fsdp_enabled and self.distributed.is_rank0
+        self._read_weights: dict[str, Tensor] = model.state_dict() if first else {}
         self.forward = self.distributed.run_on_rank0(
             lambda: fitting_forward(model, self.rows, self.settings.layout)
         )
@@ -254,6 +260,9 @@ class TOPRTrainer(Trainer):
         """See `transformers.Trainer`. Weights are sharded by now, and no checkpoint is loaded."""
         # Given an optimizer, a copy of this trainer is asked while DeepSpeed is being set up.
         if self.sharded and optimizer is None:
+            if self.is_fsdp_enabled:
+                broadcast_weights(self.model, self._read_weights)
+                self._read_weights = {}
             self._behavior_known()
         return super().create_scheduler(num_training_steps, optimizer)
 
