@@ -4,10 +4,13 @@ import gc
 from contextlib import suppress
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from tiny import tiny_tokenizer
 from topr.errors import DataError
+from topr.stages.train_sources import GradedRows
 from topr.training.data import prepare_rows
 from topr.training.mapped_rows import PART, column_of, column_parts, numbers_of, with_column
 
@@ -72,3 +75,51 @@ def test_a_selection_has_the_columns_of_its_rows(tmp_path):
     assert numbers_of(chosen, "row").tolist() == [data[i]["row"] for i in (5, 2, PART + 3)]
     parts = list(column_parts(chosen, "prompt_ids"))
     assert [ids for part in parts for ids in part.to_pylist()] == chosen["prompt_ids"][:]
+
+
+def in_parquet(rows, folder):
+    pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet", row_group_size=PART // 2)
+    return GradedRows([folder / "rows.parquet"])
+
+
+def in_wide_types(rows, _):
+    """As other writers have them: 64 bits, lists with 64-bit offsets, a part of a larger set."""
+    table = pa.Table.from_pylist([*rows[:1], *rows])
+    kinds = {"completion_ids": pa.int64(), "logprobs": pa.float64()}
+    for name, kind in kinds.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, name, table[name].cast(pa.large_list(kind)))
+    return Dataset(table).select(range(1, len(table)))
+
+
+SOURCES = [in_parquet, in_wide_types, lambda rows, _: Dataset.from_list(rows)]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_rows_in_arrow_are_read_as_lists_are(tmp_path, source):
+    rows = [row(number) for number in range(ROWS)]
+    rows[5]["logprobs"] = None
+    expected, composition = prepare_rows(rows, tiny_tokenizer())
+    found, same = prepare_rows(source(rows, tmp_path), tiny_tokenizer())
+    assert composition == same
+    assert found.to_list() == expected.to_list()
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"completion_ids": [5, -1]}, {"completion_ids": [99_999]}, {"completion_ids": [5, None]},
+        {"prompt_ids": []}, {"logprobs": [-0.5] * 9}, {"logprobs": [0.5]},
+        {"logprobs": [float("nan")]}, {"logprobs": [float("-inf")]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_rows_in_arrow_are_refused_as_lists_are(tmp_path, source, cell):
+    rows = [row(0), row(9) | cell]
+    with pytest.raises(DataError) as expected:
+        prepare_rows(rows, tiny_tokenizer())
+    assert "row 1" in str(expected.value)
+    with pytest.raises(DataError) as found:
+        prepare_rows(source(rows, tmp_path), tiny_tokenizer())
+    assert str(found.value) == str(expected.value)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 
@@ -21,18 +21,13 @@ def model_without_weights(
         like: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with _as_second_of_node():
         model = type(like).from_pretrained(None, config=like.config, state_dict={}, dtype=dtype)
-    tensors = [
-        (module, name, tensor)
-        for module in model.modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None and tensor.is_meta
-    ]
-    for module, name, tensor in tensors:
-        empty = torch.empty_like(tensor, device=device)
-        is_weight = isinstance(tensor, nn.Parameter)
-        setattr(module, name, nn.Parameter(empty, tensor.requires_grad) if is_weight else empty)
+
+    def placed(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+
+    model._apply(placed)
     model.tie_weights()
-    found: PreTrainedModel = model.to(device).eval()
+    found: PreTrainedModel = model.eval()
     return found
 
 
