@@ -25,7 +25,6 @@ from topr.interop.row_files import rows_of
 from topr.interop.row_tokens import RowTokens, TokenReader
 from topr.interop.row_values import RowReader, are_verdicts
 from topr.records import FinishReason
-from topr.records.distribution import Distribution
 from topr.training.distributed import SINGLE_PROCESS, DistributedContext
 from topr.training.mapped_rows import PART, dataset_of, write_once_per_node, write_rows
 
@@ -250,16 +249,8 @@ def _given(dataset: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
     return rows_of((batch for part in parts for batch in part.to_batches()), arrays=True)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Draft:
-    """A row that is not left out so far."""
-
-    number: int
-    given: Mapping[str, Any]
-    source: RowReader
-    reward: float
-    sampled: Distribution
-    tokens: RowTokens
+_Draft = tuple[RowReader, RowTokens, dict[str, Any]]
+"""A row that is not left out so far: what it says in tokens, and its other fields."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,9 +276,9 @@ class _Reader:
         numbered = enumerate(dataset)
         while part := list(islice(numbered, PART)):
             drafts = [self._draft(number, given) for number, given in part]
-            self.tokens.tokenize([each.tokens for each in drafts if isinstance(each, _Draft)])
+            self.tokens.tokenize([each[1] for each in drafts if not isinstance(each, str)])
             for draft in drafts:
-                row = self._row(draft) if isinstance(draft, _Draft) else draft
+                row = draft if isinstance(draft, str) else self._row(*draft)
                 if isinstance(row, str):
                     left_out[row] += 1
                     continue
@@ -327,35 +318,43 @@ class _Reader:
         tokens = self.tokens.read(source, source.finish({}))
         if tokens.prompt_ids is None and not tokens.prompt:
             raise source.error("prompt", "a question that has tokens")
-        return _Draft(
-            number=number, given=given, source=source, reward=reward, sampled=sampled, tokens=tokens
+        return (
+            source,
+            tokens,
+            {
+                "row": number,
+                "name": f"{source.label('problem_id') or number}#{source.integer('sample') or 0}",
+                "revision": _revision(given, source),
+                "temperature": sampled.temperature or 1.0,
+                "truncated_sampling": not sampled.scored,
+                "reward": reward,
+            },
         )
 
-    def _row(self, draft: _Draft) -> dict[str, Any] | str:
+    def _row(
+        self, source: RowReader, tokens: RowTokens, others: dict[str, Any]
+    ) -> dict[str, Any] | str:
         """Return a row of `ROW_SCHEMA`, or why it is left out."""
-        source = draft.source
-        prompt, completion = self._ids(draft, "prompt"), self._ids(draft, "completion")
+        prompt, completion = (
+            self._checked(ids, source, name)
+            for name, ids in (("prompt", tokens.prompt_ids), ("completion", tokens.completion_ids))
+        )
+        if not len(prompt):
+            raise source.error("prompt", "a question that has tokens")
         logprobs = source.logprobs(len(completion))
-        if self.mask_truncated and draft.tokens.finish_reason is FinishReason.LENGTH:
+        if self.mask_truncated and tokens.finish_reason is FinishReason.LENGTH:
             return "truncated"
         if not len(completion):  # imported text can be empty: there is nothing to train on
             return "empty"
         if self.max_length and len(prompt) + len(completion) > self.max_length:
             return "too_long"
-        return {
-            "row": draft.number,
-            "name": f"{source.label('problem_id') or draft.number}#{source.integer('sample') or 0}",
-            "revision": _revision(draft.given, source),
+        return others | {
             "prompt_ids": prompt,
             "completion_ids": completion,
             "logprobs": None if logprobs is None else np.asarray(logprobs, np.float32),
-            "temperature": draft.sampled.temperature or 1.0,
-            "truncated_sampling": not draft.sampled.scored,
-            "reward": draft.reward,
         }
 
-    def _ids(self, draft: _Draft, name: str) -> NDArray[np.int32]:
-        ids = getattr(draft.tokens, f"{name}_ids")
+    def _checked(self, ids: Any, source: RowReader, name: str) -> NDArray[np.int32]:
         if not isinstance(ids, np.ndarray):  # text was tokenised
-            draft.source.check_ids(ids, name, self.tokens.vocabulary)
+            source.check_ids(ids, name, self.tokens.vocabulary)
         return np.asarray(ids, np.int32)

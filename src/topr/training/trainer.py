@@ -286,11 +286,7 @@ class TOPRTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of one step's rows at a time, shuffled by (seed, epoch)."""
-        return loader_of(self._rows_of, self._batches, self.settings)
-
-    def _rows_of(self, numbers: list[int]) -> Sequence[Row]:
-        found: Sequence[Row] = self.rows.__getitems__(numbers)
-        return found
+        return loader_of(lambda n: self.rows.__getitems__(n), self._batches, self.settings)
 
     def _keep_unwrapped(self, model: nn.Module) -> None:
         """Keep accelerate from wrapping the model: each process has it whole.
