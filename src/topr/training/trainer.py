@@ -182,8 +182,9 @@ class TOPRTrainer(Trainer):
         """Find out how the model is run."""
         if not self.sharded:
             self._keep_unwrapped(model)
-        first = self.is_fsdp_enabled and self.distributed.is_rank0
-        self._read_weights: dict[str, Tensor] = model.state_dict() if first else {}
+        self._read_weights: dict[str, Tensor] | None = None
+        if self.is_fsdp_enabled:
+            self._read_weights = model.state_dict() if self.distributed.is_rank0 else {}
         self.forward = self.distributed.run_on_rank0(
             lambda: fitting_forward(model, self.rows, self.settings.layout)
         )
@@ -260,9 +261,9 @@ class TOPRTrainer(Trainer):
         """See `transformers.Trainer`. Weights are sharded by now, and no checkpoint is loaded."""
         # Given an optimizer, a copy of this trainer is asked while DeepSpeed is being set up.
         if self.sharded and optimizer is None:
-            if self.is_fsdp_enabled:
+            if self._read_weights is not None:
                 broadcast_weights(self.model, self._read_weights)
-                self._read_weights = {}
+                self._read_weights = None
             self._behavior_known()
         return super().create_scheduler(num_training_steps, optimizer)
 
