@@ -4,6 +4,7 @@ memory does not grow with the number of rows.
 Not here: what a row is, and how it is checked (`topr.training.data`).
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -54,17 +55,16 @@ def write_once_per_node(
         The table, and what `write` returned.
 
     """
-    writer = distributed.rank - distributed.local_rank
-    path = folder / f".{name}-{writer}{TEMPORARY_SUFFIX}"
+    # Its own name, since nobody keeps two trainings from one folder.
+    own = folder / f".{name}-{distributed.rank}-{os.getpid()}{TEMPORARY_SUFFIX}"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        found = distributed.run_once_per_node(lambda: write(path))
+        path, found = distributed.run_once_per_node(lambda: (own, write(own)))
         table = map_rows(path)
         distributed.barrier()
     finally:
-        if distributed.rank == writer:
-            with suppress(OSError):  # Windows keeps a mapped file.
-                path.unlink()
+        with suppress(OSError):  # Others have not written theirs; Windows keeps a mapped file.
+            own.unlink()
     return table, found
 
 
