@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from topr.report.rollouts import Source
+from topr.report.text import as_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +19,22 @@ class Model:
     """Trained outside the loop, from the starting model."""
     metrics: Mapping[str, Any]
     """By documented key; a key ending in `_ci` holds a 95 % interval."""
+    run: str = ""
+    """Of several runs in one report: which."""
+
+    @property
+    def series(self) -> str:
+        """Which curve it belongs to: the loop's own models of a run are one."""
+        return f"{self.run}/{self.name if self.comparison else ''}"
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """Return the 95 % interval of a metric, where there is one."""
+        ends = self.metrics.get(f"{metric}_ci")
+        if isinstance(ends, list | tuple) and len(ends) == 2:
+            low, high = (as_number(end) for end in ends)
+            if low is not None and high is not None:
+                return low, high
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

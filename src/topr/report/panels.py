@@ -20,10 +20,13 @@ class Panel:
 
     title: str
     caption: str
+    unit: str
+    """Of the y axis."""
     curves: tuple[Curve, ...]
-    tickformat: str = ""
+    percent: bool = False
     from_zero: bool = False
-    """Fix the axis at zero: plotly draws a constant curve on a scale from -1 to 1 otherwise."""
+    noisy: bool = True
+    """Draw the running mean over the logged values."""
 
 
 SIGNED = (("positive", "--positive", "positives"), ("negative", "--negative", "negatives"))
@@ -32,70 +35,88 @@ PANELS = (
     Panel(
         "Loss",
         "The surrogate whose gradient is the update; its level means little, a jump means trouble.",
+        "loss, nats",
         (Curve("loss"),),
     ),
     Panel(
         "Mean log-ratio, log ρ",
         "How much likelier the model makes a whole completion than the model that wrote it: "
         "positives should rise or hold, negatives should fall, without plunging.",
+        "log ρ, nats per completion",
         tuple(Curve(f"log_ratio/{key}", color, name) for key, color, name in SIGNED),
     ),
     Panel(
         "Mean weight",
         "The tapered ratio that multiplies an update (advantage left out): it closes on negatives "
         "as the model leaves them.",
+        "weight",
         tuple(Curve(f"weight/{key}", color, name) for key, color, name in SIGNED),
+        from_zero=True,
     ),
     Panel(
         "Negatives with weight below 0.01",
         "Share of the negatives that the model has already left behind and that teach it no more.",
+        "% of negatives",
         (Curve("weight/negative_below_0.01", "--negative", "negatives"),),
-        ".0%",
+        percent=True,
+        from_zero=True,
     ),
     Panel(
         "Probe: correct answers",
         "Share of a few validation questions that the model on its way answers correctly; few, so "
         "only large changes mean something.",
+        "% of questions",
         (Curve("probe/accuracy"),),
-        ".0%",
+        percent=True,
         from_zero=True,
+        noisy=False,
     ),
     Panel(
         "Probe: completions that end",
         "Share of the same completions that ended before the token limit; a fall means that the "
         "model forgets to stop.",
+        "% of completions",
         (Curve("probe/ended"),),
-        ".0%",
+        percent=True,
         from_zero=True,
+        noisy=False,
     ),
     Panel(
         "Effective sample size",
         "How many equally weighted completions the batch is worth; a fall means that few "
         "completions make the update.",
+        "completions",
         (Curve("effective_sample_size"),),
+        from_zero=True,
     ),
     Panel(
         "Positives’ signed share of the gradient",
         "Positives’ part of the summed weights: near 1 means that positives alone drive the "
         "update.",
+        "% of summed weights",
         (Curve("gradient_share/positive", "--positive", "positives"),),
-        ".0%",
+        percent=True,
     ),
     Panel(
         "Learning rate",
         "The schedule as it was applied.",
+        "learning rate",
         (Curve("learning_rate"),),
         from_zero=True,
+        noisy=False,
     ),
     Panel(
         "Gradient norm",
         "Before clipping; sustained growth announces collapse.",
+        "L2 norm",
         (Curve("grad_norm"),),
+        from_zero=True,
     ),
     Panel(
         "Tokens per second",
         "Completion tokens trained on per second of wall time.",
+        "tokens/s",
         (Curve("tokens_per_second"),),
-        "~s",
+        from_zero=True,
     ),
 )

@@ -14,7 +14,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from topr._version import __version__
 from topr.report import data, figures, tables
@@ -23,6 +22,7 @@ from topr.report.text import json_for_script, visible
 
 GENERATOR = "topr report"
 """Content of the page's `generator` element: how a report of ours is told from other files."""
+SCRIPTS = ("figures.js", "report.js")
 
 
 def render(run: Run) -> str:
@@ -39,22 +39,20 @@ def render(run: Run) -> str:
         "percent": tables.percent,
         "number": tables.number,
     }
-    scripts = [_script_text(get_plotlyjs()), _script_text(_asset("report.js"))]
-    view = _view(run)
+    scripts = [_script_text(_asset(name)) for name in SCRIPTS]
     return environment.get_template("report.html.j2").render(
-        **view,
+        **_view(run),
         generator=GENERATOR,
         version=__version__,
-        style=Markup(_asset("report.css")),  # noqa: S704  our own files, and plotly's
+        style=Markup(_asset("report.css")),  # noqa: S704  our own files
         scripts=[Markup(script) for script in scripts],  # noqa: S704
         script_hashes=[_hash(script) for script in scripts],
-        data=Markup(json_for_script(_page_data(run, view))),  # noqa: S704  escaped there
+        data=Markup(json_for_script(_page_data(run))),  # noqa: S704  escaped there
     )
 
 
 def _view(run: Run) -> dict[str, Any]:
     """What the template shows."""
-    styles = figures.training_series(run.trainings, run.models)
     return {
         "run": run,
         "facts": tables.facts(run),
@@ -71,26 +69,16 @@ def _view(run: Run) -> dict[str, Any]:
         "environment": tables.flat(run.environment),
         "flat": tables.flat,
         "model_styles": list(figures.model_series(run.models).values()),
-        "training_styles": styles,
+        "training_styles": figures.training_series(run.trainings),
         "accuracy": figures.accuracy_figures(run.models, tables.accuracy_metrics(run.models)),
-        "diagnostics": figures.training_figures(run.trainings, styles),
-        "histograms": figures.histogram_figures(run.trainings),
-        "thinning": max((figures.thinned(t.log) for t in run.trainings), default=1),
+        "overlays": figures.overlays(run.trainings),
+        "trainings": figures.training_figures(run.trainings),
     }
 
 
-def _page_data(run: Run, view: dict[str, Any]) -> dict[str, Any]:
-    """What the page's script draws and browses."""
-    drawn = view["accuracy"] + view["diagnostics"] + view["histograms"]
+def _page_data(run: Run) -> dict[str, Any]:
+    """What the page's script browses."""
     return {
-        "figures": {
-            figure.key: {
-                "traces": figure.traces,
-                "layout": figure.layout,
-                "headings": figure.headings,
-            }
-            for figure in drawn
-        },
         "sources": [asdict(source) for source in run.sources],
         "first_source": run.first_source,
     }

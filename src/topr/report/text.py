@@ -42,6 +42,15 @@ def clip(text: str, *, head: int, tail: int = 0) -> str:
     return f"{text[:head]} … [{left_out:,} characters left out]{end}"
 
 
+def plural(count: int, noun: str, many: str = "") -> str:
+    """Return a count with its noun.
+
+    >>> plural(1, "problem"), plural(1200, "problem")
+    ('1 problem', '1,200 problems')
+    """
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
 def align_tokens(tokens: list[str], text: str) -> list[str]:
     """Return the tokens with the white space that decoding them one by one has lost.
 

@@ -1,5 +1,4 @@
-// The report's page: draws the figures and runs the browser of rollouts. What models and users
-// wrote comes from the JSON in #report-data and is set by textContent alone.
+// The browser of rollouts. What models and users wrote comes from the JSON in #report-data and is set by textContent alone.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
@@ -12,49 +11,6 @@
     if (text !== undefined) node.textContent = text;
     return node;
   }
-
-  // ---- Figures -------------------------------------------------------------------------------
-
-  // A string "--name" stands for the style sheet's custom property of that name.
-  function themed(value, style) {
-    if (typeof value === "string") {
-      return /^--[a-z0-9-]+$/.test(value) ? style.getPropertyValue(value).trim() : value;
-    }
-    if (Array.isArray(value)) return value.map((item) => themed(item, style));
-    if (value === null || typeof value !== "object") return value;
-    return Object.fromEntries(Object.entries(value).map(([k, item]) => [k, themed(item, style)]));
-  }
-
-  function selection(key) {
-    if (key.startsWith("training/")) {
-      return [...document.querySelectorAll('input[name="training"]:checked')].map((i) => i.value);
-    }
-    if (key.startsWith("weights/")) return [byId("histogram-training").value];
-    return null;
-  }
-
-  function draw() {
-    const style = getComputedStyle(root);
-    for (const place of document.querySelectorAll(".plot")) {
-      const figure = data.figures[place.dataset.figure];
-      const wanted = selection(place.dataset.figure);
-      const traces = figure.traces.filter((trace) => !wanted || wanted.includes(trace.meta));
-      if (wanted && figure.headings) {
-        place.parentElement.querySelector("h3").textContent = figure.headings[wanted[0]];
-      }
-      Plotly.react(place, themed(traces, style), themed(figure.layout, style), {
-        displayModeBar: false, responsive: true,
-      });
-    }
-  }
-
-  draw();
-  for (const input of document.querySelectorAll('input[name="training"], #histogram-training')) {
-    input.addEventListener("change", draw);
-  }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  addEventListener("beforeprint", () => { root.classList.add("printing"); draw(); });
-  addEventListener("afterprint", () => { root.classList.remove("printing"); draw(); });
 
   // ---- Browser of rollouts -------------------------------------------------------------------
 
@@ -213,28 +169,17 @@
     return span;
   }
 
-  function hideTip() {
-    byId("tip").hidden = true;
-  }
-
   function showTip(event) {
     const token = event.target.token;
-    if (!token) return hideTip();
+    if (!token) return;
     const shown = (value) => (value === null ? "unknown" : value.toFixed(3).replace("-", "−"));
-    const tip = byId("tip");
-    tip.textContent =
+    const text =
       `“${token.text}”\nlog π ${shown(token.policy)}   log μ ${shown(token.behavior)}\n` +
       `log-ratio ${token.ratio === null ? "unknown" : signed(token.ratio, 3)}`;
-    tip.hidden = false;
-    const box = event.target.getBoundingClientRect();
-    const left = Math.min(Math.max(8, box.left), innerWidth - tip.offsetWidth - 8);
-    const below = box.bottom + 8;
-    const fits = below + tip.offsetHeight < innerHeight;
-    tip.style.left = `${left}px`;
-    tip.style.top = `${fits ? below : box.top - tip.offsetHeight - 8}px`;
+    topr.showTip(text, event.clientX, event.clientY);
   }
 
   document.addEventListener("mouseover", showTip);
+  document.addEventListener("mouseout", (event) => event.target.token && topr.hideTip());
   document.addEventListener("click", showTip);
-  document.addEventListener("scroll", hideTip, true);
 })();
