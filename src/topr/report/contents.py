@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from topr.records import EvalResult
 from topr.report.rollouts import Source
 from topr.report.text import as_number
 
@@ -46,6 +47,15 @@ class Difference:
     metric: str
     difference: float
     ci: tuple[float, float]
+    problems: int | None = None
+    """How many, where it is known."""
+    across: bool = False
+    """Of two runs."""
+
+    @property
+    def clear(self) -> bool:
+        """Beyond chance: the interval leaves zero out."""
+        return min(self.ci) > 0 or max(self.ci) < 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +63,6 @@ class Training:
     """The log of one training."""
 
     label: str
-    model: str
     log: tuple[Mapping[str, Any], ...]
     """One mapping per logged optimizer step."""
     probes: tuple[Mapping[str, Any], ...]
@@ -88,7 +97,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Everything that the report shows."""
+    """Everything that the report shows: of one run, or of several."""
 
     name: str
     recipe: Mapping[str, Any]
@@ -96,17 +105,25 @@ class Run:
     environment: Mapping[str, Any]
     started: datetime | None
     models: tuple[Model, ...]
+    start: Model | None
+    """The model that the headline begins with: the loop's first."""
+    end: Model | None
+    """The model that is the result: the kept one, or the loop's last."""
     differences: tuple[Difference, ...]
     kept: Mapping[str, Any]
     """Which iteration's model is the result, as the summary says."""
+    evaluations: Mapping[str, EvalResult]
+    """By label, which is that of their source."""
+    pairs: tuple[tuple[str, str], ...]
+    """Labels of evaluations to show as before and after; the first is the one that matters."""
     trainings: tuple[Training, ...]
     datasets: tuple[Dataset, ...]
     sources: tuple[Source, ...]
-    first_source: int
-    """Which of the sources to show first: the evaluation of the loop's latest model."""
     verifier: "Run | None"
     """The run of the verifier, where the recipe has one."""
     votes: Mapping[str, Any]
     """What candidates elect with its scores: `votes.json`."""
     missing: tuple[str, ...]
     """What is left out, one short phrase each."""
+    settings: Mapping[str, Mapping[str, str]]
+    """Of several runs: what differs between their recipes, by setting and run."""

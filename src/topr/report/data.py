@@ -7,7 +7,7 @@ from typing import Any
 from topr.curation import REASONS
 from topr.records import Outcome
 from topr.report.contents import Dataset, Run
-from topr.report.tables import Cell, number, percent, signed
+from topr.report.tables import Cell, number, percent, points, signed
 from topr.report.text import as_number, visible
 from topr.verifier.votes import METHODS
 
@@ -103,18 +103,6 @@ def gaps(run: Run) -> list[str]:
     return lines
 
 
-def alarms(run: Run) -> list[str]:
-    """Say which trainings looked ruined, and what became of them."""
-    lines = []
-    for training in run.trainings:
-        watch = training.details.get("watch") or {}
-        for alarm in watch.get("alarms") or ():
-            kept = f" Stopped; the model has the weights of step {watch.get('kept_step')}."
-            end = kept if watch.get("mode") == "stop" else " Training continued."
-            lines.append(visible(f"{training.label}, {alarm.get('message')}.{end}"))
-    return lines
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VoteRow:
     """What a number of candidates elects, by method, and what weights add to the majority."""
@@ -128,8 +116,8 @@ def votes(run: Run) -> list[VoteRow]:
     rows = []
     for k in run.votes.get("at") or ():
         shares = [_share(run.votes, f"{method}@{k}") for method in METHODS]
-        points = [_points(run.votes, f"{method}@{k} - majority") for method in ("weighted", "best")]
-        rows.append(VoteRow(candidates=k, cells=(*shares, *points)))
+        gains = [_points(run.votes, f"{method}@{k} - majority") for method in ("weighted", "best")]
+        rows.append(VoteRow(candidates=k, cells=(*shares, *gains)))
     return rows
 
 
@@ -141,7 +129,7 @@ def _share(values: Mapping[str, Any], key: str) -> Cell:
 def _points(values: Mapping[str, Any], key: str) -> Cell:
     low, high = values[f"{key}_ci"]
     interval = f"[{signed(100 * low)}, {signed(100 * high)}]"
-    return Cell(value=f"{signed(100 * values[key])}", interval=interval)
+    return Cell(value=points(values[key]), interval=interval)
 
 
 def _dataset_row(dataset: Dataset) -> DatasetRow:

@@ -77,7 +77,7 @@ def accuracy_figures(models: Sequence[Model], metrics: Sequence[str]) -> list[Fi
             last = max(m.iteration for m in known)
             plane = Plane(
                 x=Axis(title="iteration", low=-0.3, high=last + 0.3, whole=True),
-                y=Axis.around(values, zero=True, title="% of problems", percent=True),
+                y=Axis.around(values, zero=True, title="%", percent=True),
             )
             marks = _accuracy_marks(plane, known, metric, model_series(models))
             title = visible(metric)

@@ -3,29 +3,33 @@
 Whatever a run does not have yet, or cannot be read, is left out and named in `Run.missing`.
 """
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
-from topr.errors import RunDirectoryError, ToprError
+from topr.errors import RunDirectoryError
+from topr.evaluation import RESULT_FILE, read_evaluation
+from topr.records import EvalResult
+from topr.report.changes import chosen, solved
 from topr.report.contents import Dataset, Difference, Model, Run, Training
-from topr.report.rollouts import EVALUATION_PROBLEMS, TRAINING_PROBLEMS, Source, read_source
+from topr.report.reader import (
+    Reader,
+    as_mapping,
+    json_mapping,
+    log_rows,
+    modified,
+    text,
+    yaml_mapping,
+)
+from topr.report.rollouts import EVALUATION_PROBLEMS, Source, read_source
 from topr.report.text import as_number
+from topr.report.weights import weigher
 from topr.store import read_table, shard_paths
-
-T = TypeVar("T")
-_BROKEN = (
-    ToprError, OSError, ValueError, KeyError, TypeError, yaml.YAMLError, pa.ArrowException
-)  # fmt: skip
-"""What reading a file that is damaged, or not what its name says, may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +43,6 @@ class _Stage:
     comparison: bool = False
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Reads files below one directory and remembers which are absent or broken."""
-
-    root: Path
-    missing: list[str] = field(default_factory=list)
-    whole: bool = True
-    """Whether a whole run is expected: else only what is broken is named, not what is absent."""
-
-    def read(self, path: Path, parse: Callable[[Path], T], *, expected: bool = True) -> T | None:
-        if not path.exists():
-            if expected and self.whole:
-                self.missing.append(str(path.relative_to(self.root)))
-            return None
-        try:
-            return parse(path)
-        except _BROKEN as e:
-            reason = f"{path.relative_to(self.root)} cannot be read ({type(e).__name__})"
-            self.missing.append(reason)
-            return None
-
-    def mapping(self, path: Path, *, expected: bool = True) -> Mapping[str, Any]:
-        return self.read(path, _json_mapping, expected=expected) or {}
-
-
 def read_run(directory: Path) -> Run:
     """Read a run directory, whole or partial.
 
@@ -72,47 +51,54 @@ def read_run(directory: Path) -> Run:
 
     """
     trained = _trained_alone(directory)
-    reader = _Reader(directory, whole=trained is None)
+    reader = Reader(directory, whole=trained is None)
     if not (trained or any(directory.glob("iteration-*")) or (directory / "recipe.yaml").is_file()):
         raise RunDirectoryError(
             f"{directory} is not a run directory: it has no recipe.yaml, no iteration-00, "
             "iteration-01, ... and no training log. Give the directory that `topr run` or "
             "`topr train` wrote, or the output_dir of a TOPRTrainer."
         )
-    recipe = reader.read(directory / "recipe.yaml", _yaml_mapping) or {}
+    recipe = reader.read(directory / "recipe.yaml", yaml_mapping) or {}
     stages = [trained] if trained else _stages(directory, recipe)
-    evaluations = _evaluations(stages, reader)
+    evaluations = dict(_evaluations(stages, reader))
     trainings = _trainings(stages, reader)
     summary = reader.mapping(directory / "summary.json")
-    sources = _sources(stages, evaluations, reader)
+    kept = as_mapping(summary.get("kept"))
+    models = _models(summary, evaluations, stages)
+    loop = sorted((m for m in models if not m.comparison), key=lambda m: m.iteration)
+    pairs = _pairs(stages, evaluations, kept)
+    sources = _sources(stages, evaluations, pairs, recipe, trainings, reader)
     verifier = _verifier(directory, reader)
     if verifier is not None:
         sources += tuple(
             replace(source, label=f"verifier · {source.label}") for source in verifier.sources
         )
-    evaluated = {_evaluation_label(stage) for stage in stages if not stage.comparison}
     return Run(
         name=str(recipe.get("name") or directory.resolve().name),
         recipe=recipe,
-        recipe_text=reader.read(directory / "recipe.yaml", _text, expected=False) or "",
+        recipe_text=reader.read(directory / "recipe.yaml", text, expected=False) or "",
         environment=reader.mapping(directory / "environment.json"),
-        started=reader.read(directory / "recipe.yaml", _modified, expected=False),
-        models=_models(summary, evaluations, stages),
-        differences=_differences(summary, reader),
-        kept=_mapping(summary.get("kept")),
+        started=reader.read(directory / "recipe.yaml", modified, expected=False),
+        models=models,
+        start=loop[0] if loop else None,
+        end=next(
+            (m for m in loop if m.iteration == kept.get("iteration")), loop[-1] if loop else None
+        ),
+        differences=_differences(summary, evaluations, reader),
+        kept=kept,
+        evaluations=evaluations,
+        pairs=pairs,
         trainings=trainings,
         datasets=_datasets(directory, stages, recipe, trainings, reader),
         sources=sources,
-        first_source=max(
-            (i for i, source in enumerate(sources) if source.label in evaluated), default=0
-        ),
         verifier=verifier,
         votes=reader.mapping(directory / "verifier" / "votes.json", expected=verifier is not None),
         missing=tuple(dict.fromkeys(reader.missing)),
+        settings={},
     )
 
 
-def _verifier(directory: Path, reader: _Reader) -> Run | None:
+def _verifier(directory: Path, reader: Reader) -> Run | None:
     """Read the verifier's run, which lies inside; what it misses is missing here."""
     home = directory / "verifier"
     if not (home / "recipe.yaml").is_file():
@@ -120,10 +106,6 @@ def _verifier(directory: Path, reader: _Reader) -> Run | None:
     found = read_run(home)
     reader.missing += [f"verifier/{name}" for name in found.missing]
     return found
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _trained_alone(directory: Path) -> _Stage | None:
@@ -161,13 +143,31 @@ def _stages(directory: Path, recipe: Mapping[str, Any]) -> list[_Stage]:
     return stages
 
 
-def _evaluations(stages: list[_Stage], reader: _Reader) -> dict[str, Mapping[str, Any]]:
-    return {stage.label: reader.mapping(stage.folder / "evaluation.json") for stage in stages}
+def _evaluations(stages: list[_Stage], reader: Reader) -> Iterator[tuple[str, EvalResult]]:
+    for stage in stages:
+        found = reader.read(stage.folder / RESULT_FILE, read_evaluation)
+        if found is not None:
+            yield stage.label, found
+
+
+def _pairs(
+    stages: list[_Stage], evaluations: Mapping[str, EvalResult], kept: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    """Start and result of the loop, each iteration after the one before, comparisons and result."""
+    loop = [s.label for s in stages if not s.comparison and s.label in evaluations]
+    others = [s.label for s in stages if s.comparison and s.label in evaluations]
+    result = next(
+        (s.label for s in stages if not s.comparison and s.iteration == kept.get("iteration")), ""
+    )
+    end = result if result in loop[1:] else loop[-1] if loop else ""
+    pairs = [(loop[0], end), *pairwise(loop)] if len(loop) > 1 else []
+    pairs += [(other, end) for other in others if end]
+    return tuple(dict.fromkeys(pairs))
 
 
 def _models(
     summary: Mapping[str, Any],
-    evaluations: Mapping[str, Mapping[str, Any]],
+    evaluations: Mapping[str, EvalResult],
     stages: list[_Stage],
 ) -> tuple[Model, ...]:
     """The summary's models; before there is one, those of the evaluations."""
@@ -175,9 +175,10 @@ def _models(
     entries = summary.get("models")
     if not isinstance(entries, list):
         entries = [
-            {"name": stage.name, "iteration": stage.iteration} | dict(metrics)
+            {"name": stage.name, "iteration": stage.iteration}
+            | dict(evaluations[stage.label].metrics)
             for stage in stages
-            if isinstance(metrics := evaluations[stage.label].get("metrics"), Mapping)
+            if stage.label in evaluations
         ]
     return tuple(
         Model(
@@ -191,7 +192,10 @@ def _models(
     )
 
 
-def _differences(summary: Mapping[str, Any], reader: _Reader) -> tuple[Difference, ...]:
+def _differences(
+    summary: Mapping[str, Any], evaluations: Mapping[str, EvalResult], reader: Reader
+) -> tuple[Difference, ...]:
+    problems = [len(found.per_problem) for found in evaluations.values()]
     try:
         return tuple(
             Difference(
@@ -200,6 +204,7 @@ def _differences(summary: Mapping[str, Any], reader: _Reader) -> tuple[Differenc
                 metric=str(entry["metric"]),
                 difference=float(entry["difference"]),
                 ci=(float(entry["ci"][0]), float(entry["ci"][1])),
+                problems=max(problems, default=None),
             )
             for entry in summary.get("comparisons", ())
         )
@@ -208,7 +213,7 @@ def _differences(summary: Mapping[str, Any], reader: _Reader) -> tuple[Differenc
         return ()
 
 
-def _trainings(stages: list[_Stage], reader: _Reader) -> tuple[Training, ...]:
+def _trainings(stages: list[_Stage], reader: Reader) -> tuple[Training, ...]:
     trainings = []
     for stage in stages:
         folder = stage.folder / "training"
@@ -216,16 +221,15 @@ def _trainings(stages: list[_Stage], reader: _Reader) -> tuple[Training, ...]:
         if state is not None and not (folder / "log.jsonl").exists():
             log = reader.read(state, _log_history)
         else:
-            log = reader.read(folder / "log.jsonl", _log, expected=stage.iteration > 0)
+            log = reader.read(folder / "log.jsonl", log_rows, expected=stage.iteration > 0)
         if log:
             manifest = reader.mapping(folder / "manifest.json", expected=False)
             trainings.append(
                 Training(
                     label=stage.label,
-                    model=stage.name,
                     log=log,
                     probes=reader.read(folder / "probes.jsonl", _probes, expected=False) or (),
-                    details=_mapping(manifest.get("details")),
+                    details=as_mapping(manifest.get("details")),
                 )
             )
     return tuple(trainings)
@@ -236,7 +240,7 @@ def _datasets(
     stages: list[_Stage],
     recipe: Mapping[str, Any],
     trainings: tuple[Training, ...],
-    reader: _Reader,
+    reader: Reader,
 ) -> tuple[Dataset, ...]:
     datasets = []
     for stage in stages:
@@ -260,23 +264,28 @@ def _datasets(
                 positive_share=_positive_share(training, *counts),
                 baseline=_baseline(stage, recipe, training),
                 effective_share=_effective_share(training),
-                curation=_mapping(manifest.get("details")),
-                drawing=_mapping(rollouts.get("details")),
+                curation=as_mapping(manifest.get("details")),
+                drawing=as_mapping(rollouts.get("details")),
             )
         )
     return tuple(datasets)
 
 
+def _train_section(stage: _Stage, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the recipe says of this training."""
+    train = dict(as_mapping(recipe.get("train")))
+    if stage.comparison:
+        other = as_mapping(as_mapping(recipe.get("compare")).get(stage.name))
+        train |= as_mapping(other.get("train"))
+    return train
+
+
 def _baseline(stage: _Stage, recipe: Mapping[str, Any], training: Training | None) -> float | None:
     """What the training says that it used, else what the recipe asks for."""
-    used = training.details.get("baseline") if training else None
-    if as_number(used) is not None:
-        return as_number(used)
-    train = dict(recipe.get("train") or {})
-    if stage.comparison:
-        train |= ((recipe.get("compare") or {}).get(stage.name) or {}).get("train") or {}
-    if train.get("effective_positive_share") is not None:
-        return None
+    used = as_number(training.details.get("baseline")) if training else None
+    train = _train_section(stage, recipe)
+    if used is not None or train.get("effective_positive_share") is not None:
+        return used
     return as_number(train.get("baseline")) or 0.0
 
 
@@ -298,40 +307,42 @@ def _effective_share(training: Training | None) -> float | None:
 
 
 def _sources(
-    stages: list[_Stage], evaluations: Mapping[str, Mapping[str, Any]], reader: _Reader
+    stages: list[_Stage],
+    evaluations: Mapping[str, EvalResult],
+    pairs: Sequence[tuple[str, str]],
+    recipe: Mapping[str, Any],
+    trainings: tuple[Training, ...],
+    reader: Reader,
 ) -> tuple[Source, ...]:
+    """The same problems of every evaluation, then the examples of every training."""
+    first = [evaluations[label] for label in (pairs[0] if pairs else list(evaluations)[:1])]
+    shown = chosen(first, EVALUATION_PROBLEMS)
     sources = []
     for stage in stages:
-        order = _problem_order(evaluations[stage.label])
-        shards = partial(_read_shards, label=_evaluation_label(stage), order=order)
+        results = solved(evaluations[stage.label]) if stage.label in evaluations else {}
+        shards = partial(_read_shards, label=stage.label, chosen=shown, results=results)
         sources.append(reader.read(stage.folder / "evaluation", shards))
     for stage in stages:
-        examples = partial(_read_examples, label=f"{stage.label} — training examples")
+        training = next((t for t in trainings if t.label == stage.label), None)
+        baseline = _baseline(stage, recipe, training)
         path = stage.folder / "training" / "examples.parquet"
-        sources.append(reader.read(path, examples, expected=stage.iteration > 0))
+        if path.exists():
+            weigh = weigher(_train_section(stage, recipe), baseline)
+            label = f"{stage.label}, training examples"
+            examples = partial(_read_examples, label=label, weigh=weigh)
+            sources.append(reader.read(path, examples))
+        elif stage.iteration > 0:
+            reader.read(path, _read_examples)  # which names it as missing
     return tuple(source for source in sources if source is not None)
 
 
-def _evaluation_label(stage: _Stage) -> str:
-    return f"{stage.label} — evaluation"
-
-
-def _problem_order(evaluation: Mapping[str, Any]) -> list[str]:
-    entries = evaluation.get("per_problem")
-    if not isinstance(entries, list):
-        return []
-    return [str(entry["problem_id"]) for entry in entries if "problem_id" in entry]
-
-
-def _read_shards(folder: Path, *, label: str, order: list[str]) -> Source | None:
+def _read_shards(folder: Path, **given: Any) -> Source | None:
     files = shard_paths(folder)
-    if not files:
-        return None
-    return read_source(files, label=label, max_problems=EVALUATION_PROBLEMS, order=order)
+    return read_source(files, **given) if files else None
 
 
-def _read_examples(path: Path, *, label: str) -> Source:
-    return read_source([path], label=label, max_problems=TRAINING_PROBLEMS)
+def _read_examples(path: Path, **given: Any) -> Source:
+    return read_source([path], tokens=True, **given)
 
 
 def _kept_and_positive(folder: Path) -> tuple[int, int] | None:
@@ -349,43 +360,8 @@ def _outcomes(folder: Path) -> Mapping[str, int]:
 
 
 def _probes(path: Path) -> tuple[Mapping[str, Any], ...]:
-    return _log(path, "probe/ended")
-
-
-def _log(path: Path, key: str = "loss") -> tuple[Mapping[str, Any], ...]:
-    """Rows of optimizer steps, or of probes. A last line that is being written is not a row yet."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and key in row:
-            rows.append(row)
-    return tuple(rows)
+    return log_rows(path, "probe/ended")
 
 
 def _log_history(path: Path) -> tuple[Mapping[str, Any], ...]:
-    return tuple(row for row in _json_mapping(path)["log_history"] if "loss" in row)
-
-
-def _json_mapping(path: Path) -> Mapping[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__}, expected an object")
-    return value
-
-
-def _yaml_mapping(path: Path) -> Mapping[str, Any]:
-    value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__}, expected a mapping")
-    return value
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _modified(path: Path) -> datetime | None:
-    return datetime.fromtimestamp(path.stat().st_mtime, tz=UTC)
+    return tuple(row for row in json_mapping(path)["log_history"] if "loss" in row)
