@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from topr.report.contents import Model, Training
-from topr.report.panels import PANELS, SIGNED, Panel
+from topr.report.panels import PANELS, SIGNED, Panel, style_of
 from topr.report.svg import DASHES, Axis, Plane, Point, smooth, thin
 from topr.report.text import as_number, plural, visible
 
@@ -144,11 +144,12 @@ def overlays(trainings: Sequence[Training]) -> list[Figure]:
     for panel in PANELS if len(trainings) > 1 else ():
         curves = []
         for training, style in zip(trainings, training_series(trainings), strict=True):
-            for curve in panel.curves:
-                points = _smoothed(panel, _points(training, curve.key))
+            for key in panel.keys:
+                points = _smoothed(panel, _points(training, key))
                 if points:
-                    name = f"{style.label}, {curve.name}" if curve.name else style.label
-                    curves.append((points, name, curve.color or style.color, style.dash))
+                    color, sign = style_of(key) or (style.color, "")
+                    name = f"{style.label}, {sign}" if sign else style.label
+                    curves.append((points, name, color, style.dash))
         if curves:
             plane = _plane(panel, [points for points, *_ in curves])
             marks = [
@@ -162,14 +163,13 @@ def overlays(trainings: Sequence[Training]) -> list[Figure]:
 
 def _panel(panel: Panel, training: Training) -> Figure | None:
     """Every logged value, faint where they are noisy, and the running mean over them."""
-    curves = {curve: _points(training, curve.key) for curve in panel.curves}
-    curves = {c: points for c, points in curves.items() if any(y is not None for _, y in points)}
+    curves = {key: points for key in panel.keys if (points := _points(training, key))}
     if not curves:
         return None
     plane = _plane(panel, list(curves.values()))
     marks = []
-    for curve, points in curves.items():
-        name, color = curve.name or panel.unit, curve.color or "--series-0"
+    for key, points in curves.items():
+        color, name = style_of(key) or ("--series-0", panel.unit)
         means = _smoothed(panel, points)
         faint = means != points
         marks.append(plane.line(thin(points, POINTS), name=name, color=color, faint=faint))

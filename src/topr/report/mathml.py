@@ -52,8 +52,8 @@ Tree = list[Any]
 def formulas(texts: Iterable[str]) -> dict[str, Tree]:
     """Return the formulas in some texts, by what stands in the text with its white space made one.
 
-    >>> formulas(["Half is $\\\\frac12$, not $5 or $6."])["$\\\\frac12$"][2][0][0]
-    'mfrac'
+    >>> formulas(["Half is $\\\\frac12$, not $5 or $6."])["$\\\\frac12$"][0]
+    'math'
     """
     found: dict[str, Tree | None] = {}
     for text in texts:

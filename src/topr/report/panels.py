@@ -4,17 +4,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """One curve of a panel."""
-
-    key: str
-    """In a row of the training log."""
-    color: str | None = None
-    """Named colour; defaults to the series' own."""
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Panel:
     """One figure of the training diagnostics."""
 
@@ -22,7 +11,8 @@ class Panel:
     caption: str
     unit: str
     """Of the y axis."""
-    curves: tuple[Curve, ...]
+    keys: tuple[str, ...]
+    """One curve each, in a row of the training log."""
     percent: bool = False
     from_zero: bool = False
     noisy: bool = True
@@ -30,34 +20,46 @@ class Panel:
 
 
 SIGNED = (("positive", "--positive", "positives"), ("negative", "--negative", "negatives"))
+"""Ending of a key, colour and name."""
+
+
+def style_of(key: str) -> tuple[str, str] | None:
+    """Return colour and name of a curve of one sign; None: it has the training's own.
+
+    >>> style_of("weight/negative_below_0.01")
+    ('--negative', 'negatives')
+    """
+    end = key.rpartition("/")[2]
+    return next(((color, name) for sign, color, name in SIGNED if end.startswith(sign)), None)
+
 
 PANELS = (
     Panel(
         "Loss",
         "The surrogate whose gradient is the update; its level means little, a jump means trouble.",
         "loss, nats",
-        (Curve("loss"),),
+        ("loss",),
     ),
     Panel(
         "Mean log-ratio, log ρ",
         "How much likelier the model makes a whole completion than the model that wrote it: "
         "positives should rise or hold, negatives should fall, without plunging.",
         "log ρ, nats per completion",
-        tuple(Curve(f"log_ratio/{key}", color, name) for key, color, name in SIGNED),
+        ("log_ratio/positive", "log_ratio/negative"),
     ),
     Panel(
         "Mean weight",
         "The tapered ratio that multiplies an update (advantage left out): it closes on negatives "
         "as the model leaves them.",
         "weight",
-        tuple(Curve(f"weight/{key}", color, name) for key, color, name in SIGNED),
+        ("weight/positive", "weight/negative"),
         from_zero=True,
     ),
     Panel(
         "Negatives with weight below 0.01",
         "Share of the negatives that the model has already left behind and that teach it no more.",
         "% of negatives",
-        (Curve("weight/negative_below_0.01", "--negative", "negatives"),),
+        ("weight/negative_below_0.01",),
         percent=True,
         from_zero=True,
     ),
@@ -66,7 +68,7 @@ PANELS = (
         "Share of a few validation questions that the model on its way answers correctly; few, so "
         "only large changes mean something.",
         "% of questions",
-        (Curve("probe/accuracy"),),
+        ("probe/accuracy",),
         percent=True,
         from_zero=True,
         noisy=False,
@@ -76,7 +78,7 @@ PANELS = (
         "Share of the same completions that ended before the token limit; a fall means that the "
         "model forgets to stop.",
         "% of completions",
-        (Curve("probe/ended"),),
+        ("probe/ended",),
         percent=True,
         from_zero=True,
         noisy=False,
@@ -86,7 +88,7 @@ PANELS = (
         "How many equally weighted completions the batch is worth; a fall means that few "
         "completions make the update.",
         "completions",
-        (Curve("effective_sample_size"),),
+        ("effective_sample_size",),
         from_zero=True,
     ),
     Panel(
@@ -94,14 +96,14 @@ PANELS = (
         "Positives’ part of the summed weights: near 1 means that positives alone drive the "
         "update.",
         "% of summed weights",
-        (Curve("gradient_share/positive", "--positive", "positives"),),
+        ("gradient_share/positive",),
         percent=True,
     ),
     Panel(
         "Learning rate",
         "The schedule as it was applied.",
         "learning rate",
-        (Curve("learning_rate"),),
+        ("learning_rate",),
         from_zero=True,
         noisy=False,
     ),
@@ -109,14 +111,14 @@ PANELS = (
         "Gradient norm",
         "Before clipping; sustained growth announces collapse.",
         "L2 norm",
-        (Curve("grad_norm"),),
+        ("grad_norm",),
         from_zero=True,
     ),
     Panel(
         "Tokens per second",
         "Completion tokens trained on per second of wall time.",
         "tokens/s",
-        (Curve("tokens_per_second"),),
+        ("tokens_per_second",),
         from_zero=True,
     ),
 )

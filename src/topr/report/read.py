@@ -4,19 +4,19 @@ Whatever a run does not have yet, or cannot be read, is left out and named in `R
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from topr.errors import RunDirectoryError
 from topr.evaluation import RESULT_FILE, read_evaluation
 from topr.records import EvalResult
 from topr.report.changes import chosen, solved
-from topr.report.contents import Dataset, Difference, Model, Run, Training
+from topr.report.contents import Difference, Model, Run, Training
+from topr.report.datasets import baseline_of, read_datasets, train_section
+from topr.report.folders import Stage, find_stages, trained_alone, trainer_state
 from topr.report.reader import (
     Reader,
     as_mapping,
@@ -27,20 +27,8 @@ from topr.report.reader import (
     yaml_mapping,
 )
 from topr.report.rollouts import EVALUATION_PROBLEMS, Source, read_source
-from topr.report.text import as_number
 from topr.report.weights import weigher
-from topr.store import read_table, shard_paths
-
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """One folder that holds a training or an evaluation, or both."""
-
-    label: str
-    name: str
-    iteration: int
-    folder: Path
-    comparison: bool = False
+from topr.store import shard_paths
 
 
 def read_run(directory: Path) -> Run:
@@ -50,7 +38,7 @@ def read_run(directory: Path) -> Run:
         RunDirectoryError: it holds no part of a run.
 
     """
-    trained = _trained_alone(directory)
+    trained = trained_alone(directory)
     reader = Reader(directory, whole=trained is None)
     if not (trained or any(directory.glob("iteration-*")) or (directory / "recipe.yaml").is_file()):
         raise RunDirectoryError(
@@ -59,7 +47,7 @@ def read_run(directory: Path) -> Run:
             "`topr train` wrote, or the output_dir of a TOPRTrainer."
         )
     recipe = reader.read(directory / "recipe.yaml", yaml_mapping) or {}
-    stages = [trained] if trained else _stages(directory, recipe)
+    stages = [trained] if trained else find_stages(directory, recipe)
     evaluations = dict(_evaluations(stages, reader))
     trainings = _trainings(stages, reader)
     summary = reader.mapping(directory / "summary.json")
@@ -89,7 +77,7 @@ def read_run(directory: Path) -> Run:
         evaluations=evaluations,
         pairs=pairs,
         trainings=trainings,
-        datasets=_datasets(directory, stages, recipe, trainings, reader),
+        datasets=read_datasets(directory, stages, recipe, trainings, reader),
         sources=sources,
         verifier=verifier,
         votes=reader.mapping(directory / "verifier" / "votes.json", expected=verifier is not None),
@@ -108,42 +96,7 @@ def _verifier(directory: Path, reader: Reader) -> Run | None:
     return found
 
 
-def _trained_alone(directory: Path) -> _Stage | None:
-    """Return the one stage of a directory that `topr train` or a Trainer wrote, if it is one."""
-    if (directory / "training" / "log.jsonl").is_file() or _trainer_state(directory):
-        return _Stage("trained", "trained", 1, directory)
-    return None
-
-
-def _trainer_state(directory: Path) -> Path | None:
-    """Return the newest file in which a Trainer of transformers left its log."""
-    found = directory.glob("checkpoint-*/trainer_state.json")
-    return max(found, key=lambda path: int(path.parent.name.split("-")[-1]), default=None)
-
-
-def _stages(directory: Path, recipe: Mapping[str, Any]) -> list[_Stage]:
-    """Every folder that the recipe asks for, and every further one that is there."""
-    train = recipe.get("train")
-    name = str(train.get("objective") if isinstance(train, Mapping) else "trained")
-    found = {int(p.name[10:]) for p in directory.glob("iteration-*") if p.name[10:].isdigit()}
-    iterations = recipe.get("iterations", 1)
-    planned = range(iterations + 1) if isinstance(iterations, int) else ()
-    numbers = sorted(found.union(planned))
-    compare = recipe.get("compare")
-    names = list(compare) if isinstance(compare, Mapping) else []
-    names += sorted(p.name for p in directory.glob("compare/*") if p.is_dir())
-    stages = []
-    for i in numbers:
-        label = "base" if i == 0 else name if numbers[-1] == 1 else f"{name} · iteration {i}"
-        stages.append(
-            _Stage(label, "base" if i == 0 else name, i, directory / f"iteration-{i:02d}")
-        )
-    for other in dict.fromkeys(map(str, names)):
-        stages.append(_Stage(other, other, 1, directory / "compare" / other, comparison=True))
-    return stages
-
-
-def _evaluations(stages: list[_Stage], reader: Reader) -> Iterator[tuple[str, EvalResult]]:
+def _evaluations(stages: list[Stage], reader: Reader) -> Iterator[tuple[str, EvalResult]]:
     for stage in stages:
         found = reader.read(stage.folder / RESULT_FILE, read_evaluation)
         if found is not None:
@@ -151,7 +104,7 @@ def _evaluations(stages: list[_Stage], reader: Reader) -> Iterator[tuple[str, Ev
 
 
 def _pairs(
-    stages: list[_Stage], evaluations: Mapping[str, EvalResult], kept: Mapping[str, Any]
+    stages: list[Stage], evaluations: Mapping[str, EvalResult], kept: Mapping[str, Any]
 ) -> tuple[tuple[str, str], ...]:
     """Start and result of the loop, each iteration after the one before, comparisons and result."""
     loop = [s.label for s in stages if not s.comparison and s.label in evaluations]
@@ -168,7 +121,7 @@ def _pairs(
 def _models(
     summary: Mapping[str, Any],
     evaluations: Mapping[str, EvalResult],
-    stages: list[_Stage],
+    stages: list[Stage],
 ) -> tuple[Model, ...]:
     """The summary's models; before there is one, those of the evaluations."""
     compared = {stage.name for stage in stages if stage.comparison}
@@ -213,11 +166,11 @@ def _differences(
         return ()
 
 
-def _trainings(stages: list[_Stage], reader: Reader) -> tuple[Training, ...]:
+def _trainings(stages: list[Stage], reader: Reader) -> tuple[Training, ...]:
     trainings = []
     for stage in stages:
         folder = stage.folder / "training"
-        state = _trainer_state(stage.folder)
+        state = trainer_state(stage.folder)
         if state is not None and not (folder / "log.jsonl").exists():
             log = reader.read(state, _log_history)
         else:
@@ -235,79 +188,8 @@ def _trainings(stages: list[_Stage], reader: Reader) -> tuple[Training, ...]:
     return tuple(trainings)
 
 
-def _datasets(
-    directory: Path,
-    stages: list[_Stage],
-    recipe: Mapping[str, Any],
-    trainings: tuple[Training, ...],
-    reader: Reader,
-) -> tuple[Dataset, ...]:
-    datasets = []
-    for stage in stages:
-        if stage.iteration == 0:
-            continue
-        counts = reader.read(stage.folder / "dataset", _kept_and_positive)
-        if counts is None:
-            continue
-        home = directory / "iteration-01" if stage.comparison else stage.folder
-        training = next((t for t in trainings if t.label == stage.label), None)
-        rollouts = reader.mapping(home / "rollouts" / "manifest.json", expected=False)
-        manifest = reader.mapping(stage.folder / "dataset" / "manifest.json", expected=False)
-        drawn = rollouts.get("rows")
-        datasets.append(
-            Dataset(
-                label=stage.label,
-                drawn=drawn if isinstance(drawn, int) else None,
-                outcomes=reader.read(home / "graded", _outcomes, expected=False) or {},
-                kept=counts[0],
-                positives=counts[1],
-                positive_share=_positive_share(training, *counts),
-                baseline=_baseline(stage, recipe, training),
-                effective_share=_effective_share(training),
-                curation=as_mapping(manifest.get("details")),
-                drawing=as_mapping(rollouts.get("details")),
-            )
-        )
-    return tuple(datasets)
-
-
-def _train_section(stage: _Stage, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the recipe says of this training."""
-    train = dict(as_mapping(recipe.get("train")))
-    if stage.comparison:
-        other = as_mapping(as_mapping(recipe.get("compare")).get(stage.name))
-        train |= as_mapping(other.get("train"))
-    return train
-
-
-def _baseline(stage: _Stage, recipe: Mapping[str, Any], training: Training | None) -> float | None:
-    """What the training says that it used, else what the recipe asks for."""
-    used = as_number(training.details.get("baseline")) if training else None
-    train = _train_section(stage, recipe)
-    if used is not None or train.get("effective_positive_share") is not None:
-        return used
-    return as_number(train.get("baseline")) or 0.0
-
-
-def _positive_share(training: Training | None, kept: int, positives: int) -> float | None:
-    used = as_number(training.details.get("positive_share")) if training else None
-    if used is not None:
-        return used
-    return positives / kept if kept else None
-
-
-def _effective_share(training: Training | None) -> float | None:
-    if training is None:
-        return None
-    for values in (training.details, training.log[-1]):
-        share = as_number(values.get("effective_positive_share"))
-        if share is not None:
-            return share
-    return None
-
-
 def _sources(
-    stages: list[_Stage],
+    stages: list[Stage],
     evaluations: Mapping[str, EvalResult],
     pairs: Sequence[tuple[str, str]],
     recipe: Mapping[str, Any],
@@ -324,10 +206,10 @@ def _sources(
         sources.append(reader.read(stage.folder / "evaluation", shards))
     for stage in stages:
         training = next((t for t in trainings if t.label == stage.label), None)
-        baseline = _baseline(stage, recipe, training)
+        baseline = baseline_of(stage, recipe, training)
         path = stage.folder / "training" / "examples.parquet"
         if path.exists():
-            weigh = weigher(_train_section(stage, recipe), baseline)
+            weigh = weigher(train_section(stage, recipe), baseline)
             label = f"{stage.label}, training examples"
             examples = partial(_read_examples, label=label, weigh=weigh)
             sources.append(reader.read(path, examples))
@@ -343,20 +225,6 @@ def _read_shards(folder: Path, **given: Any) -> Source | None:
 
 def _read_examples(path: Path, **given: Any) -> Source:
     return read_source([path], tokens=True, **given)
-
-
-def _kept_and_positive(folder: Path) -> tuple[int, int] | None:
-    if not shard_paths(folder):
-        return None
-    reward = read_table(folder, ["reward"])["reward"]
-    return len(reward), pc.sum(pc.greater(reward, 0)).as_py() or 0
-
-
-def _outcomes(folder: Path) -> Mapping[str, int]:
-    if not shard_paths(folder):
-        return {}
-    grade = read_table(folder, ["grade"])["grade"]
-    return {str(entry["values"]): entry["counts"] for entry in pc.value_counts(grade).to_pylist()}
 
 
 def _probes(path: Path) -> tuple[Mapping[str, Any], ...]:

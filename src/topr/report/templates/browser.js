@@ -7,7 +7,8 @@
   const bytes = Uint8Array.from(atob(byId("report-data").textContent), (c) => c.charCodeAt(0));
   const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   const data = JSON.parse(await new Response(unpacked).text());
-  if (!data.sources?.length) return;
+  if (!data.sources.length) return;
+  byId("browser").hidden = false;
 
   const FIELDS = ["show", "next", "change", "grade", "sort", "search", "plain"];
   let current = null; // the problem that is shown
