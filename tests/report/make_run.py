@@ -10,15 +10,26 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from topr.config import dump_recipe
 from topr.config.recipe import Recipe
 from topr.evaluation import RESULT_FILE, score, write_evaluation
+from topr.grading.tables import GRADE_FIELDS
 from topr.records import EvalResult, FinishReason, Grade, Outcome, Rollout, SamplingParams
 from topr.runs.summary import Evaluated, write_summary
-from topr.store import Manifest, rollouts_to_table, write_json_atomic, write_manifest, write_shard
+from topr.store import (
+    Manifest,
+    rollouts_to_table,
+    shard_paths,
+    write_choice,
+    write_columns,
+    write_json_atomic,
+    write_manifest,
+    write_shard,
+)
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -84,20 +95,21 @@ def make_run(
         },
     )
     evaluations = [_evaluate(rng, directory / "iteration-00", "base", 0, problems, hostile)]
+    first: list[Rollout] = []
     for iteration in range(1, iterations + 1):
         folder = directory / f"iteration-{iteration:02d}"
         graded = _rollouts(rng, "base", problems, iteration, "train", hostile=False)
         _store(folder / "rollouts", [_ungraded(r) for r in graded])
-        _store(folder / "graded", graded)
-        _store(folder / "dataset", graded)
+        _store(folder / "graded", graded, source=folder / "rollouts")
+        _choose(folder / "dataset", graded, list(range(len(graded))), folder / "graded")
         _train(rng, folder / "training", graded, "topr", steps)
+        first = first or graded
         evaluations.append(_evaluate(rng, folder, "topr", iteration, problems, hostile))
     for name in recipe.compare:
         folder = directory / "compare" / name
-        graded = _rollouts(rng, "base", problems, 1, "train", hostile=False)
-        kept = [r for r in graded if name != "sft" or r.grade.reward > 0]
-        _store(folder / "dataset", kept)
-        _train(rng, folder / "training", kept, name, steps)
+        kept = [n for n, r in enumerate(first) if name != "sft" or r.grade.reward > 0]
+        _choose(folder / "dataset", first, kept, directory / "iteration-01" / "graded")
+        _train(rng, folder / "training", [first[n] for n in kept], name, steps)
         evaluations.append(_evaluate(rng, folder, name, 1, problems, hostile))
     write_summary(recipe, evaluations, (), directory)
     return directory
@@ -181,13 +193,24 @@ def _ungraded(rollout: Rollout) -> Rollout:
     return Rollout(**values | {"grade": None})
 
 
-def _store(folder: Path, rollouts: list[Rollout]) -> None:
+def _store(folder: Path, rollouts: list[Rollout], source: Path | None = None) -> None:
+    """Two shards of rollouts; of grades alone where the completions stay in `source`."""
     half = len(rollouts) // 2
-    paths = [
-        write_shard(folder, index, rollouts_to_table(part))
-        for index, part in enumerate((rollouts[:half], rollouts[half:]))
-    ]
+    paths = []
+    for index, part in enumerate((rollouts[:half], rollouts[half:])):
+        table = rollouts_to_table(part)
+        if source is None:
+            paths.append(write_shard(folder, index, table))
+        else:
+            shard = shard_paths(source)[index]
+            paths.append(write_columns(folder, shard, table, tuple(GRADE_FIELDS)))
     _manifest(folder, len(rollouts), [p.name for p in paths], {})
+
+
+def _choose(folder: Path, rollouts: list[Rollout], kept: list[int], graded: Path) -> None:
+    keys = rollouts_to_table(rollouts).select(["problem_id", "sample"]).take(kept)
+    path = write_choice(folder, graded, keys, np.array(kept))
+    _manifest(folder, len(kept), [path.name], {})
 
 
 def _manifest(folder: Path, rows: int, files: list[str], details: dict[str, Any]) -> None:

@@ -104,32 +104,32 @@ def warnings(run: Run) -> list[str]:
     lines = [*_alarms(run)]
     for dataset in run.datasets:
         graded = sum(dataset.outcomes.values())
-        unreadable = dataset.outcomes.get("unparseable", 0)
         if graded and not dataset.outcomes.get("correct"):
-            lines.append(f"{dataset.label}: no completion that was drawn is correct.")
-        elif graded and unreadable > MOST * graded:
-            lines.append(
-                f"{dataset.label}: {unreadable / graded:.0%} of the completions that were drawn "
-                "have no readable answer."
-            )
+            lines.append(f"{dataset.label}: no completion that was sampled is correct.")
+        for outcome, what in _BAD.items():
+            share = dataset.outcomes.get(outcome, 0) / max(1, graded)
+            if share > MOST:
+                lines.append(f"{dataset.label}: {share:.0%} of the sampled completions {what}.")
         if dataset.kept and not dataset.positives:
             lines.append(f"{dataset.label}: the dataset holds negatives alone.")
     for model in run.models:
+        name = f"{model.name}, iteration {model.iteration}"
         for metric, what in _BAD.items():
-            share = as_number(model.metrics.get(metric))
-            if share is not None and share > MOST:
-                lines.append(f"{model.name}, iteration {model.iteration}: {share:.0%} {what}.")
+            share = as_number(model.metrics.get(metric)) or 0
+            if share > MOST:
+                lines.append(f"{name}: {share:.0%} of the completions {what}.")
         unscored = as_number(model.metrics.get("unscored"))
         if unscored:
-            count = plural(int(unscored), "problem")
-            lines.append(f"{model.name}, iteration {model.iteration}: {count} could not be scored.")
+            lines.append(f"{name}: {plural(int(unscored), 'problem')} could not be scored.")
     return [visible(line) for line in dict.fromkeys(lines)]
 
 
 _BAD = {
-    "truncated": "of the completions reached the token limit",
-    "invalid": "of the completions have no readable answer",
+    "truncated": "reached the token limit",
+    "invalid": "have no readable answer",
+    "unparseable": "have no readable answer",
 }
+"""A metric or an outcome that is bad where most completions have it."""
 
 
 def _alarms(run: Run) -> list[str]:
