@@ -77,7 +77,6 @@ def test_warnings_say_what_is_wrong(run):
     assert said == [
         "topr looks ruined: step 3: <b>bad</b>. Training continued.",
         "sft: no completion that was sampled is correct.",
-        "sft: the dataset holds negatives alone.",
         "base, iteration 0: 90% of the completions reached the token limit.",
         "base, iteration 0: 1 problem could not be scored.",
     ]

@@ -1,6 +1,9 @@
 """The report's first screen: whether it worked, in a sentence; cards; warnings of the run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from topr.report.contents import Difference, Model, Run
 from topr.report.tables import (
@@ -103,25 +106,30 @@ def warnings(run: Run) -> list[str]:
     """Return what a reader must know first: ruined trainings, unreadable data, missing grades."""
     lines = [*_alarms(run)]
     for dataset in run.datasets:
-        graded = sum(dataset.outcomes.values())
-        if graded and not dataset.outcomes.get("correct"):
+        graded = sum(dataset.outcomes.values()) or 1
+        shares = {name: count / graded for name, count in dataset.outcomes.items()}
+        lines += _mostly_bad(f"{dataset.label}, sampled for training", shares)
+        if dataset.outcomes and not dataset.outcomes.get("correct"):
             lines.append(f"{dataset.label}: no completion that was sampled is correct.")
-        for outcome, what in _BAD.items():
-            share = dataset.outcomes.get(outcome, 0) / max(1, graded)
-            if share > MOST:
-                lines.append(f"{dataset.label}: {share:.0%} of the sampled completions {what}.")
-        if dataset.kept and not dataset.positives:
+        elif dataset.kept and not dataset.positives:
             lines.append(f"{dataset.label}: the dataset holds negatives alone.")
     for model in run.models:
         name = f"{model.name}, iteration {model.iteration}"
-        for metric, what in _BAD.items():
-            share = as_number(model.metrics.get(metric)) or 0
-            if share > MOST:
-                lines.append(f"{name}: {share:.0%} of the completions {what}.")
+        lines += _mostly_bad(name, model.metrics)
         unscored = as_number(model.metrics.get("unscored"))
         if unscored:
             lines.append(f"{name}: {plural(int(unscored), 'problem')} could not be scored.")
     return [visible(line) for line in dict.fromkeys(lines)]
+
+
+def _mostly_bad(name: str, shares: Mapping[str, Any]) -> list[str]:
+    """Say what is wrong first of all: a truncated completion has no answer either."""
+    found = (
+        f"{name}: {as_number(shares.get(key)) or 0:.0%} of the completions {what}."
+        for key, what in _BAD.items()
+        if (as_number(shares.get(key)) or 0) > MOST
+    )
+    return [*islice(found, 1)]
 
 
 _BAD = {
