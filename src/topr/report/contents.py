@@ -79,7 +79,7 @@ class Dataset:
     drawn: int | None
     """Completions drawn, as the rollouts' manifest says."""
     outcomes: Mapping[str, int]
-    """Graded completions by outcome."""
+    """Graded completions by outcome, in the order of `Outcome`."""
     kept: int
     positives: int
     """Kept completions with a positive reward."""

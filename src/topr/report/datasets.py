@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from topr.records import Outcome
 from topr.report.contents import Dataset, Training
 from topr.report.folders import Stage
 from topr.report.reader import Reader, as_mapping
@@ -96,4 +97,6 @@ def _outcomes(folder: Path) -> Mapping[str, int]:
     if not shard_paths(folder):
         return {}
     grade = read_table(folder, ["grade"])["grade"]
-    return {str(entry["values"]): entry["counts"] for entry in pc.value_counts(grade).to_pylist()}
+    found = {str(row["values"]): row["counts"] for row in pc.value_counts(grade).to_pylist()}
+    order = [*map(str, Outcome), *sorted(found)]
+    return {name: found[name] for name in dict.fromkeys(order) if name in found}

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from topr._version import __version__
+from topr.curation import REASONS
 from topr.report import data, figures, tables, verdict
 from topr.report.changes import changes
 from topr.report.contents import Run
@@ -66,8 +67,8 @@ def _view(run: Run) -> dict[str, Any]:
         "summary": tables.summary(run),
         "differences": tables.differences(run),
         "changes": changes(run),
-        "datasets": data.datasets(run),
         "curation": data.curation(run),
+        "reasons": REASONS,
         "tokens": data.tokens(run),
         "gaps": data.gaps(run),
         "verifier": tables.summary(run.verifier) if run.verifier else None,

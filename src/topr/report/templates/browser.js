@@ -213,7 +213,9 @@
   for (const id of ["next", "change", "grade", "sort"]) byId(id).addEventListener("change", () => list());
   byId("search").addEventListener("input", () => list());
   byId("plain").addEventListener("change", show);
-  addEventListener("hashchange", () => { if (readAddress()) byId("rollouts").scrollIntoView(); });
+  addEventListener("hashchange", () => {
+    if (location.hash.includes("=") && readAddress()) byId("rollouts").scrollIntoView(); // else a section
+  });
   const asked = location.hash;
   if (readAddress()) byId("rollouts").scrollIntoView();
   else if (asked) history.replaceState(null, "", asked);
