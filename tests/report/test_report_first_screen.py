@@ -43,6 +43,11 @@ def test_the_sentence_has_difference_interval_and_number_of_problems(run):
     assert verdict(replace(run, differences=())) is None
 
 
+def test_a_run_that_keeps_the_starting_model_says_so(run):
+    said = verdict(replace(run, kept={"iteration": 0, "by": "pass@1 on validation problems"}))
+    assert (said.word, said.tone) == ("The starting model is kept.", "unclear")
+
+
 def test_a_card_says_better_only_beyond_chance(run):
     unclear = difference(0.06, -0.02, 0.13)
     for found, said in (

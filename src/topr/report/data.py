@@ -28,7 +28,8 @@ def tokens(run: Run) -> list[str]:
             most = number(dataset.drawing.get("max_candidates"))
             lines.append(
                 f"{visible(dataset.label)}: {drawn:,.0f} tokens sampled, {kept:,.0f} kept; "
-                f"{most} completions of every problem would have taken about {saved:,.0f} more ({share:.0%})."
+                f"{most} completions of every problem would have taken about {saved:,.0f} more "
+                f"({share:.0%})."
             )
     return lines
 

@@ -56,6 +56,12 @@ def verdict(run: Run) -> Verdict | None:
     >>> # It worked. TOPR: +30.1 points pass@1 over the starting model [28.0, 32.3], +15.0 over
     >>> # positives only [12.7, 17.3], on 200 problems.
     """
+    if run.kept.get("iteration") == 0:
+        return Verdict(
+            word="The starting model is kept.",
+            tone="unclear",
+            sentence="No iteration was better on validation problems.",
+        )
     metric = next((d.metric for d in run.differences if d.metric == "pass@1"), None)
     metric = metric or next((d.metric for d in run.differences), None)
     found = [d for d in run.differences if d.metric == metric]

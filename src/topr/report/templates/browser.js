@@ -164,7 +164,7 @@
     const view = { plain: byId("plain").checked, math: data.math, wanted: wanted() };
     const head = element("div", "head");
     const step = (by) => () => move(by);
-    head.append(element("span", "id", current.problem_id), copyButton(location.href, "copy address"), button("previous", step(-1)), button("next", step(1)));
+    head.append(element("span", "id", current.problem_id), copyButton(current.prompt || current.question, "copy prompt"), copyButton(location.href, "copy address"), button("previous", step(-1)), button("next", step(1)));
     const question = view.plain ? current.question : rich(current.question, view.math);
     place.replaceChildren(head, block("prompt", current.question, question, view.wanted));
     if (current.prompt) {
