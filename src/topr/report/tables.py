@@ -66,11 +66,17 @@ def percent(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a number with at most four figures, thousands apart."""
+    """Return a number as people read it: thousands apart, at most four figures.
+
+    >>> number(18), number(18.03), number(0.345118), number(2.1e-7), number(1234.5)
+    ('18', '18.0', '0.3451', '2.1e−7', '1,234')
+    """
     if not _is_number(value):
         return "—" if value is None else visible(str(value))
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}".replace("-", "−")
+    if abs(value) >= 10:
+        return f"{value:.1f}".replace("-", "−")
     return f"{value:.4g}".replace("e-0", "e-").replace("-", "−")
 
 
