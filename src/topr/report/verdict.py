@@ -53,8 +53,8 @@ class Card:
 def verdict(run: Run) -> Verdict | None:
     """Return whether it worked, by the paired differences in pass@1; None before there are any.
 
-    >>> # It worked. TOPR: +30.1 points pass@1 over the starting model [28.0, 32.3], +15.0 over
-    >>> # positives only [12.7, 17.3], on 200 problems.
+    "It worked. TOPR: +30.1 points pass@1 over the starting model [28.0, 32.3], +15.0 over positives
+    only [12.7, 17.3], on 200 problems."
     """
     if run.kept.get("iteration") == 0:
         return Verdict(
