@@ -42,7 +42,7 @@ HOSTILE = (
     "",
     "x" * 60_000,
     r"$\href{javascript:alert(1)}{\frac{1}{2}}$ is $\text{<img src=x onerror=alert(1)>}$",
-    "**bold <script>alert(1)</script>** and `code` and *it*\n# Head\n- one\n1. two\n"
+    "**bold <script>alert(1)</script>** and `code` and *it*\n# Head\n- one\n1. two\n* 4 = 8\n"
     "```html\n<b>x</b>\n```\n[link](javascript:alert(1)) ![i](http://example.org/x.png)",
     r"So \[ x = \frac{-b \pm \sqrt{b^2-4ac}}{2a} \] and $5 or $6, \boxed{\sqrt{2}}.",
 )

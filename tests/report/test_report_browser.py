@@ -77,6 +77,7 @@ def test_what_a_model_wrote_is_text_formulas_and_a_little_markdown(report, tmp_p
         "bold <script>alert(1)</script> and code and it",
         "<b>x</b>",
         "and $5 or $6,",
+        "* 4 = 8",
     ):
         assert text in page.text
     tags = {tag for tag, _ in page.elements}

@@ -52,14 +52,15 @@
     return node;
   }
 
-  // Headings, lists, fenced code, and lines. A display formula over several lines is made one first.
+  // Headings, lists, fenced code, and lines; "* 4 = 8" is arithmetic. A display formula over several
+  // lines is made one first.
   function rich(text, math) {
     const found = document.createDocumentFragment();
     const lines = text.replaceAll(new RegExp(math.pattern, "g"), (m) => m.replace(/\s+/g, " ")).split("\n");
     for (let i = 0; i < lines.length; i += 1) {
       const line = lines[i];
       const heading = line.match(/^(#{1,4})\s+(\S.*)$/);
-      const item = line.match(/^\s*(?:[-*+]|(\d{1,3}[.)]))\s+(\S.*)$/);
+      const item = line.match(/^\s*(?:[-*+](?=\s+[^\s\d])|(\d{1,3}[.)]))\s+(\S.*)$/);
       if (/^\s*```/.test(line)) {
         const end = lines.findIndex((other, at) => at > i && /^\s*```\s*$/.test(other));
         const last = end < 0 ? lines.length : end;
