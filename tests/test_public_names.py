@@ -62,7 +62,7 @@ def test_five_lines_from_completions_to_a_report(completions, tmp_path):
     )  # fmt: skip
     topr.TOPRTrainer(str(tmp_path / "model"), args, dataset).train()
     page = topr.write_report(tmp_path / "out").read_text(encoding="utf-8")
-    assert "log_ratio" in page
+    assert "Mean log-ratio" in page
     assert "Left out of this report" not in page  # a training alone is a whole one
 
 

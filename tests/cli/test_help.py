@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "datasets", "pyarrow", "plotly", "sympy")
+HEAVY = ("torch", "transformers", "datasets", "pyarrow", "sympy")
 
 
 def topr(*arguments):

@@ -1,4 +1,8 @@
-"""A run directory as the loop leaves it, made without a model, hostile strings included."""
+"""A run directory as the loop leaves it, hostile strings included.
+
+Evaluations and the summary are made by the functions that make them in a run. Completions and the
+training's log are made up: a run with a model takes a minute on a CPU.
+"""
 
 import json
 import math
@@ -6,13 +10,26 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from topr.config import dump_recipe
 from topr.config.recipe import Recipe
-from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
-from topr.store import Manifest, rollouts_to_table, write_json_atomic, write_manifest, write_shard
+from topr.evaluation import RESULT_FILE, score, write_evaluation
+from topr.grading.tables import GRADE_FIELDS
+from topr.records import EvalResult, FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.runs.summary import Evaluated, write_summary
+from topr.store import (
+    Manifest,
+    rollouts_to_table,
+    shard_paths,
+    write_choice,
+    write_columns,
+    write_json_atomic,
+    write_manifest,
+    write_shard,
+)
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -24,6 +41,10 @@ HOSTILE = (
     "null undefined NaN None \\u003c \\",
     "",
     "x" * 60_000,
+    r"$\href{javascript:alert(1)}{\frac{1}{2}}$ is $\text{<img src=x onerror=alert(1)>}$",
+    "**bold <script>alert(1)</script>** and `code` and *it*\n# Head\n- one\n1. two\n* 4 = 8\n"
+    "```html\n<b>x</b>\n```\n[link](javascript:alert(1)) ![i](http://example.org/x.png)",
+    r"So \[ x = \frac{-b \pm \sqrt{b^2-4ac}}{2a} \] and $5 or $6, \boxed{\sqrt{2}}.",
 )
 KINDS = {  # name -> (share correct of a sampled answer, share without an answer)
     "base": (0.27, 0.09),
@@ -34,13 +55,20 @@ KINDS = {  # name -> (share correct of a sampled answer, share without an answer
 
 
 def make_run(
-    directory: Path, *, iterations: int = 2, problems: int = 48, steps: int = 75, seed: int = 0
+    directory: Path,
+    *,
+    iterations: int = 2,
+    problems: int = 48,
+    steps: int = 75,
+    seed: int = 0,
+    called: str = "quickstart",
+    hostile: bool = True,
 ) -> Path:
     """Write a complete run of `iterations` with two comparisons and return its directory."""
     rng = random.Random(seed)
     recipe = Recipe.model_validate(
         {
-            "name": "quickstart",
+            "name": called,
             "description": "A small model gets better at word problems <b>offline</b>",
             "iterations": iterations,
             "task": {"name": "arithmetic"},
@@ -66,84 +94,38 @@ def make_run(
             "command": ["topr", "run", "</script><script>alert(2)</script>"],
         },
     )
-    evaluations = [_evaluate(rng, directory / "iteration-00", "base", 0, problems)]
+    evaluations = [_evaluate(rng, directory / "iteration-00", "base", 0, problems, hostile)]
+    first: list[Rollout] = []
     for iteration in range(1, iterations + 1):
         folder = directory / f"iteration-{iteration:02d}"
         graded = _rollouts(rng, "base", problems, iteration, "train", hostile=False)
         _store(folder / "rollouts", [_ungraded(r) for r in graded])
-        _store(folder / "graded", graded)
-        _store(folder / "dataset", graded)
+        _store(folder / "graded", graded, source=folder / "rollouts")
+        _choose(folder / "dataset", graded, list(range(len(graded))), folder / "graded")
         _train(rng, folder / "training", graded, "topr", steps)
-        evaluations.append(_evaluate(rng, folder, "topr", iteration, problems))
-    for name in ("sft", "reinforce"):
+        first = first or graded
+        evaluations.append(_evaluate(rng, folder, "topr", iteration, problems, hostile))
+    for name in recipe.compare:
         folder = directory / "compare" / name
-        graded = _rollouts(rng, "base", problems, 1, "train", hostile=False)
-        kept = [r for r in graded if name != "sft" or r.grade.reward > 0]
-        _store(folder / "dataset", kept)
-        _train(rng, folder / "training", kept, name, steps)
-        evaluations.append(_evaluate(rng, folder, name, 1, problems))
-    write_json_atomic(directory / "summary.json", _summary(evaluations))
+        kept = [n for n, r in enumerate(first) if name != "sft" or r.grade.reward > 0]
+        _choose(folder / "dataset", first, kept, directory / "iteration-01" / "graded")
+        _train(rng, folder / "training", [first[n] for n in kept], name, steps)
+        evaluations.append(_evaluate(rng, folder, name, 1, problems, hostile))
+    write_summary(recipe, evaluations, (), directory)
     return directory
 
 
-def _summary(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    models = [
-        {"name": e["name"], "iteration": e["iteration"], "path": e["model"]} | e["metrics"]
-        for e in evaluations
-    ]
-    last = max((m for m in models if m["name"] == "topr"), key=lambda m: m["iteration"])
-    others = [m for m in models if m["name"] != "topr"]
-    comparisons = []
-    for other in others:
-        for metric in ("pass@1", "greedy"):
-            difference = last[metric] - other[metric]
-            comparisons.append(
-                {
-                    "a": "topr",
-                    "b": other["name"],
-                    "metric": metric,
-                    "difference": difference,
-                    "ci": [difference - 0.05, difference + 0.045],
-                }
-            )
-    return {
-        "schema": 1,
-        "recipe": "quickstart",
-        "seed": 0,
-        "models": models,
-        "comparisons": comparisons,
-    }
-
-
 def _evaluate(
-    rng: random.Random, folder: Path, name: str, iteration: int, problems: int
-) -> dict[str, Any]:
-    rollouts = _rollouts(rng, name, problems, iteration, "test", hostile=True)
+    rng: random.Random, folder: Path, name: str, iteration: int, problems: int, hostile: bool
+) -> Evaluated:
+    rollouts = _rollouts(rng, name, problems, iteration, "test", hostile=hostile)
     _store(folder / "evaluation", rollouts)
-    correct, invalid = KINDS[name]
-    correct += 0.08 * (iteration - 1) * (name == "topr")
-    metrics: dict[str, Any] = {}
-    for key, value in (
-        ("pass@1", correct),
-        ("pass@4", 1 - (1 - correct) ** 3),
-        ("pass@16", 1 - (1 - correct) ** 6),
-        ("maj@16", min(0.97, correct + 0.3 * (correct > 0.1))),
-        ("greedy", min(0.97, correct + 0.33 * (correct > 0.1))),
-        ("invalid", invalid),
-    ):
-        metrics |= {key: value, f"{key}_ci": [max(0.0, value - 0.045), min(1.0, value + 0.04)]}
-    metrics |= {"truncated": 0.01, "mean_length": 27.3, "unscored": 0}
-    per_problem = [
-        {"problem_id": f"arithmetic-test-{i:05d}", "samples": 16, "correct": 3, "greedy": 1}
-        for i in range(problems)
-    ]
-    evaluation = {
-        "schema": 1, "name": name, "iteration": iteration, "model": f"runs/{name}",
-        "split": "test", "problems": problems, "samples": 16, "metrics": metrics,
-        "per_problem": per_problem,
-    }  # fmt: skip
-    write_json_atomic(folder / "evaluation.json", evaluation)
-    return evaluation
+    result: EvalResult = score(
+        rollouts_to_table(rollouts), name=name, iteration=iteration, model=f"runs/{name}",
+        split="test", resamples=100,
+    )  # fmt: skip
+    write_evaluation(folder / RESULT_FILE, result)
+    return Evaluated(result=result, path=folder / "model", step=None)
 
 
 def _rollouts(
@@ -151,14 +133,15 @@ def _rollouts(
 ) -> list[Rollout]:
     rollouts = []
     for number in range(problems):
-        a, b, c = rng.randint(3, 20), rng.randint(2, 9), rng.randint(2, 4)
+        asked = random.Random(number)  # the same problems for every model
+        a, b, c = asked.randint(3, 20), asked.randint(2, 9), asked.randint(2, 4)
         prompt = (
             f"Tom has {a} pens . Tom buys {b} more . Tom gets {c} bags of {b} . How many pens now ?"
         )
         gold = a + b + c * b
         for sample in range(17 if split == "test" else 16):
             strange = hostile and number == 0 and sample < len(HOSTILE)
-            text, outcome, answer = _answer(rng, name, a, b, c)
+            text, outcome, answer = _answer(rng, name, iteration, a, b, c)
             if strange:
                 text, outcome, answer = HOSTILE[sample], Outcome.UNPARSEABLE, None
             ids = (*range(10, 10 + len(text.split())), 2)
@@ -191,9 +174,10 @@ def _rollouts(
 
 
 def _answer(
-    rng: random.Random, name: str, a: int, b: int, c: int
+    rng: random.Random, name: str, iteration: int, a: int, b: int, c: int
 ) -> tuple[str, Outcome, str | None]:
     share_correct, share_invalid = KINDS[name]
+    share_correct += 0.08 * max(0, iteration - 1)
     gold = a + b + c * b
     roll = rng.random()
     if roll < share_invalid:
@@ -209,13 +193,24 @@ def _ungraded(rollout: Rollout) -> Rollout:
     return Rollout(**values | {"grade": None})
 
 
-def _store(folder: Path, rollouts: list[Rollout]) -> None:
+def _store(folder: Path, rollouts: list[Rollout], source: Path | None = None) -> None:
+    """Two shards of rollouts; of grades alone where the completions stay in `source`."""
     half = len(rollouts) // 2
-    paths = [
-        write_shard(folder, index, rollouts_to_table(part))
-        for index, part in enumerate((rollouts[:half], rollouts[half:]))
-    ]
+    paths = []
+    for index, part in enumerate((rollouts[:half], rollouts[half:])):
+        table = rollouts_to_table(part)
+        if source is None:
+            paths.append(write_shard(folder, index, table))
+        else:
+            shard = shard_paths(source)[index]
+            paths.append(write_columns(folder, shard, table, tuple(GRADE_FIELDS)))
     _manifest(folder, len(rollouts), [p.name for p in paths], {})
+
+
+def _choose(folder: Path, rollouts: list[Rollout], kept: list[int], graded: Path) -> None:
+    keys = rollouts_to_table(rollouts).select(["problem_id", "sample"]).take(kept)
+    path = write_choice(folder, graded, keys, np.array(kept))
+    _manifest(folder, len(kept), [path.name], {})
 
 
 def _manifest(folder: Path, rows: int, files: list[str], details: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """Reading a report's HTML as a browser's parser would, for the tests."""
 
+import base64
 import json
+import zlib
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -16,7 +18,8 @@ class Page:
 
     @property
     def data(self) -> dict[str, Any]:
-        return json.loads(next(text for kind, text in self.scripts if kind == "application/json"))
+        packed = next(text for kind, text in self.scripts if kind == "application/octet-stream")
+        return json.loads(zlib.decompress(base64.b64decode(packed)))
 
     @property
     def code(self) -> list[str]:

@@ -1,23 +1,28 @@
-"""The page in a real browser that can resolve no host: its script runs, no other does."""
+"""The page in a real browser that can resolve no host: its scripts run, no other does."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from report_page import parse
+from report_page import Page, parse
+
+from topr.report.read import read_run
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome"
+)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")
-def test_the_page_draws_and_browses_without_a_network(report: Path, tmp_path: Path):
-    assert CHROMIUM is not None
+def opened(report: Path, profile: Path, address: str = "") -> Page:
+    """The page after its scripts ran. Whatever was refused or failed is an error here."""
     done = subprocess.run(
         [
-            CHROMIUM,
+            str(CHROMIUM),
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
@@ -29,32 +34,81 @@ def test_the_page_draws_and_browses_without_a_network(report: Path, tmp_path: Pa
             "--host-resolver-rules=MAP * ~NOTFOUND",
             "--enable-logging=stderr",
             "--virtual-time-budget=5000",
-            f"--user-data-dir={tmp_path}",
+            f"--user-data-dir={profile}",
             "--dump-dom",
-            report.as_uri(),
+            report.as_uri() + address,
         ],
         capture_output=True,
         timeout=120,
         check=True,
     )
-    # Refused connections and scripts, and errors of the page's script, all come out here.
     console = [
         line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line
     ]
     assert console == []
-
     page = parse(done.stdout.decode("utf-8"))
-    elements = [attributes for _, attributes in page.elements]
     (html,) = page.attributes("html")
     assert "data-pwned" not in html
     assert "quickstart · topr report" in page.text  # the title, which a completion tries to change
-    assert len(page.scripts) == 3
+    assert len(page.scripts) == 5
+    return page
 
-    assert len(page.attributes("button")) == 40
-    rollouts = [a for a in elements if a.get("class") == "rollout"]
-    assert len(rollouts) == 17
-    plots = [a for a in elements if "js-plotly-plot" in (a.get("class") or "")]
-    assert len(plots) == 18
-    assert "This page holds 40 of 48 problems and 680 of 816 completions" in page.text
-    assert "</script><script>document.documentElement.dataset.pwned='1'</script>" in page.text
-    assert "The answer is 1⟨U+202E⟩2" in page.text
+
+def classes(page: Page, name: str) -> list[dict]:
+    return [a for _, a in page.elements if name in (a.get("class") or "").split()]
+
+
+def test_the_page_browses_without_a_network(report, whole_run, tmp_path):
+    page = opened(report, tmp_path)
+    shown = page.data["sources"][0]["problems"]
+    assert len(classes(page, "start")) == len(shown)
+    assert len(classes(page, "rollout")) == 2 * 17  # before and after
+    said = f"{len(shown)} problems of the {len(shown)} on this page; the whole set: 48 problems"
+    assert said in page.text
+    assert "The whole prompt, as the model saw it" not in page.text  # it is what is asked
+
+
+def test_what_a_model_wrote_is_text_formulas_and_a_little_markdown(report, tmp_path):
+    page = opened(report, tmp_path, "#show=base&p=arithmetic-test-00000")
+    for text in (
+        "</script><script>document.documentElement.dataset.pwned='1'</script>",
+        "The answer is 1⟨U+202E⟩2",
+        "[link](javascript:alert(1)) ![i](http://example.org/x.png)",
+        "bold <script>alert(1)</script> and code and it",
+        "<b>x</b>",
+        "and $5 or $6,",
+        "* 4 = 8",
+    ):
+        assert text in page.text
+    tags = {tag for tag, _ in page.elements}
+    assert {"math", "mfrac", "msqrt", "strong", "em", "code"} <= tags
+    assert not {"img", "iframe", "object", "embed", "form", "base", "b-x"} & tags
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert "javascript:" not in (attributes.get("href") or "")
+        if tag in ("math", "mfrac", "mrow", "mi", "mtext"):
+            assert not {"href", "style", "class", "id"} & attributes.keys()
+    plain = opened(report, tmp_path, "#show=base&p=arithmetic-test-00000&plain=1")
+    assert "math" not in {tag for tag, _ in plain.elements}
+    assert "**bold <script>alert(1)</script>** and `code` and *it*" in plain.text
+
+
+def test_the_address_chooses_what_is_shown(report, whole_run, tmp_path):
+    run = read_run(whole_run)
+    before, after = ({p.problem_id: p for p in s.problems} for s in run.sources[:2])
+    lost = [i for i in before if before[i].right and not after[i].right]
+    address = "#show=topr+%C2%B7+iteration+1&next=base&change=lost&sort=text"
+    page = opened(report, tmp_path, address)
+    assert len(classes(page, "start")) == len(lost)
+    noun = "problem" if len(lost) == 1 else "problems"
+    assert re.search(rf"(^|\s){len(lost)} {noun} of the {len(before)} on this page", page.text)
+    found = opened(report, tmp_path, "#show=base&search=NULL+undefined")
+    assert len(classes(found, "start")) == 1
+    assert "null undefined" in found.text
+    assert len(found.attributes("mark")) == 1
+
+
+def test_examples_show_tokens_and_the_weight_with_its_reason(report, tmp_path):
+    page = opened(report, tmp_path, "#show=topr+%C2%B7+iteration+1%2C+training+examples")
+    assert len(classes(page, "token")) > 10
+    assert "weight 1.00 (positive: always 1)" in page.text or "(negative: ρ = e^" in page.text

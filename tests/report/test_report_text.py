@@ -1,11 +1,15 @@
+import base64
 import json
 import math
 import random
+import re
+import zlib
 from typing import Any
 
 import pytest
 
-from topr.report.text import align_tokens, clip, json_for_script, visible
+from topr.report.rollouts import question_of
+from topr.report.text import align_tokens, clip, packed, plural, visible
 
 ODD = "ab <>&\"'/\\\n\t\r\0\x1b\x7f\x85é数👩"
 ODD += "\u00ad\u200b\u200d\u2028\u202e\u2066\ufeff\ud800\U000e0041"
@@ -56,12 +60,11 @@ def test_clip_keeps_the_ends_and_says_what_is_gone():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_json_survives_a_script_element_unchanged(seed):
+def test_data_survives_a_script_element_unchanged(seed):
     rng = random.Random(seed)
     value = [odd_value(rng) for _ in range(20)]
-    text = json_for_script(value)
-    assert text.isascii()
-    assert not set("<>&") & set(text)
+    text = packed(value)
+    assert re.fullmatch("[A-Za-z0-9+/=]*", text)
 
     def expected(item):
         if isinstance(item, float) and not math.isfinite(item):
@@ -70,7 +73,7 @@ def test_json_survives_a_script_element_unchanged(seed):
             return {key: expected(inner) for key, inner in item.items()}
         return [expected(inner) for inner in item] if isinstance(item, list) else item
 
-    assert json.loads(text) == expected(value)
+    assert json.loads(zlib.decompress(base64.b64decode(text))) == expected(value)
 
 
 def test_tokens_get_back_the_space_that_single_decoding_lost():
@@ -88,3 +91,31 @@ def test_alignment_changes_nothing_but_white_space():
         tokens = [odd_text(rng) for _ in range(5)]
         pieces = align_tokens(tokens, " ".join(tokens[: rng.randrange(6)]))
         assert [piece.strip() for piece in pieces] == [token.strip() for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 problems"), (1, "1 problem"), (1200, "1,200 problems")]
+)
+def test_counts_are_said_right(count, said):
+    assert plural(count, "problem") == said
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "1 + 1 = ?",
+        "Question: 0 + 0 = ?\nAnswer: 0\n\n1 + 1 = ?",
+        "<|im_start|>system\nBe good.<|im_end|>\n<|im_start|>user\n1 + 1 = ?<|im_end|>\n"
+        "<|im_start|>assistant\n",
+        "<|im_start|>user\n0?<|im_end|>\n<|im_start|>assistant\n0<|im_end|>\n<|im_start|>user\n"
+        "1 + 1 = ?<|im_end|>\n<|im_start|>assistant\n",
+        "<|start_header_id|>user<|end_header_id|>\n\n1 + 1 = ?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<start_of_turn>user\n1 + 1 = ?<end_of_turn>\n<start_of_turn>model\n",
+        "<|user|>\n1 + 1 = ?<|end|>\n<|assistant|>\n",
+        "<s>[INST] 1 + 1 = ? [/INST]",
+    ],
+)
+def test_the_preview_of_a_prompt_is_what_the_user_asks(prompt):
+    assert question_of({"prompt": prompt}) == "1 + 1 = ?"
+    assert question_of({"prompt": prompt, "question": "Two ones?"}) == "Two ones?"

@@ -293,12 +293,19 @@ def compare(
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(help="A run directory, finished or not.")],
+    directory: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Run directories, finished or not."),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Elsewhere than DIR/report.html.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Defaults to DIR/report.html, of several runs to report.html."
+        ),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML file that shows a run."""
+    """Write one self-contained HTML file that shows a run, or compares several."""
     from topr.report import write_report
 
-    out.print(f"report: {escape(str(write_report(directory, output)))}")
+    runs = directory[0] if len(directory) == 1 else directory
+    out.print(f"report: {escape(str(write_report(runs, output)))}")

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from topr.records import EvalResult
 from topr.report.rollouts import Source
+from topr.report.text import as_number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +20,22 @@ class Model:
     """Trained outside the loop, from the starting model."""
     metrics: Mapping[str, Any]
     """By documented key; a key ending in `_ci` holds a 95 % interval."""
+    run: str = ""
+    """Of several runs in one report: which."""
+
+    @property
+    def series(self) -> str:
+        """Which curve it belongs to: the loop's own models of a run are one."""
+        return f"{self.run}/{self.name if self.comparison else ''}"
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """Return the 95 % interval of a metric, where there is one."""
+        ends = self.metrics.get(f"{metric}_ci")
+        if isinstance(ends, list | tuple) and len(ends) == 2:
+            low, high = (as_number(end) for end in ends)
+            if low is not None and high is not None:
+                return low, high
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +47,15 @@ class Difference:
     metric: str
     difference: float
     ci: tuple[float, float]
+    problems: int | None = None
+    """How many, where it is known."""
+    across: bool = False
+    """Of two runs."""
+
+    @property
+    def clear(self) -> bool:
+        """Beyond chance: the interval leaves zero out."""
+        return min(self.ci) > 0 or max(self.ci) < 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +63,6 @@ class Training:
     """The log of one training."""
 
     label: str
-    model: str
     log: tuple[Mapping[str, Any], ...]
     """One mapping per logged optimizer step."""
     probes: tuple[Mapping[str, Any], ...]
@@ -53,7 +79,7 @@ class Dataset:
     drawn: int | None
     """Completions drawn, as the rollouts' manifest says."""
     outcomes: Mapping[str, int]
-    """Graded completions by outcome."""
+    """Graded completions by outcome, in the order of `Outcome`."""
     kept: int
     positives: int
     """Kept completions with a positive reward."""
@@ -71,7 +97,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Everything that the report shows."""
+    """Everything that the report shows: of one run, or of several."""
 
     name: str
     recipe: Mapping[str, Any]
@@ -79,17 +105,25 @@ class Run:
     environment: Mapping[str, Any]
     started: datetime | None
     models: tuple[Model, ...]
+    start: Model | None
+    """The model that the headline begins with: the loop's first."""
+    end: Model | None
+    """The model that is the result: the kept one, or the loop's last."""
     differences: tuple[Difference, ...]
     kept: Mapping[str, Any]
     """Which iteration's model is the result, as the summary says."""
+    evaluations: Mapping[str, EvalResult]
+    """By label, which is that of their source."""
+    pairs: tuple[tuple[str, str], ...]
+    """Labels of evaluations to show as before and after; the first is the one that matters."""
     trainings: tuple[Training, ...]
     datasets: tuple[Dataset, ...]
     sources: tuple[Source, ...]
-    first_source: int
-    """Which of the sources to show first: the evaluation of the loop's latest model."""
     verifier: "Run | None"
     """The run of the verifier, where the recipe has one."""
     votes: Mapping[str, Any]
     """What candidates elect with its scores: `votes.json`."""
     missing: tuple[str, ...]
     """What is left out, one short phrase each."""
+    settings: Mapping[str, Mapping[str, str]]
+    """Of several runs: what differs between their recipes, by setting and run."""

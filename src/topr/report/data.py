@@ -1,77 +1,23 @@
-"""The report's tables of what each training was given: drawn, graded, chosen, weighed."""
+"""What the report says of each training's data: rules, tokens, log mu; and the verifier's votes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from topr.curation import REASONS
-from topr.records import Outcome
-from topr.report.contents import Dataset, Run
-from topr.report.tables import Cell, number, percent, signed
+from topr.report.contents import Run
+from topr.report.tables import Cell, number, percent, points, signed
 from topr.report.text import as_number, visible
 from topr.verifier.votes import METHODS
 
-_OUTCOMES = tuple(outcome.value for outcome in Outcome)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetRow:
-    """One dataset with the shares that are drawn as bars."""
-
-    label: str
-    drawn: str
-    outcomes: tuple[tuple[str, int, float], ...]
-    """Outcome, count, percent of the graded."""
-    kept: str
-    positives: str
-    share: float | None
-    baseline: str
-    effective_share: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CurationRow:
-    """What one rule did to what one training was given."""
-
-    label: str
-    rule: str
-    rows: str
-    kept: str
-    dropped: str
-    """Counts with their reasons."""
-
-
-def datasets(run: Run) -> list[DatasetRow]:
-    """Return what each training was given."""
-    return [_dataset_row(dataset) for dataset in run.datasets]
-
-
-def curation(run: Run) -> list[CurationRow]:
-    """Return what each rule of each curation did; empty where nothing was chosen."""
-    rows = [row for dataset in run.datasets for row in _curation_rows(dataset)]
-    return rows if any(row.dropped for row in rows) else []
-
-
-def _curation_rows(dataset: Dataset) -> list[CurationRow]:
-    rows = []
-    for step in dataset.curation.get("steps") or ():
-        dropped = step.get("dropped") or {}
-        rows.append(
-            CurationRow(
-                label=visible(dataset.label),
-                rule=visible(str(step.get("rule"))),
-                rows=number(step.get("rows")),
-                kept=number(step.get("kept")),
-                dropped=visible(
-                    "; ".join(f"{n:,}: {REASONS.get(why, why)}" for why, n in dropped.items())
-                ),
-            )
-        )
-    return rows
+def curation(run: Run) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return each rule of each curation with what it did; empty where nothing was dropped."""
+    rows = [(d.label, step) for d in run.datasets for step in d.curation.get("steps") or ()]
+    return rows if any(step.get("dropped") for _, step in rows) else []
 
 
 def tokens(run: Run) -> list[str]:
-    """Say what was drawn and saved where a curation stopped drawing early."""
+    """Say what was sampled and saved where a curation stopped sampling early."""
     lines = []
     for dataset in run.datasets:
         drawn = as_number(dataset.drawing.get("tokens"))
@@ -81,8 +27,9 @@ def tokens(run: Run) -> list[str]:
             share = saved / max(1, drawn + saved)
             most = number(dataset.drawing.get("max_candidates"))
             lines.append(
-                f"{visible(dataset.label)}: {drawn:,.0f} tokens drawn, {kept:,.0f} kept; drawing "
-                f"{most} for every problem would have taken about {saved:,.0f} more ({share:.0%})."
+                f"{visible(dataset.label)}: {drawn:,.0f} tokens sampled, {kept:,.0f} kept; "
+                f"{most} completions of every problem would have taken about {saved:,.0f} more "
+                f"({share:.0%})."
             )
     return lines
 
@@ -103,18 +50,6 @@ def gaps(run: Run) -> list[str]:
     return lines
 
 
-def alarms(run: Run) -> list[str]:
-    """Say which trainings looked ruined, and what became of them."""
-    lines = []
-    for training in run.trainings:
-        watch = training.details.get("watch") or {}
-        for alarm in watch.get("alarms") or ():
-            kept = f" Stopped; the model has the weights of step {watch.get('kept_step')}."
-            end = kept if watch.get("mode") == "stop" else " Training continued."
-            lines.append(visible(f"{training.label}, {alarm.get('message')}.{end}"))
-    return lines
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VoteRow:
     """What a number of candidates elects, by method, and what weights add to the majority."""
@@ -128,8 +63,8 @@ def votes(run: Run) -> list[VoteRow]:
     rows = []
     for k in run.votes.get("at") or ():
         shares = [_share(run.votes, f"{method}@{k}") for method in METHODS]
-        points = [_points(run.votes, f"{method}@{k} - majority") for method in ("weighted", "best")]
-        rows.append(VoteRow(candidates=k, cells=(*shares, *points)))
+        gains = [_points(run.votes, f"{method}@{k} - majority") for method in ("weighted", "best")]
+        rows.append(VoteRow(candidates=k, cells=(*shares, *gains)))
     return rows
 
 
@@ -141,20 +76,4 @@ def _share(values: Mapping[str, Any], key: str) -> Cell:
 def _points(values: Mapping[str, Any], key: str) -> Cell:
     low, high = values[f"{key}_ci"]
     interval = f"[{signed(100 * low)}, {signed(100 * high)}]"
-    return Cell(value=f"{signed(100 * values[key])}", interval=interval)
-
-
-def _dataset_row(dataset: Dataset) -> DatasetRow:
-    graded = sum(dataset.outcomes.values())
-    order = {name: place for place, name in enumerate(_OUTCOMES)}
-    outcomes = sorted(dataset.outcomes.items(), key=lambda item: order.get(item[0], len(order)))
-    return DatasetRow(
-        label=visible(dataset.label),
-        drawn=number(dataset.drawn),
-        outcomes=tuple((visible(n), count, 100 * count / graded) for n, count in outcomes if count),
-        kept=number(dataset.kept),
-        positives=number(dataset.positives),
-        share=dataset.positive_share,
-        baseline=number(dataset.baseline),
-        effective_share=dataset.effective_share,
-    )
+    return Cell(value=points(values[key]), interval=interval)

@@ -1,8 +1,8 @@
 """What was read, as one HTML file that needs nothing else. No file of a run is read here.
 
 Strings of models and users reach the page on two ways only: through the template, which escapes
-them, and as JSON in a script element that is not run, from which the page's own script writes
-them with `textContent`. The page's Content-Security-Policy names the two scripts that may run by
+them, and as packed data in a script element that is not run, from which the page's own scripts
+write them with `textContent`. The page's Content-Security-Policy names the scripts that may run by
 their hashes and allows no connection at all.
 """
 
@@ -14,15 +14,18 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from topr._version import __version__
-from topr.report import data, figures, tables
+from topr.curation import REASONS
+from topr.report import data, figures, tables, verdict
+from topr.report.changes import changes
 from topr.report.contents import Run
-from topr.report.text import json_for_script, visible
+from topr.report.mathml import PATTERN, formulas
+from topr.report.text import packed, plural, visible, without_empty
 
 GENERATOR = "topr report"
 """Content of the page's `generator` element: how a report of ours is told from other files."""
+SCRIPTS = ("figures.js", "text.js", "cards.js", "browser.js")
 
 
 def render(run: Run) -> str:
@@ -38,61 +41,59 @@ def render(run: Run) -> str:
         "visible": lambda value: visible(str(value)),
         "percent": tables.percent,
         "number": tables.number,
+        "points": tables.points,
+        "plural": plural,
     }
-    scripts = [_script_text(get_plotlyjs()), _script_text(_asset("report.js"))]
-    view = _view(run)
+    scripts = [_script_text(_asset(name)) for name in SCRIPTS]
     return environment.get_template("report.html.j2").render(
-        **view,
+        **_view(run),
         generator=GENERATOR,
         version=__version__,
-        style=Markup(_asset("report.css")),  # noqa: S704  our own files, and plotly's
+        style=Markup(_asset("report.css")),  # noqa: S704  our own files
         scripts=[Markup(script) for script in scripts],  # noqa: S704
         script_hashes=[_hash(script) for script in scripts],
-        data=Markup(json_for_script(_page_data(run, view))),  # noqa: S704  escaped there
+        data=Markup(packed(_page_data(run))),  # noqa: S704  base64
     )
 
 
 def _view(run: Run) -> dict[str, Any]:
     """What the template shows."""
-    styles = figures.training_series(run.trainings, run.models)
     return {
         "run": run,
         "facts": tables.facts(run),
-        "headline": tables.headline(run),
+        "verdict": verdict.verdict(run),
+        "cards": verdict.cards(run),
+        "warnings": verdict.warnings(run),
         "summary": tables.summary(run),
         "differences": tables.differences(run),
-        "datasets": data.datasets(run),
+        "changes": changes(run),
         "curation": data.curation(run),
+        "reasons": REASONS,
         "tokens": data.tokens(run),
         "gaps": data.gaps(run),
-        "alarms": data.alarms(run),
         "verifier": tables.summary(run.verifier) if run.verifier else None,
         "votes": data.votes(run),
         "environment": tables.flat(run.environment),
         "flat": tables.flat,
         "model_styles": list(figures.model_series(run.models).values()),
-        "training_styles": styles,
+        "training_styles": figures.training_series(run.trainings),
         "accuracy": figures.accuracy_figures(run.models, tables.accuracy_metrics(run.models)),
-        "diagnostics": figures.training_figures(run.trainings, styles),
-        "histograms": figures.histogram_figures(run.trainings),
-        "thinning": max((figures.thinned(t.log) for t in run.trainings), default=1),
+        "overlays": figures.overlays(run.trainings),
+        "trainings": figures.training_figures(run.trainings),
     }
 
 
-def _page_data(run: Run, view: dict[str, Any]) -> dict[str, Any]:
-    """What the page's script draws and browses."""
-    drawn = view["accuracy"] + view["diagnostics"] + view["histograms"]
+def _page_data(run: Run) -> dict[str, Any]:
+    """What the page's script browses."""
+    problems = [problem for source in run.sources for problem in source.problems]
+    texts = [problem.question for problem in problems]
+    texts += [completion.text for problem in problems for completion in problem.completions]
+    labels = {source.label for source in run.sources}
     return {
-        "figures": {
-            figure.key: {
-                "traces": figure.traces,
-                "layout": figure.layout,
-                "headings": figure.headings,
-            }
-            for figure in drawn
-        },
-        "sources": [asdict(source) for source in run.sources],
-        "first_source": run.first_source,
+        "sources": [without_empty(asdict(source)) for source in run.sources],
+        "pairs": [pair for pair in run.pairs if labels.issuperset(pair)],
+        "evaluations": [label for label in run.evaluations if label in labels],
+        "math": {"pattern": PATTERN, "trees": formulas(texts)},
     }
 
 

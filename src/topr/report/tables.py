@@ -16,8 +16,8 @@ _SHARES = frozenset(
         "calibration_error",
     }
 )  # fmt: skip
-_LOWER_IS_BETTER = frozenset({"invalid", "truncated", "calibration_error"})
-_TITLES = {
+LOWER_IS_BETTER = frozenset({"invalid", "truncated", "calibration_error"})
+TITLES = {
     "truncated": "truncated",
     "mean_length": "mean length",
     "right_share": "right solutions",
@@ -45,17 +45,6 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Headline:
-    """One number at the start and at the end of the loop."""
-
-    metric: str
-    start: Cell
-    end: Cell
-    change: str
-    better: bool | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class DifferenceRow:
     """One paired difference, with its place on a common scale from 0 to 100."""
 
@@ -77,25 +66,33 @@ def percent(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a number with at most four figures, thousands apart."""
+    """Return a number as people read it: thousands apart, at most four figures.
+
+    >>> number(18), number(18.03), number(0.345118), number(2.1e-7), number(1234.5)
+    ('18', '18.0', '0.3451', '2.1e−7', '1,234')
+    """
     if not _is_number(value):
         return "—" if value is None else visible(str(value))
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}".replace("-", "−")
-    return f"{value:.4g}".replace("-", "−")
+    if abs(value) >= 10:
+        return f"{value:.1f}".replace("-", "−")
+    return f"{value:.4g}".replace("e-0", "e-").replace("-", "−")
 
 
 def accuracy_metrics(models: Sequence[Model]) -> list[str]:
     """Return the shares among the metrics, in the order of the table; figures are made of these."""
     return [
         metric
-        for metric in _metrics(models)
+        for metric in metric_names(models)
         if _is_share(metric) and metric not in ("truncated", "right_share")
     ]
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
-    """Return the header's lines: when, on what, with which seed."""
+    """Return the header's lines: when, on what, with which seed. Of several runs there are none."""
+    if run.settings:
+        return []
     environment = flat(run.environment)
     known = {key.rsplit(".", 1)[-1]: value for key, value in reversed(environment)}
     when = next((known[key] for key in ("started", "created", "time", "date") if key in known), "")
@@ -136,43 +133,17 @@ def _device(environment: Mapping[str, Any]) -> str:
     return f"CPU, {threads} thread{'s' * (threads != 1)}" if threads else ""
 
 
-def headline(run: Run) -> list[Headline]:
-    """Return the start and the end of the loop for at most four metrics."""
-    loop = sorted((m for m in run.models if not m.comparison), key=lambda m: m.iteration)
-    if len(loop) < 2:
-        return []
-    kept = run.kept.get("iteration")
-    start, end = loop[0], next((m for m in loop if m.iteration == kept), loop[-1])
-    names = _metrics(loop)
-    wanted = ("pass@1", *(name for name in names if name.startswith("maj@")), "greedy", "invalid")
-    rows = []
-    for metric in [name for name in wanted if name in names][:4]:
-        before, after = as_number(start.metrics.get(metric)), as_number(end.metrics.get(metric))
-        if before is not None and after is not None:
-            better = (after > before) != (metric in _LOWER_IS_BETTER) if after != before else None
-            rows.append(
-                Headline(
-                    metric=_TITLES.get(metric, metric),
-                    start=_cell(start, metric),
-                    end=_cell(end, metric),
-                    change=f"{signed(100 * (after - before))} points",
-                    better=better,
-                )
-            )
-    return rows
-
-
 def summary(run: Run) -> Table:
     """Return the table of all models and metrics."""
-    names = _metrics(run.models)
+    names = metric_names(run.models)
     return Table(
-        columns=tuple(visible(_TITLES.get(name, name)) for name in names),
+        columns=tuple(visible(TITLES.get(name, name)) for name in names),
         rows=tuple(
             (
                 visible(model.name),
                 str(model.iteration),
                 model.comparison,
-                tuple(_cell(model, name) for name in names),
+                tuple(cell(model, name) for name in names),
             )
             for model in run.models
         ),
@@ -198,7 +169,7 @@ def differences(run: Run) -> list[DifferenceRow]:
                 low=50 + 48 * low / reach,
                 high=50 + 48 * high / reach,
                 middle=50 + 48 * entry.difference / reach,
-                clear=low > 0 or high < 0,
+                clear=entry.clear,
             )
         )
     return rows
@@ -211,12 +182,17 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             rows += flat(value, f"{prefix}{key}.")
         elif value is not None:
-            rows.append((visible(f"{prefix}{key}"), clip(visible(str(value)), head=400)))
+            rows.append((visible(f"{prefix}{key}"), clip(_said(value), head=400)))
     return rows
 
 
-def _metrics(models: Sequence[Model]) -> list[str]:
-    """Metrics that any model has: pass@k by k, maj@k by k, greedy, then the others."""
+def _said(value: Any) -> str:
+    """A setting as people read it: 0.345, not 0.3451183505980083."""
+    return number(value) if isinstance(value, float) else visible(str(value))
+
+
+def metric_names(models: Sequence[Model]) -> list[str]:
+    """Return the metrics that any model has: pass@k by k, maj@k by k, greedy, then the others."""
     names = dict.fromkeys(
         key
         for model in models
@@ -236,12 +212,13 @@ def _metrics(models: Sequence[Model]) -> list[str]:
     return sorted(names, key=place)
 
 
-def _cell(model: Model, metric: str) -> Cell:
+def cell(model: Model, metric: str) -> Cell:
+    """Return a model's value with its interval."""
     value = model.metrics.get(metric)
-    interval = model.metrics.get(f"{metric}_ci")
+    interval = model.interval(metric)
     share = _is_share(metric)
     text = percent(value) if share else number(value)
-    if isinstance(interval, list | tuple) and all(_is_number(end) for end in interval):
+    if interval is not None:
         ends = [f"{100 * end:.1f}" if share else number(end) for end in interval]
         return Cell(value=text, interval=f"[{', '.join(ends)}]")
     return Cell(value=text)
@@ -253,6 +230,11 @@ def _is_share(metric: str) -> bool:
 
 def _is_number(value: Any) -> bool:
     return as_number(value) is not None
+
+
+def points(share: float) -> str:
+    """Return a difference of shares in points: `+12.0`."""
+    return signed(100 * share)
 
 
 def signed(value: float) -> str:

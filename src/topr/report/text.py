@@ -4,9 +4,11 @@ Escaping for HTML is not done here: the template does it (autoescape), and the p
 writes with `textContent` alone.
 """
 
+import base64
 import json
 import math
 import unicodedata
+import zlib
 from typing import Any
 
 _KEPT = frozenset("\n\t\u200c\u200d")  # line ends, and joiners that honest scripts and emoji need
@@ -42,6 +44,15 @@ def clip(text: str, *, head: int, tail: int = 0) -> str:
     return f"{text[:head]} … [{left_out:,} characters left out]{end}"
 
 
+def plural(count: int, noun: str, many: str = "") -> str:
+    """Return a count with its noun.
+
+    >>> plural(1, "problem"), plural(1200, "problem")
+    ('1 problem', '1,200 problems')
+    """
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+
+
 def align_tokens(tokens: list[str], text: str) -> list[str]:
     """Return the tokens with the white space that decoding them one by one has lost.
 
@@ -66,14 +77,27 @@ def align_tokens(tokens: list[str], text: str) -> list[str]:
     return pieces
 
 
-def json_for_script(value: Any) -> str:
-    """Return JSON that can stand inside a `<script type="application/json">`.
+def packed(value: Any) -> str:
+    """Return JSON, deflated, in base64: a fifth of its size, and letters that can end no element.
 
-    Pure ASCII, with `<`, `>` and `&` as escapes, so that no string can end the element or open a
-    comment; NaN and infinities become null.
+    NaN and infinities become null.
     """
     text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def without_empty(value: Any) -> Any:
+    """Return nested data without the fields that say nothing: None, False, and what is empty.
+
+    >>> without_empty({"text": "", "reward": 0.0, "tokens": (), "answer": None})
+    {'reward': 0.0}
+    """
+    if isinstance(value, dict):
+        kept = {key: without_empty(item) for key, item in value.items()}
+        return {
+            k: v for k, v in kept.items() if v is not None and v is not False and v not in ("", [])
+        }
+    return [without_empty(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def as_number(value: Any) -> float | None:

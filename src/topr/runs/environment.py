@@ -13,7 +13,7 @@ from topr._version import __version__
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "peft", "datasets", "pyarrow", "math-verify",
-    "pydantic", "typer", "numpy", "plotly", "trl", "vllm", "gguf", "reasoning-gym",
+    "pydantic", "typer", "numpy", "trl", "vllm", "gguf", "reasoning-gym",
 )  # fmt: skip
 
 

@@ -1,0 +1,50 @@
+"""Which folders of a run directory hold a training or an evaluation. Nothing is read but names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One folder that holds a training or an evaluation, or both."""
+
+    label: str
+    name: str
+    iteration: int
+    folder: Path
+    comparison: bool = False
+
+
+def trained_alone(directory: Path) -> Stage | None:
+    """Return the one stage of a directory that `topr train` or a Trainer wrote, if it is one."""
+    if (directory / "training" / "log.jsonl").is_file() or trainer_state(directory):
+        return Stage("trained", "trained", 1, directory)
+    return None
+
+
+def trainer_state(directory: Path) -> Path | None:
+    """Return the newest file in which a Trainer of transformers left its log."""
+    found = directory.glob("checkpoint-*/trainer_state.json")
+    return max(found, key=lambda path: int(path.parent.name.split("-")[-1]), default=None)
+
+
+def find_stages(directory: Path, recipe: Mapping[str, Any]) -> list[Stage]:
+    """Every folder that the recipe asks for, and every further one that is there."""
+    train = recipe.get("train")
+    name = str(train.get("objective") if isinstance(train, Mapping) else "trained")
+    found = {int(p.name[10:]) for p in directory.glob("iteration-*") if p.name[10:].isdigit()}
+    iterations = recipe.get("iterations", 1)
+    planned = range(iterations + 1) if isinstance(iterations, int) else ()
+    numbers = sorted(found.union(planned))
+    compare = recipe.get("compare")
+    names = list(compare) if isinstance(compare, Mapping) else []
+    names += sorted(p.name for p in directory.glob("compare/*") if p.is_dir())
+    stages = []
+    for i in numbers:
+        label = "base" if i == 0 else name if numbers[-1] == 1 else f"{name} · iteration {i}"
+        stages.append(Stage(label, "base" if i == 0 else name, i, directory / f"iteration-{i:02d}"))
+    for other in dict.fromkeys(map(str, names)):
+        stages.append(Stage(other, other, 1, directory / "compare" / other, comparison=True))
+    return stages

@@ -1,0 +1,123 @@
+"""Several runs as one: their results side by side, paired where problems are the same."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from topr.errors import DataError
+from topr.evaluation import compare
+from topr.records import EvalResult
+from topr.report.contents import Difference, Model, Run
+from topr.report.tables import flat
+
+
+def merge(runs: Sequence[Run], directories: Sequence[Path]) -> Run:
+    """Return one record of several runs; everything in it is named after its run."""
+    names = _names(runs, directories)
+    named = [_renamed(run, name) for run, name in zip(runs, names, strict=True)]
+    first = named[0]
+    pairs = [(first.pairs[0][1], r.pairs[0][1]) for r in named[1:] if first.pairs and r.pairs]
+    return Run(
+        name=" and ".join(names),
+        recipe={},
+        recipe_text="\n".join(
+            f"# {name}\n{run.recipe_text}" for name, run in zip(names, named, strict=True)
+        ),
+        environment={name: r.environment for name, r in zip(names, named, strict=True)},
+        started=None,
+        models=tuple(model for run in named for model in run.models),
+        start=first.end if _alike(named) else None,  # values of other problems are no change
+        end=named[-1].end,
+        differences=(
+            *(d for before, after in pairs for d in _between(named, before, after)),
+            *(d for run in named for d in run.differences),
+        ),
+        kept={},
+        evaluations={label: e for run in named for label, e in run.evaluations.items()},
+        pairs=(*pairs, *(pair for run in named for pair in run.pairs)),
+        trainings=tuple(training for run in named for training in run.trainings),
+        datasets=tuple(dataset for run in named for dataset in run.datasets),
+        sources=tuple(source for run in named for source in run.sources),
+        verifier=None,
+        votes={},
+        missing=tuple(name for run in named for name in run.missing),
+        settings=_settings(runs, names),
+    )
+
+
+def _names(runs: Sequence[Run], directories: Sequence[Path]) -> list[str]:
+    """What tells the runs apart: the recipes' names, the directories', or their paths."""
+    for names in ([r.name for r in runs], [d.resolve().name for d in directories]):
+        if len(set(names)) == len(names):
+            return names
+    return [str(directory) for directory in directories]
+
+
+def _renamed(run: Run, name: str) -> Run:
+    def of(text: str) -> str:
+        return f"{name} · {text}"
+
+    def model(found: Model) -> Model:
+        return replace(found, name=of(found.name), run=name)
+
+    return replace(
+        run,
+        models=tuple(map(model, run.models)),
+        start=run.start and model(run.start),
+        end=run.end and model(run.end),
+        differences=tuple(replace(d, a=of(d.a), b=of(d.b)) for d in run.differences),
+        evaluations={of(label): e for label, e in run.evaluations.items()},
+        pairs=tuple((of(before), of(after)) for before, after in run.pairs),
+        trainings=tuple(replace(t, label=of(t.label)) for t in run.trainings),
+        datasets=tuple(replace(d, label=of(d.label)) for d in run.datasets),
+        sources=tuple(replace(s, label=of(s.label)) for s in run.sources),
+        missing=tuple(of(missing) for missing in run.missing),
+    )
+
+
+def _between(runs: Sequence[Run], before: str, after: str) -> list[Difference]:
+    """The paired differences of two runs' results on the problems that both were asked."""
+    found = {label: e for run in runs for label, e in run.evaluations.items()}
+    one, two = found[after], found[before]
+    shared = {row["problem_id"] for row in one.per_problem} & {
+        row["problem_id"] for row in two.per_problem
+    }
+    if not shared:
+        return []
+
+    def only(result: EvalResult) -> EvalResult:
+        rows = tuple(row for row in result.per_problem if row["problem_id"] in shared)
+        return replace(result, per_problem=rows)
+
+    try:
+        differences = compare(only(one), only(two))
+    except DataError:  # none of them could be scored
+        return []
+    return [
+        Difference(
+            a=after, b=before, metric=d.metric, difference=d.difference, ci=d.ci,
+            problems=len(shared), across=True,
+        )
+        for d in differences
+    ]  # fmt: skip
+
+
+def _alike(runs: Sequence[Run]) -> bool:
+    """Whether the results of all runs are of the same problems."""
+    asked = {
+        frozenset(row["problem_id"] for row in run.evaluations[run.pairs[0][1]].per_problem)
+        for run in runs
+        if run.pairs
+    }
+    return len(asked) == 1
+
+
+def _settings(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What differs between the runs' recipes."""
+    recipes = [dict(flat(run.recipe)) for run in runs]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    return {
+        key: {name: recipe.get(key, "—") for name, recipe in zip(names, recipes, strict=True)}
+        for key in keys
+        if len({recipe.get(key) for recipe in recipes}) > 1
+    }

@@ -1,0 +1,181 @@
+"""The report's first screen: whether it worked, in a sentence; cards; warnings of the run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from topr.report.contents import Difference, Model, Run
+from topr.report.tables import (
+    LOWER_IS_BETTER,
+    TITLES,
+    Cell,
+    cell,
+    metric_names,
+    points,
+    signed,
+)
+from topr.report.text import as_number, plural, visible
+
+NAMES = {
+    "topr": "TOPR",
+    "base": "the starting model",
+    "sft": "positives only",
+    "reinforce": "REINFORCE",
+}
+"""Models by the name of their objective, for people; others are called as they are."""
+MOST = 0.5
+"""A share of truncated or unreadable completions above this is a warning."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Whether it worked."""
+
+    word: str
+    tone: str
+    """`better`, `worse` or `unclear`."""
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """One number at the start and at the end."""
+
+    metric: str
+    start: Cell
+    end: Cell
+    change: str
+    verdict: str
+    """`better` or `worse` beyond chance, else that it is not."""
+
+
+def verdict(run: Run) -> Verdict | None:
+    """Return whether it worked, by the paired differences in pass@1; None before there are any.
+
+    "It worked. TOPR: +30.1 points pass@1 over the starting model [28.0, 32.3], +15.0 over positives
+    only [12.7, 17.3], on 200 problems."
+    """
+    if run.kept.get("iteration") == 0:
+        return Verdict(
+            word="The starting model is kept.",
+            tone="unclear",
+            sentence="No iteration was better on validation problems.",
+        )
+    metric = next((d.metric for d in run.differences if d.metric == "pass@1"), None)
+    metric = metric or next((d.metric for d in run.differences), None)
+    found = [d for d in run.differences if d.metric == metric]
+    if not found:
+        return None
+    first = found[0]
+    if not first.clear:
+        word, tone = "No difference beyond chance.", "unclear"
+    elif first.difference > 0:
+        word, tone = ("It worked." if first.b == "base" else "Better."), "better"
+    else:
+        word, tone = ("It got worse." if first.b == "base" else "Worse."), "worse"
+    parts = [f"{_name(first.a)}: {_part(first, unit=f' points {metric}')}"]
+    for other in found[1:]:
+        if first.across and other.across:
+            parts.append(f"{_name(other.a)}: {_part(other, unit='')}")
+        elif not first.across and other.a == first.a:
+            parts.append(_part(other, unit=""))
+    on = f", on {plural(first.problems, 'problem')}" if first.problems else ""
+    return Verdict(word=word, tone=tone, sentence=f"{', '.join(parts)}{on}.")
+
+
+def cards(run: Run) -> list[Card]:
+    """Return the start and the end for at most four metrics."""
+    if run.start is None or run.end is None or run.start == run.end:
+        return []
+    names = metric_names([run.start, run.end])
+    wanted = ("pass@1", *(name for name in names if name.startswith("maj@")), "greedy", "invalid")
+    found = []
+    for metric in [name for name in wanted if name in names][:4]:
+        before, after = (as_number(m.metrics.get(metric)) for m in (run.start, run.end))
+        if before is not None and after is not None:
+            rose = (after > before) != (metric in LOWER_IS_BETTER)
+            clear = after != before and _clear(run, metric)
+            found.append(
+                Card(
+                    metric=visible(TITLES.get(metric, metric)),
+                    start=cell(run.start, metric),
+                    end=cell(run.end, metric),
+                    change=f"{points(after - before)} points",
+                    verdict=("better" if rose else "worse") if clear else "not beyond chance",
+                )
+            )
+    return found
+
+
+def warnings(run: Run) -> list[str]:
+    """Return what a reader must know first: ruined trainings, unreadable data, missing grades."""
+    lines = [*_alarms(run)]
+    for dataset in run.datasets:
+        graded = sum(dataset.outcomes.values()) or 1
+        shares = {name: count / graded for name, count in dataset.outcomes.items()}
+        lines += _mostly_bad(f"{dataset.label}, sampled for training", shares)
+        if dataset.outcomes and not dataset.outcomes.get("correct"):
+            lines.append(f"{dataset.label}: no completion that was sampled is correct.")
+        elif dataset.kept and not dataset.positives:
+            lines.append(f"{dataset.label}: the dataset holds negatives alone.")
+    for model in run.models:
+        name = f"{model.name}, iteration {model.iteration}"
+        lines += _mostly_bad(name, model.metrics)
+        unscored = as_number(model.metrics.get("unscored"))
+        if unscored:
+            lines.append(f"{name}: {plural(int(unscored), 'problem')} could not be scored.")
+    return [visible(line) for line in dict.fromkeys(lines)]
+
+
+def _mostly_bad(name: str, shares: Mapping[str, Any]) -> list[str]:
+    """Say what is wrong first of all: a truncated completion has no answer either."""
+    found = (
+        f"{name}: {as_number(shares.get(key)) or 0:.0%} of the completions {what}."
+        for key, what in _BAD.items()
+        if (as_number(shares.get(key)) or 0) > MOST
+    )
+    return [*islice(found, 1)]
+
+
+_BAD = {
+    "truncated": "reached the token limit",
+    "invalid": "have no readable answer",
+    "unparseable": "have no readable answer",
+}
+"""A metric or an outcome that is bad where most completions have it."""
+
+
+def _alarms(run: Run) -> list[str]:
+    """Say which trainings looked ruined, and what became of them."""
+    lines = []
+    for training in run.trainings:
+        watch = training.details.get("watch") or {}
+        for alarm in watch.get("alarms") or ():
+            kept = f" Stopped; the model has the weights of step {watch.get('kept_step')}."
+            end = kept if watch.get("mode") == "stop" else " Training continued."
+            lines.append(f"{training.label} looks ruined: {alarm.get('message')}.{end}")
+    return lines
+
+
+def _clear(run: Run, metric: str) -> bool:
+    """Beyond chance: by the paired interval, else by intervals that do not touch."""
+    for found in run.differences:
+        if found.metric == metric and (found.a, found.b) == (_of(run.end), _of(run.start)):
+            return found.clear
+    one, two = (m.interval(metric) if m else None for m in (run.start, run.end))
+    return one is not None and two is not None and (one[1] < two[0] or two[1] < one[0])
+
+
+def _of(model: Model | None) -> str:
+    return model.name if model else ""
+
+
+def _part(found: Difference, *, unit: str) -> str:
+    low, high = (signed(100 * end).removeprefix("+") for end in sorted(found.ci))
+    against = "over" if found.difference > 0 else "against"
+    return f"{points(found.difference)}{unit} {against} {_name(found.b)} [{low}, {high}]"
+
+
+def _name(name: str) -> str:
+    return visible(NAMES.get(name, name))
