@@ -47,7 +47,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "topr verify solutions.jsonl -m ./verifier -o scored --question problem",
     ),
     "vote": ("topr vote scored", "topr vote answers.jsonl --score reward --problem question_id"),
-    "report": ("topr report runs/quickstart", "topr report trained -o report.html"),
+    "report": ("topr report runs/quickstart", "topr report runs/a runs/b -o both.html"),
     "compare": (
         "topr compare runs/a runs/b",
         "topr compare base/evaluation.json trained/evaluation.json --json",

@@ -26,8 +26,8 @@ def trained_alone(directory: Path) -> Stage | None:
 
 def trainer_state(directory: Path) -> Path | None:
     """Return the newest file in which a Trainer of transformers left its log."""
-    found = directory.glob("checkpoint-*/trainer_state.json")
-    return max(found, key=lambda path: int(path.parent.name.split("-")[-1]), default=None)
+    found = directory.glob("checkpoint-*/trainer_state.json")  # of checkpoint-40, checkpoint-best
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def find_stages(directory: Path, recipe: Mapping[str, Any]) -> list[Stage]:
