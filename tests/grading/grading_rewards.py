@@ -31,6 +31,10 @@ def a_word(completions, **_):
     return ["good"]
 
 
+def as_in_trl(prompts, completions, points, **kwargs):
+    return [float(n) if p == "a" else None for p, n in zip(prompts, points, strict=True)]
+
+
 def not_a_number(completions, **_):
     return [float("nan")]
 

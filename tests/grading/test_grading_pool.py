@@ -117,6 +117,14 @@ def test_a_user_function_is_given_the_other_columns():
     assert [grade.reward for grade in grades] == [1.0, -2.0]
 
 
+def test_a_function_that_was_written_for_trl_works_as_it_is():
+    columns = {"gold": ["1", "2"], "points": [3, 4], "prompt": ["a", "b"]}
+    grades = grade_all(
+        [("x", None), ("y", None)], "grading_rewards:as_in_trl", config=ONE, columns=columns
+    )
+    assert [grade.reward for grade in grades] == [3.0, None]
+
+
 def test_a_user_function_is_found_in_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "my_own_rewards.py").write_text("def f(completions, **_):\n    return [0.5]\n")
     monkeypatch.chdir(tmp_path)

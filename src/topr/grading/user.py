@@ -1,16 +1,19 @@
-"""A user's own reward function, by name: `module:function` with the signature that TRL uses.
+"""A user's own reward function, by name: `module:function`.
 
     def reward(completions: list[str], **columns: list) -> list[float | None]
 
-It is called with one completion at a time (lists of length 1), so that a completion that hangs
+Functions written for TRL work as they are: `completions` is passed by its name, and `prompts`, where
+a function has that parameter, is the column `prompt`. Other columns have the table's names. It is called with one completion at a time (lists of length 1), so that a completion that hangs
 costs itself alone and the result cannot depend on how completions are spread over workers.
 """
 
 import importlib
+import inspect
 import math
 import numbers
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,6 +57,15 @@ def load_function(name: str) -> RewardFunction:
     return cast("RewardFunction", function)
 
 
+@cache
+def parameters_of(function: RewardFunction) -> frozenset[str]:
+    """Return the names of a function's parameters; none where Python cannot tell."""
+    try:
+        return frozenset(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return frozenset()
+
+
 def score(function: RewardFunction, completion: str, columns: Mapping[str, Any]) -> Grade:
     """The grade of one completion: CORRECT where the reward is positive, UNSCORED for None.
 
@@ -61,8 +73,15 @@ def score(function: RewardFunction, completion: str, columns: Mapping[str, Any])
         GradingError: the function fails, or returns anything but one number or None.
 
     """
+    values = {name: [value] for name, value in columns.items()}
+    named = parameters_of(function)
+    if "prompts" in named and "prompt" in values:
+        values.setdefault("prompts", values["prompt"])
     try:
-        rewards = function([completion], **{name: [value] for name, value in columns.items()})
+        if "completions" in named:
+            rewards = function(completions=[completion], **values)
+        else:
+            rewards = function([completion], **values)
     except MemoryError:
         raise
     except Exception as error:  # whatever a user's code raises is reported as theirs

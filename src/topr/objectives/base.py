@@ -23,7 +23,8 @@ LOG_CAP = 40.0
 infinite for a weight, and the squares that gradient clipping sums still fit float32."""
 
 NEGLIGIBLE = 0.01
-"""A taper below this is counted as one that has let go of its completion."""
+"""A taper below this is so small that its completion no longer changes the model: such completions
+are counted."""
 
 
 class BaselineRole(StrEnum):

@@ -1,4 +1,5 @@
-"""A stage is opened here: what fixes its result, whose directory it is, and whether it is done.
+"""A stage is opened here: the inputs that determine its result, whose directory it is, and whether
+it is done.
 
 The one place where fingerprints of results are computed. A stage's is a hash of its name and the
 version of its data, its own sections, the fingerprints of what it reads, and the seed:

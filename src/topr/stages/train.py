@@ -114,7 +114,7 @@ def _open(
     work: Path, model: ModelConfig, datasets: Sequence[Path], config: TrainConfig, seed: int,
     writers: Sequence[ModelConfig], probe: ProbeSource | None,
 ) -> AbstractContextManager[OpenStage]:  # fmt: skip
-    """Open the stage by what fixes the trained weights."""
+    """Open the stage by the inputs that determine the trained weights."""
     scored_by = writers if config.behavior_logprobs == "recompute" else ()
     probed = config.watch == "stop" and config.probe_problems > 0  # a warning changes no number
     return open_stage(

@@ -158,7 +158,7 @@ class Behavior:
         caches: list[Path] = []
         for number, revision in enumerate(revisions):
             indices = np.flatnonzero(writer_N == number)
-            writer = None  # let go of the last one before the next is loaded
+            writer = None  # free the last one before the next is loaded
             writer = self._writer(revision)
             if writer is None:
                 self._warn_of_unknown(revision, len(indices), len(rows))

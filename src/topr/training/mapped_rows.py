@@ -43,7 +43,7 @@ def write_once_per_node(
 ) -> tuple[pa.Table, T]:
     """Let one process of each machine write an Arrow file, and map it in all of them.
 
-    The file has no name any more when this returns: its disk space is freed with the last process.
+    The file is deleted (unlinked) when this returns; its space is freed when the last process ends.
 
     Args:
         folder: of the file.

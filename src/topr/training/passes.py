@@ -94,7 +94,7 @@ class Passes:
                 pending = list(self._batches)
 
     def run(self, model: nn.Module, step: Step) -> Tensor:
-        """Leave the gradient of the step's own completions; return their loss.
+        """Add the gradient of the step's own completions to `.grad`; return their loss.
 
         The one place where weights become a gradient. Sharded weights get that of all processes.
         """
@@ -106,6 +106,8 @@ class Passes:
         loss = torch.zeros((), device=self.distributed.device)
         parts = self._parts(step, step.with_backward())
         for number, part in enumerate(parts, start=1):
+            # The weights need log pi, which `weighted_loss` computes: so it calls `weigh(log pi)`,
+            # multiplies, and sums. For TOPR `weigh` gives A * min(rho, 1) or so for each token.
             batch, weigh = self._batch(step, part), step.weigh(part) if part else _nothing
             scored = None if self._checked else self._scored(model, batch)
             with self.forward.of(model):
