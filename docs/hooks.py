@@ -109,8 +109,9 @@ def _key(
     name: str, anchor: str, field: Schema, defs: dict[str, Schema], *, required: bool
 ) -> Iterator[str]:
     said = "required" if required else f"default `{_shown(field.get('default', {}))}`"
-    yield from ("", f"#### `{name}` {{ #{anchor} }}", "", f"`{kind(field, defs)}`, {said}", "")
-    yield " ".join(field.get("description", "").split())
+    meaning = " ".join(field.get("description", "").split())
+    yield from ("", f"#### `{name}` {{ #{anchor} }}", "")
+    yield f"`{kind(field, defs)}`, {said}. {meaning}\n"
 
 
 def _shown(value: Any) -> str:
@@ -146,7 +147,7 @@ def command_line() -> str:
     """Return what each command's `--help` says."""
     parts = []
     for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
-        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
+        shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "78", "TERM": "dumb"})
         parts += ["", f"## topr {name}", "", "```text", shown.output.strip(), "```"]
     return "\n".join(parts)
 

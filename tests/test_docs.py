@@ -48,8 +48,8 @@ def test_every_key_of_a_recipe_is_in_the_reference_with_type_meaning_and_anchor(
             if "const" in field or name == "Comparison" or "$ref" in field:
                 continue
             said = " ".join(field["description"].split())
-            assert re.search(rf"#### `[\w.]*{key}` {{ #[\w.]*{key} }}\n\n`.+`, .+\n\n", page), key
-            assert said in page, (name, key)
+            heading = rf"#### `[\w.]*{key}` {{ #[\w.]*{key} }}\n\n"
+            assert re.search(rf"{heading}`.+`, .+\. {re.escape(said)}\n", page), (name, key)
     anchors = re.findall(r"{ #(\S+) }", page)
     assert len(anchors) == len(set(anchors))
     assert {"train.learning_rate", "task.gsm8k.few_shot", "generate.vllm.args"} <= set(anchors)
