@@ -146,7 +146,8 @@ def kind(field: Schema, defs: dict[str, Schema]) -> str:
 def command_line() -> str:
     """Return what each command's `--help` says."""
     parts = []
-    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+    group: Any = typer.main.get_command(app)
+    for name in group.commands:
         shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "78", "TERM": "dumb"})
         parts += ["", f"## topr {name}", "", "```text", shown.output.strip(), "```"]
     return "\n".join(parts)

@@ -7,6 +7,7 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import typer
@@ -71,7 +72,8 @@ def test_types_are_written_as_python_writes_them(hooks):
 
 def test_every_command_is_in_the_reference(hooks):
     page = hooks.command_line()
-    for name in typer.main.get_command(app).commands:
+    group: Any = typer.main.get_command(app)
+    for name in group.commands:
         part = page.split(f"## topr {name}\n")[1].split("\n## ")[0]
         assert "--help" in part
 
