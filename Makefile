@@ -69,7 +69,7 @@ test-verl:  ## the losses for verl, in verl's own registry and configuration
 	.venv-verl/bin/python -m pip install -q --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -n 0 -o filterwarnings= tests/integrations/test_verl.py
 
-models-table: $(READY)  ## write the table of docs/models.md anew: every architecture through trainer and engine
+models-table: $(READY)  ## write docs/tables/architectures.csv anew: every architecture through trainer and engine
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/architectures.py
 
 check: $(READY)  ## lint, format, types, import layers

@@ -1,4 +1,4 @@
-"""Write the table of docs/models.md anew: every causal language model that transformers lists goes
+"""Write docs/tables/architectures.csv anew: every causal language model of transformers goes
 through the trainer and the engine, as in tests/architectures. A few minutes on one core.
 
     OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python benchmarks/architectures.py
@@ -27,7 +27,7 @@ def main() -> None:
         model = zoo.build(name)
         verdicts[name] = judge_trainer(model), judge_engine(model)
         print(name, *(f"| {each.outcome}: {each.detail}" for each in verdicts[name]), flush=True)
-    table.write(table.rendered(verdicts))
+    table.write(verdicts)
     bad = [name for name, pair in verdicts.items() if not all(each.fine for each in pair)]
     print(f"{len(verdicts)} tried, neither right nor refused: {', '.join(bad) or 'none'}")
 

@@ -1,5 +1,6 @@
-"""The table of docs/models.md: how each architecture is trained and drawn from. No tests here."""
+"""The table of docs/models.md: how each architecture is trained and sampled. No tests here."""
 
+import csv
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import zoo
 from fitness import Outcome, Verdict
 
-PAGE = Path(__file__).parents[2] / "docs/models.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
-_ROW = re.compile(r"^\| `(.+?)` \| (.+?) \| (.+?) \|$", re.MULTILINE)
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, TABLE = DOCS / "models.md", DOCS / "tables/architectures.csv"
+HEAD = ("trainer", "engine", "architectures")
+_MADE_WITH = re.compile(r"^With transformers .*:$", re.MULTILINE)
 
 
 REASONS = {
@@ -38,27 +40,27 @@ def agrees(verdict: Verdict, said: str) -> bool:
     return (verdict.outcome is Outcome.REFUSED) == said.startswith(Outcome.REFUSED)
 
 
-def rendered(verdicts: dict[str, tuple[Verdict, Verdict]]) -> str:
-    """Return the table, from the verdicts on trainer and engine."""
-    rows = [
-        f"| `{name}` | {label(trainer)} | {label(engine)} |"
-        for name, (trainer, engine) in verdicts.items()
-    ]
-    rows += [f"| `{name}` | not tried: {why} | not tried |" for name, why in zoo.NOT_BUILT.items()]
+def write(verdicts: dict[str, tuple[Verdict, Verdict]]) -> None:
+    """Write the table, from the verdicts on trainer and engine, and say in the page with what."""
+    said = {name: (label(trainer), label(engine)) for name, (trainer, engine) in verdicts.items()}
+    said |= {name: (f"not tried: {why}", "not tried") for name, why in zoo.NOT_BUILT.items()}
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, ways in said.items():
+        names.setdefault(ways, []).append(f"`{name}`")
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([HEAD, *((*ways, " ".join(each)) for ways, each in names.items())])
     made = f"transformers {version('transformers')}, torch {version('torch').partition('+')[0]}"
-    head = (f"With {made}, float32, on a CPU:", "", "| architecture | trainer | engine |")
-    return "\n".join((*head, "| --- | --- | --- |", *rows))
-
-
-def write(table: str) -> None:
-    """Put the table into the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(_MADE_WITH.sub(f"With {made}, float32, on a CPU:", page), encoding="utf-8")
 
 
 def documented() -> dict[str, tuple[str, str]]:
-    """Return what the page says: architecture to trainer and engine."""
-    text = PAGE.read_text(encoding="utf-8")
-    table = text.partition(BEGIN)[2].partition(END)[0]
-    return {name: (trainer, engine) for name, trainer, engine in _ROW.findall(table)}
+    """Return what the table says: architecture to trainer and engine."""
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: (row["trainer"], row["engine"])
+        for row in rows
+        for name in re.findall(r"`(.+?)`", row["architectures"])
+    }

@@ -53,7 +53,7 @@ def make_model(path: Path, texts: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All steps, as docs/own-data.md has them."""
+    """The steps of the worked example in docs/own-data.md."""
     folder = tmp_path_factory.mktemp("solutions")
     rows = read_jsonl(shared_data / "gsm8k_model_solutions.jsonl.gz")
     questions = sorted({row["question_id"] for row in rows})

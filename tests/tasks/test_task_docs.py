@@ -1,8 +1,6 @@
 """The example of docs/tasks.md, as a reader would run it, up to where a model is needed."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,9 @@ def block_after(text: str, page: str) -> str:
 
 def test_the_page_has_a_task_and_reward_that_work(tmp_path, monkeypatch):
     page = PAGE.read_text(encoding="utf-8")
-    (tmp_path / "colours.py").write_text(block_after("`colours.py`", page), encoding="utf-8")
-    (tmp_path / "colours.yaml").write_text(block_after("`colours.yaml`", page), encoding="utf-8")
+    for name in ("colours.py", "colours.jsonl", "colours.yaml"):
+        (tmp_path / name).write_text(block_after(f"`{name}`, the", page), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    subprocess.run([sys.executable, "colours.py"], check=True)
 
     recipe = load_recipe("colours.yaml")
     task = load_task(recipe.task)

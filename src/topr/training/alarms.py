@@ -2,8 +2,8 @@
 
 A training ruins its model when it unlearns right answers together with wrong ones. A completion is
 *lost* once the model is more than 100 times less likely to write it than the model that wrote it
-was (log rho below log 0.01). Where the numbers below come from is in `docs/training.md`, "When a
-run goes wrong".
+was (log rho below log 0.01). Where the numbers below come from is in
+`docs/troubleshooting.md`.
 
 Not here: what is done about it (`topr.training.watch`).
 """
