@@ -137,7 +137,7 @@ def vote(
 
 
 def _asked(recipe: str | None, overrides: list[str], model: Path) -> tuple[Any, Any]:
-    """Return how checks are asked for and drawn.
+    """Return how checks are asked for and sampled.
 
     As a recipe says, a verifier's own or a run's; without one, the prompt is the one that the
     verifier was trained with, where it was noted next to it.

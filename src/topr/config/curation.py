@@ -21,7 +21,7 @@ class PositivesRule(Section):
 
 
 class CapRule(Section):
-    """Keeps the first completions of each problem, in order of drawing."""
+    """Keeps the first completions of each problem, in order of sampling."""
 
     rule: Literal["cap"] = "cap"
     per_problem: Annotated[int, Field(ge=1)]
@@ -29,7 +29,7 @@ class CapRule(Section):
 
 
 class AnnaKareninaRule(Section):
-    """Fills a quota per problem with few positives and many negatives, in order of drawing."""
+    """Fills a quota per problem with few positives and many negatives, in order of sampling."""
 
     rule: Literal["anna_karenina"] = "anna_karenina"
     per_problem: Annotated[int, Field(ge=1)] = 16
@@ -37,7 +37,7 @@ class AnnaKareninaRule(Section):
     max_positives: Annotated[int, Field(ge=0)]
     """Positives among them at most; negatives take the rest."""
     max_candidates: Annotated[int, Field(ge=1)] = 64
-    """Completions of each problem that are drawn, or looked at, at most."""
+    """Completions of each problem that are sampled, or looked at, at most."""
     reserve: Annotated[int, Field(ge=0)] = 0
     """Places of the quota that negatives leave free for positives while there are candidates."""
 
@@ -82,7 +82,7 @@ class DropNoSignalRule(Section):
 
 
 class DropDuplicatesRule(Section):
-    """Keeps the first of equal completions of a problem, in order of drawing."""
+    """Keeps the first of equal completions of a problem, in order of sampling."""
 
     rule: Literal["drop_duplicates"] = "drop_duplicates"
 

@@ -28,7 +28,7 @@ VLLM_ARGS_OF_TOPR: dict[str, str] = {
 
 
 class VllmConfig(Section):
-    """vLLM inside topr, for engine `vllm`. It draws as many completions side by side as its memory
+    """vLLM inside topr, for engine `vllm`. It samples as many completions at a time as its memory
     holds: `generate.batch_size` is not for it."""
 
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
@@ -70,7 +70,7 @@ class ServerConfig(Section):
     """An OpenAI-compatible completions server, for engine `server`: one that is there, or one that
     topr starts for each model and ends."""
 
-    # How it is reached, not what it draws: a run resumes when its server has moved.
+    # How it is reached, not what it samples: a run resumes when its server has moved.
     NO_EFFECT: ClassVar[frozenset[str]] = frozenset(
         {"url", "concurrency", "timeout", "patience", "api_key_env"}
     )
@@ -142,13 +142,13 @@ class ServerConfig(Section):
 class RayConfig(Section):
     """Ray Data over another engine, for engine `ray`."""
 
-    # Where it is drawn, not what: a run resumes on another cluster.
+    # Where it is sampled, not what: a run resumes on another cluster.
     NO_EFFECT: ClassVar[frozenset[str]] = frozenset(
         {"workers", "address", "gpus_per_worker", "cpus_per_worker"}
     )
 
     engine: Literal["transformers", "server", "vllm"] = "transformers"
-    """What draws completions in each worker, with the settings that it has without Ray."""
+    """What samples completions in each worker, with the settings that it has without Ray."""
     workers: Annotated[int, Field(ge=1)] | None = None
     """Copies of the model; defaults to as many as the cluster's GPUs allow, or 1 without a GPU."""
     address: str | None = None

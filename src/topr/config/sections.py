@@ -19,7 +19,7 @@ class ModelConfig(Section):
     gguf_file: str | None = None
     """Name of a GGUF file in `path`: the model is its weights, dequantized."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """Type of the weights in memory while drawing; training has `train.dtype`. `auto`: bfloat16
+    """Type of the weights in memory while sampling; training has `train.dtype`. `auto`: bfloat16
     where the device is faster in it, else float32; a server or vLLM decides by itself."""
     device: str = "auto"
     """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`."""
@@ -32,12 +32,12 @@ class ModelConfig(Section):
 
 
 class GenerateConfig(Section):
-    """How completions are drawn for training."""
+    """How completions are sampled for training."""
 
     NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     engine: Literal["transformers", "ray", "server", "vllm"] = "transformers"
-    """What draws completions."""
+    """What samples completions."""
     n: Annotated[int, Field(ge=1)] = 16
     """Completions per problem; per problem and round where `curate` has a rule that knows when a
     problem is full (`anna_karenina`)."""
@@ -89,8 +89,8 @@ class LoopConfig(Section):
     NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"keep_models"})
 
     start: Literal["last", "base"] = "last"
-    """Which model training starts from in each iteration: the last iteration's, or the base, anew.
-    Rollouts are drawn with the last iteration's model either way."""
+    """Which model training starts from in each iteration: the last iteration's, or the base, again.
+    Rollouts are sampled with the last iteration's model either way."""
     window: Annotated[int, Field(ge=1)] | None = 1
     """Iterations whose datasets are trained on together, the newest included: 1 is the newest
     alone, `null` all of them. Each completion keeps the log-probabilities of the model that wrote

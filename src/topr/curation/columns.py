@@ -33,7 +33,7 @@ class Columns:
     names: Sequence[str]
     """Problem ids, in the order in which they first appear."""
     samples_N: Integers
-    """Number of each completion among those of its problem: the order of drawing."""
+    """Number of each completion among those of its problem: the order of sampling."""
     completions_N: Hashes | None = None
     """Equal numbers for equal completions; None where no rule asks for them."""
     tokens_N: Integers | None = None
@@ -110,13 +110,13 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Completions by problem, in the order of drawing: what a rule is given."""
+    """Completions by problem, in the order of sampling: what a rule is given."""
 
     rewards_N: NDArray[np.float64]
     problems_N: Integers
     names: Sequence[str]
     place_N: Integers
-    """Place of each completion among all that were drawn for its problem, from 0, those included
+    """Place of each completion among all that were sampled for its problem, from 0, those included
     that an earlier rule has dropped."""
     completions_N: Hashes | None
 

@@ -70,7 +70,7 @@ def curate(columns: Columns, config: CurateConfig) -> CurationResult:
     [True, False, True]
 
     Args:
-        columns: of all completions that were drawn.
+        columns: of all completions that were sampled.
         config: the rules.
 
     Raises:

@@ -1,7 +1,7 @@
 """What each rule of the section `curate` drops, and why: pure functions over columns.
 
 A rule is given the rows that the rules before it have left, by problem and in the order of
-drawing, and its own options. It returns one mask per reason; no row has two reasons. A new rule
+sampling, and its own options. It returns one mask per reason; no row has two reasons. A new rule
 needs a section in `topr.config.curation`, an entry in `RULES`, and its reasons in `REASONS`.
 """
 
@@ -56,7 +56,7 @@ def positives(rows: Rows, rule: PositivesRule) -> Drops:
 
 
 def cap(rows: Rows, rule: CapRule) -> Drops:
-    """Drop what was drawn after the first `per_problem` completions of a problem."""
+    """Drop what was sampled after the first `per_problem` completions of a problem."""
     everything = np.ones(len(rows), dtype=np.bool_)
     return {"over_cap": rows.earlier(everything) >= rule.per_problem}
 
@@ -69,10 +69,10 @@ def cap_full(rows: Rows, rule: CapRule) -> Mask:
 def anna_karenina(rows: Rows, rule: AnnaKareninaRule) -> Drops:
     """Fill a quota per problem: few positives, many negatives (arXiv 2503.14286).
 
-    Candidates are taken in the order of drawing until the quota is full: positives up to
+    Candidates are taken in the order of sampling until the quota is full: positives up to
     `max_positives`, negatives up to the rest of the quota, less `reserve`. What the quota still
     lacks when there are no candidates left goes to further negatives. Once a quota is full, no
-    later candidate changes it: drawing can stop there.
+    later candidate changes it: sampling can stop there.
     """
     candidate, few, kept = _anna_karenina(rows, rule)
     lacking = rule.per_problem - rows.in_problem(kept)
@@ -87,7 +87,7 @@ def anna_karenina(rows: Rows, rule: AnnaKareninaRule) -> Drops:
 
 
 def anna_karenina_full(rows: Rows, rule: AnnaKareninaRule) -> Mask:
-    """Return, for each row, whether its problem's quota is full, whatever else may be drawn."""
+    """Return, for each row, whether its problem's quota is full, whatever else may be sampled."""
     _, _, kept = _anna_karenina(rows, rule)
     return rows.in_problem(kept) >= rule.per_problem
 
@@ -192,10 +192,10 @@ RULES: dict[str, Callable[[Rows, Any], Drops]] = {
 """By the name in a step's `rule`."""
 
 SEQUENTIAL = frozenset({"all", "positives", "cap", "drop_duplicates", "anna_karenina"})
-"""Rules whose word on a completion does not depend on those drawn after it."""
+"""Rules whose word on a completion does not depend on those sampled after it."""
 
 FULL: dict[str, Callable[[Rows, Any], Mask]] = {
     "cap": cap_full,
     "anna_karenina": anna_karenina_full,
 }
-"""Rules that know when a problem is full: nothing that is drawn later is kept."""
+"""Rules that know when a problem is full: nothing that is sampled later is kept."""

@@ -1,4 +1,4 @@
-"""When a problem needs no more candidates: what lets drawing stop early. Nothing is drawn here."""
+"""When a problem needs no more candidates, so that sampling stops early. Nothing is sampled here."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from topr.curation.rules import FULL, RULES, SEQUENTIAL
 
 
 def max_candidates(config: CurateConfig) -> int | None:
-    """Return how many completions of a problem are drawn at most, where a rule says so."""
+    """Return how many completions of a problem are sampled at most, where a rule says so."""
     found = (r.max_candidates for r in config.steps if isinstance(r, AnnaKareninaRule))
     return next(found, None)
 
@@ -29,7 +29,7 @@ def finished(columns: Columns, config: CurateConfig) -> Mask:
     rows of a problem that is finished are those of any longer draw.
 
     Args:
-        columns: of everything that was drawn so far.
+        columns: of everything that was sampled so far.
         config: rules, one of which knows when a problem is full.
 
     """

@@ -22,7 +22,7 @@ ENGINES: dict[str, str] = {
 
 
 def check_engine(model: ModelConfig, config: GenerateConfig) -> None:
-    """Refuse now what would fail when completions are to be drawn. Loads no model.
+    """Refuse now what would fail when completions are to be sampled. Loads no model.
 
     Args:
         model: the section `model`.

@@ -43,15 +43,15 @@ class Engine(Protocol):
     tokenizer: "PreTrainedTokenizerBase"
     """The model's: it renders prompts and turns ids into text."""
     journal: bool = False
-    """Whether each sample is written down as it comes: it costs too much for a shard to be drawn
+    """Whether each sample is written down as it comes: it costs too much for a shard to be sampled
     again."""
     spans_shards: bool = False
-    """Whether it is given the requests of many shards at once; it draws them in about the order
+    """Whether it is given the requests of many shards at once; it samples them in about the order
     given."""
 
     @property
     def records_logprobs(self) -> bool:
-        """Whether rollouts have log-probabilities: a run must know it before it draws for hours."""
+        """Whether rollouts have log-probabilities: a run must know it before hours of sampling."""
         return True
 
     def generate(
@@ -66,7 +66,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the model: memory, processes, servers. Nothing can be drawn after it."""
+        """Let go of the model: memory, processes, servers. Nothing can be sampled after it."""
         ...
 
 

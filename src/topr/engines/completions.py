@@ -238,7 +238,7 @@ def finalize_completion(
         tokenizer: the model's.
         stops: the stop strings.
         ends: the ends of the model's completions.
-        greedy: drawn at temperature 0, where a token's log-probability is 0.
+        greedy: sampled at temperature 0, where a token's log-probability is 0.
 
     Raises:
         EngineError: the tokenizer has no end that could be added.

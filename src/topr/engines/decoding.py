@@ -87,7 +87,7 @@ def _cache_for(
 
 
 class Decoding:
-    """Completions that are being drawn, from the first to the last."""
+    """Completions that are being sampled, from the first to the last."""
 
     def __init__(
         self,

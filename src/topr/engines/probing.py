@@ -133,7 +133,7 @@ async def _with_logprobs(
 ) -> ServerCapabilities:
     """Return the capabilities with which distribution the log-probabilities are of.
 
-    Tokens are drawn from the likeliest alone, of some of which no model is sure. Where a cut
+    Tokens are sampled from the likeliest alone, of some of which no model is sure. Where a cut
     counts, that is not seen in their numbers. Where top-p does not, the temperature counts if the
     number of the least likely one changes with it.
     """

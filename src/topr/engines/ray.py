@@ -1,7 +1,7 @@
 """Ray Data over another engine: one actor per device, on one node or many.
 
-What is drawn is the other engine's; here is only who draws what. The problems of one shard are one
-block, so a worker is asked for exactly what the engine would be asked for without Ray. Not here:
+What is sampled is the other engine's; here is only who samples what. The problems of one shard are
+one block, so a worker is asked for exactly what the engine would be asked for without Ray. Not here:
 progress on disk (`topr.stages.draw` writes every shard that is complete), and servers that Ray does
 not know (engine `server`).
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESTARTS = 16
-"""Times that a worker which died is started again, and its block drawn again. More than a machine
+"""Times that a worker which died is started again, and its block sampled again. More than a machine
 that is taken back now and then needs, and an end where every start fails."""
 
 LOOPBACK = "127.0.0.2"
@@ -163,12 +163,12 @@ class RayEngine(Engine):
     ) -> Iterator[Rollout]:
         """Yield the completions block by block, as workers finish them.
 
-        A worker that dies is started again, and its block is drawn again from the beginning: the
+        A worker that dies is started again, and its block is sampled again from the beginning: the
         same seeds give the same completions, and none of them was seen before.
 
         Raises:
-            EngineError: a prompt cannot be completed (before anything is drawn); a worker's engine
-                refuses or fails; workers die again and again.
+            EngineError: a prompt cannot be completed (before anything is sampled); a worker's
+                engine refuses or fails; workers die again and again.
 
         """
         for request in requests:
@@ -230,7 +230,7 @@ class RayEngine(Engine):
 
 
 class _Worker:
-    """An actor of Ray Data: an engine, opened once, that draws block after block."""
+    """An actor of Ray Data: an engine, opened once, that samples block after block."""
 
     def __init__(self, model: dict[str, Any], name: str, config: dict[str, Any]) -> None:
         from topr.engines import open_engine

@@ -14,7 +14,7 @@ def uniform_stream(seed: int, problem_id: str, sample: int) -> np.random.Generat
 
     Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") with a 128-bit key
     from the sha256 of the triple. Streams of different triples are independent, so a sample does
-    not depend on which others are drawn, when, or with it.
+    not depend on which others are sampled, when, or with it.
     """
     digest = _digest(seed, problem_id, sample)
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

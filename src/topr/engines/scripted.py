@@ -45,7 +45,7 @@ class ScriptedEngine(Engine):
             tokenizer: must have an end-of-sequence token.
             logprobs: by default made-up numbers in (-1, 0], the same for the same seed, problem
                 and sample.
-            model_name: what records say drew them.
+            model_name: what records say sampled them.
             revision: likewise.
 
         """

@@ -76,7 +76,7 @@ class ServerEngine(Engine):
             facts: of the model.
             config: the section `generate.server`.
             sampling: of the section `generate`: whether log-probabilities are those of it.
-            model_name: what records say drew them.
+            model_name: what records say sampled them.
             revision: likewise; see `topr.models.files.fingerprint`.
             served: the server's process, where it is the engine's own: closed with it.
 
@@ -167,8 +167,8 @@ class ServerEngine(Engine):
     ) -> Iterator[Rollout]:
         """Yield the completions as they are answered.
 
-        Every request is checked before anything is drawn. A request that fails in passing is made
-        again with the same seed, so that a server that honours seeds draws the same sample.
+        Every request is checked before anything is sampled. A request that fails in passing is made
+        again with the same seed, so that a server that honours seeds samples the same sample.
 
         Raises:
             EngineError: a prompt cannot be completed, the server refuses a request, or it has not

@@ -63,10 +63,10 @@ class TransformersEngine(Engine):
         Args:
             model: any causal LM of transformers with a cache. Its training mode is left as it was.
             tokenizer: turns ids into text; prompts come tokenised.
-            model_name: what records say drew them.
+            model_name: what records say sampled them.
             revision: likewise; see `topr.models.files.fingerprint`.
             batch_size: rows decoded side by side. It changes speed and memory, not the samples.
-                `auto`: as many as memory has room for when they are drawn.
+                `auto`: as many as memory has room for when they are sampled.
 
         """
         if batch_size != "auto" and batch_size < 1:
@@ -114,7 +114,7 @@ class TransformersEngine(Engine):
     ) -> Iterator[Rollout]:
         """Yield the completions as they end; those of the longest prompts are begun first.
 
-        Every request is checked before anything is drawn.
+        Every request is checked before anything is sampled.
 
         Raises:
             EngineError: a prompt is empty, holds an id that the model does not know, or leaves no

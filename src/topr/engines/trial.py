@@ -1,7 +1,7 @@
 """Which way of decoding gives a model's own log-probabilities: found by trying, before anything is
-drawn.
+sampled.
 
-A trial draws a few completions of random prompts side by side, as the engine would, and compares
+A trial samples a few completions of random prompts side by side, as the engine would, and compares
 their log-probabilities with one plain forward pass over each sequence alone. Windows that lie in a
 mask alone, positions that a model counts itself, states that padding enters and frequencies that
 depend on the longest sequence of a batch all show there, whatever the architecture.
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 PROMPTS = (23, 9, 9, 5, 1)
 """Tokens of the prompts of the short trial. Two are as long, and so may share any batch."""
 STEPS = 12
-"""Tokens that are drawn for each, at most."""
+"""Tokens that are sampled for each, at most."""
 LENGTHS = (3, 7, STEPS)
 """Tokens after which the first, second and third row of a batch of the short trial end."""
 MARGIN = 3
@@ -95,7 +95,7 @@ def find_batching(
     Args:
         model: on its device, in its type, in evaluation mode.
         tokenizer: any; no text is made.
-        reach: tokens of the longest sequence, prompt and completion, that is to be drawn. Lengths
+        reach: tokens of the longest sequence, prompt and completion, that is to be sampled. Lengths
             below it that the config names are tried too.
         sharing: whether it pays to hold once what rows begin with.
 
@@ -185,7 +185,7 @@ def _gap(
         ids = [*prompt, *decoded.ids]
         plain = _plain_logprobs(model, ids, len(prompt))
         if torch.isnan(plain).any():
-            return 0.0, 0.0  # the model has diverged: what is drawn will say so
+            return 0.0, 0.0  # the model has diverged: what is sampled will say so
         found = torch.tensor(decoded.logprobs, device=plain.device)
         gaps.append((found - plain).abs() / _scale(plain))
         longest = max(longest, ids, key=len)

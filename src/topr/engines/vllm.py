@@ -31,7 +31,7 @@ ENVIRONMENT = {
 """Set before vLLM is imported, where the user has not."""
 
 QUEUE = 4096
-"""Samples that vLLM is given ahead: more than it draws side by side."""
+"""Samples that vLLM is given ahead: more than it samples side by side."""
 
 TEMPERATURES = (0.01, 2.0)
 """vLLM refuses what is above, and silently raises what is below, except for 0."""
@@ -59,7 +59,7 @@ class VllmEngine(Engine):
             llm: a `vllm.LLM` with `logprobs_mode="processed_logprobs"`.
             tokenizer: turns ids into text; prompts come tokenised.
             facts: of the model; its `positions` are those that `llm` was given.
-            model_name: what records say drew them.
+            model_name: what records say sampled them.
             revision: likewise; see `topr.models.files.fingerprint`.
 
         """
@@ -128,7 +128,7 @@ class VllmEngine(Engine):
     ) -> Iterator[Rollout]:
         """Yield the completions as they end.
 
-        Every request is checked before anything is drawn.
+        Every request is checked before anything is sampled.
 
         Raises:
             EngineError: a prompt is empty, holds an id that the model does not know, or leaves no
@@ -257,7 +257,7 @@ def sampling_arguments(sampling: SamplingParams, eos_ids: frozenset[int]) -> dic
         "max_tokens": sampling.max_tokens,
         "stop": list(sampling.stop),
         "stop_token_ids": sorted(eos_ids),
-        "logprobs": 0,  # of the token that was drawn and no other
+        "logprobs": 0,  # of the token that was sampled and no other
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,  # their text may be a stop string
         "detokenize": bool(sampling.stop),

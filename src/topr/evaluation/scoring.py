@@ -41,7 +41,7 @@ def score(
 ) -> EvalResult:
     """Turn graded rollouts into metrics. The same table and seed give the same result.
 
-    Rows drawn at temperature 0 are the greedy decodings, all others the samples; where every row
+    Rows sampled at temperature 0 are the greedy decodings, all others the samples; where every row
     is greedy, they are both. A problem is left out of every rate, and counted in `unscored`, if
     nothing can be said of one of its samples (its gold answer cannot be read, or the user's
     function returned None) or if it has none. A truncated completion counts as wrong, also where

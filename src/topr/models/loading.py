@@ -1,6 +1,6 @@
 """Loads a causal language model and its tokenizer. The only place that does.
 
-Not here: drawing from a model (`topr.engines`), training it (`topr.training`), or making the
+Not here: sampling from a model (`topr.engines`), training it (`topr.training`), or making the
 arithmetic task's own base model (`topr.tasks`).
 """
 

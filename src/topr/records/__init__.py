@@ -15,7 +15,7 @@ class Split(StrEnum):
     """Which problems. They never overlap."""
 
     TRAIN = "train"
-    """Rollouts are drawn and trained on."""
+    """Rollouts are sampled and trained on."""
     VALIDATION = "validation"
     """Choices (learning rate, baseline, best iteration) are made on these."""
     TEST = "test"
@@ -109,7 +109,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
-    """How completions are drawn. The distribution is softmax(logits / temperature), cut to its
+    """How completions are sampled. The distribution is softmax(logits / temperature), cut to its
     `top_k` likeliest tokens, then to the smallest set whose mass reaches `top_p`, renormalised.
     """
 

@@ -119,7 +119,7 @@ def read_lineage(directory: Path) -> Lineage:
     """Read the lineage of a run.
 
     Raises:
-        DataError: the directory holds no run, or one that has drawn nothing yet.
+        DataError: the directory holds no run, or one that has sampled nothing yet.
 
     """
     drawn = tuple(_rollouts(directory))

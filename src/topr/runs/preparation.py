@@ -120,7 +120,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
 
 
 def check_task(task: Task, recipe: Recipe) -> None:
-    """Read every problem and find the grader now: a wrong column must not cost hours of drawing.
+    """Read every problem and find the grader now: a wrong column must not cost hours of sampling.
 
     Raises:
         ToprError: problems cannot be read, or the user's reward function is not there.

@@ -21,7 +21,7 @@ WEIGHTS = (
 def needed_iterations(recipe: Recipe, iteration: int, best: int) -> set[int]:
     """Return the iterations whose weights stay when one has been evaluated; 0 is the base.
 
-    Those are the run's result and, while iterations follow, the newest model, which draws the next
+    Those are the run's result and, while iterations follow, the newest model, which writes the next
     rollouts. Where log mu is recomputed, so are the models that wrote the rest of the window: the
     rollouts of iteration i are written by the model of iteration i - 1.
 

@@ -28,7 +28,7 @@ class Evaluated:
 
 
 def write_metrics(directory: Path, results: Sequence[Evaluated]) -> None:
-    """Write metrics.jsonl anew from what the stages left: a resumed run repeats no line."""
+    """Write metrics.jsonl again from what the stages left: a resumed run repeats no line."""
     lines: list[dict[str, Any]] = []
     for found in results:
         result = found.result

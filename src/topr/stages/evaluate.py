@@ -126,7 +126,7 @@ def evaluate(
 ) -> EvalResult:
     """Measure one model; write `evaluation/` and `evaluation.json` into `directory`.
 
-    All completions are kept in `evaluation/part-*.parquet`, a shard for each of the plan's draws; a
+    All completions are kept in `evaluation/part-*.parquet`, a shard for each of its plans; a
     greedy row is known by its `sampling.temperature`. Killed anywhere and called again, it resumes:
     shards that are there are not sampled again, and a finished evaluation is read, not repeated.
 
@@ -162,7 +162,7 @@ def evaluate(
         result = _score(plan, engine, shards, name)
         write_evaluation(directory / RESULT_FILE, result)
         stage.finish(rows=plan.completions)
-        # The graded shards hold everything that the drawn ones do.
+        # The graded shards hold everything that the sampled ones do.
         shutil.rmtree(drawn)
         return result
 

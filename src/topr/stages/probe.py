@@ -42,7 +42,7 @@ PROBES_FILE = "probes.jsonl"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeSource:
-    """What a probe asks, and how answers are drawn and graded."""
+    """What a probe asks, and how answers are sampled and graded."""
 
     problems: Sequence[Problem]
     """Of the validation split; the first `train.probe_problems` are asked."""
@@ -206,7 +206,7 @@ class Probe(TrainerCallback):
 
 
 class _Engine(TransformersEngine):
-    """Tries the model in the type of its weights, and draws in the numerics of training.
+    """Tries the model in the type of its weights, and samples in the numerics of training.
 
     Under autocast single tokens differ by 0.1 nats from one way of decoding to another, which of
     float32 weights would be a fault.

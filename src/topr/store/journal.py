@@ -74,7 +74,7 @@ class Journal:
     def add(self, rollout: Rollout) -> None:
         """Note a rollout. It is there when this returns, also if the process is killed then.
 
-        Not synced: after a power cut the last ones may be missing, and are drawn again.
+        Not synced: after a power cut the last ones may be missing, and are sampled again.
         """
         (row,) = rollouts_to_table([rollout]).to_pylist()
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""One cell of a study: its own run, on draws that it shares with other cells.
+"""One cell of a study: its own run, on rollouts that it shares with other cells.
 
 `work` is what a worker process is given; everything that it needs is in a `Job`, and what it made
 is in the job's directory when it returns. Not here: which cells there are (`topr.studies.run`).
@@ -45,7 +45,7 @@ class Kind(StrEnum):
     EVALUATE = "evaluate"
     """Evaluates the starting model."""
     DRAW = "draw"
-    """Does that, and draws and grades the first rollouts, for others to train on."""
+    """Does that, and samples and grades the first rollouts, for others to train on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from topr.studies.results import Results
 from topr.studies.summary import Estimate, estimate
 
 Curve = Sequence[tuple[int, float]]
-"""Completion tokens drawn and accuracy, by rising tokens."""
+"""Completion tokens sampled and accuracy, by rising tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class Efficiency:
 
 
 def efficiencies(results: Results) -> list[Efficiency]:
-    """Compare the first series of arms with every other one, over the tokens drawn for training.
+    """Compare the first series of arms with every other one, over the tokens sampled for training.
 
     Only of a study whose series have no axis of their own.
     """

@@ -67,7 +67,7 @@ def claim_line(found: Decided, tokens: float | None = None) -> str:
 
     Args:
         found: what was decided.
-        tokens: drawn by the claim's arm, by those of the other; said where they differ.
+        tokens: sampled by the claim's arm, by those of the other; said where they differ.
 
     """
     claim, difference = found.claim, found.difference

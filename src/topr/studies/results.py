@@ -27,7 +27,7 @@ class Point:
     step: int | None
     """Optimizer steps of this iteration; None: at its end."""
     tokens: int
-    """Completion tokens drawn for training so far."""
+    """Completion tokens sampled for training so far."""
     metrics: Mapping[str, float]
 
 
@@ -116,7 +116,7 @@ class Results:
         return estimate(list(values.values())) if values else None
 
     def tokens(self, arm: str) -> float:
-        """Return the completion tokens that an arm drew for training, mean over seeds."""
+        """Return the completion tokens that an arm sampled for training, mean over seeds."""
         return fmean(cell.final.tokens for cell in self.of(arm))
 
     def claims(self) -> list[Decided]:

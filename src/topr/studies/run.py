@@ -54,7 +54,7 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
 
     Raises:
         RunDirectoryError: the directory holds another study.
-        ConfigError: figures cannot be drawn here, or an arm's recipe does not fit.
+        ConfigError: figures cannot be sampled here, or an arm's recipe does not fit.
         ToprError: what a cell raises.
 
     """

@@ -198,7 +198,7 @@ class Ends:
             finish: what the row says; None: nothing.
             ended: what holds where the row says nothing; None: text has ended.
             last_id: the completion's last token, where it is known (`topr export` writes it).
-            stop: stop strings that it was drawn with.
+            stop: stop strings that it was sampled with.
 
         Raises:
             ModelError: it needs an end that the tokenizer does not have.

@@ -1,6 +1,6 @@
 """`torch.compile` of a model's layers, each for all lengths at once.
 
-accelerate would compile the whole model, which runs in other ways here than its own; and anew for
+accelerate would compile the whole model, which runs in other ways here than its own; and again for
 each step, since steps have other lengths.
 """
 

@@ -1,7 +1,7 @@
 """Which way of running a model fits it: each is tried before training, and none is trusted by name.
 
 pi(y|x) is what a model says of one sequence by itself, in evaluation mode, whatever it was given
-before and whatever follows: that is what a sampler draws from. A model that has no such pi is
+before and whatever follows: that is what a sampler gives. A model that has no such pi is
 refused. The ways that are faster must give the same numbers on a few short sequences and on one as
 long as the longest that will be run, so that a window or a scale of positions that begins late is
 seen. Longer ones need no trial.
@@ -60,7 +60,7 @@ def forward_of(model: nn.Module, rows: Sequence[Row] | Dataset, layout: Layout =
         layout: `shared`: each prompt once; `padded`: never; `auto`: where the model allows it.
 
     Raises:
-        TrainingError: no sampler draws from what the model says (it is random, or tells tokens by
+        TrainingError: no sampler follows what the model says (it is random, or tells tokens by
             those that come after them, or remembers what it was given), or `shared` is asked for
             and does not fit.
 

@@ -1,7 +1,7 @@
 """The watch over a training: it reads every step and every probe, warns, or stops and keeps what
 was good.
 
-Not here: what is wrong when (`topr.training.alarms`), how a probe is drawn and graded
+Not here: what is wrong when (`topr.training.alarms`), how a probe is sampled and graded
 (`topr.stages.probe`), and the file of good weights (`topr.training.last_good`).
 """
 

@@ -1,6 +1,6 @@
 """The generative verifier: is this solution of this question right?
 
-A task like any other. Its problems are made from a generator's graded rollouts; drawing, grading,
+A task like any other. Its problems are made from a generator's graded rollouts; sampling, grading,
 training and evaluation are those of every task. Questions are what splits are made of, so that no
 question is checked in two of them.
 """
