@@ -1,4 +1,4 @@
-"""When a problem needs no more candidates, so that sampling stops early. Nothing is sampled here."""
+"""When a problem needs no more candidates, so sampling can end early. Nothing is sampled here."""
 
 from collections.abc import Iterator
 from typing import Any

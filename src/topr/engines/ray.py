@@ -1,9 +1,9 @@
 """Ray Data over another engine: one actor per device, on one node or many.
 
 What is sampled is the other engine's; here is only who samples what. The problems of one shard are
-one block, so a worker is asked for exactly what the engine would be asked for without Ray. Not here:
-progress on disk (`topr.stages.draw` writes every shard that is complete), and servers that Ray does
-not know (engine `server`).
+one block, so a worker is asked for exactly what the engine would be asked for without Ray. Not
+here: progress on disk (`topr.stages.draw` writes every shard that is complete), and servers that Ray
+does not know (engine `server`).
 """
 
 import logging
