@@ -2,7 +2,7 @@
 
 What is sampled is the other engine's; here is only who samples what. The problems of one shard are
 one block, so a worker is asked for exactly what the engine would be asked for without Ray. Not
-here: progress on disk (`topr.stages.draw` writes every shard that is complete), and servers that Ray
+here: progress on disk (`topr.stages.draw` writes shards that are complete), and servers that Ray
 does not know (engine `server`).
 """
 
