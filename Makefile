@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-fast test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl models-table check docs bench format clean
+.PHONY: quickstart test test-fast test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl models-table check docs bench package format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
@@ -85,6 +85,11 @@ format: $(READY)
 docs: $(READY)  ## build the documentation into site/
 	$(BIN)/python -m pip install -q -c constraints.txt --group docs
 	$(BIN)/mkdocs build --strict
+
+package: $(READY)  ## a wheel in dist/, and whether it holds the whole package (builds with what PyPI has)
+	rm -rf dist
+	$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	$(BIN)/python .ci/check_wheel.py dist/*.whl
 
 bench: $(READY)  ## topr beside TRL on the same sequences: an hour or so on two cores
 	test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
