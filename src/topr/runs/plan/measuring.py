@@ -4,7 +4,6 @@ The run's own code does it, on files and weights that are thrown away. What the 
 whole run is worked out in `topr.runs.plan.costs`.
 """
 
-import resource
 import statistics
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -164,5 +164,9 @@ def _peak_memory() -> int:
     """Return the most bytes that were in use so far: of the GPU where there is one."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # which Windows has not
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024  # kilobytes, but on a Mac
