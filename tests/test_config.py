@@ -36,7 +36,7 @@ def test_a_hash_says_which_rule_a_step_is():
         "train.save_steps=7", "train.logging_steps=50", "train.report_to=[wandb]",
         "train.watch=off", "generate.batch_size=3", "generate.server.url=http://a/v1",
         "generate.ray.workers=2", "grade.workers=1", "grade.memory_mb=4096",
-        "grade.none_right=warn", "loop.keep_models=all", "needs=patience",
+        "grade.none_right=warn", "loop.keep_models=last", "needs=patience",
         "verifier.grade.memory_mb=4096", "verifier.generate.batch_size=8",
     ],
 )  # fmt: skip

@@ -74,7 +74,7 @@ def files(folder):
 def test_two_processes_leave_what_one_leaves(folder, tmp_path, launcher):
     done = launched(folder, launcher, *PROBED, "-o", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("steps: 3") == 1  # one process speaks
+    assert done.stdout.count("trained 3 steps") == 1  # one process speaks
     assert done.stdout.count("probe at step 0: ") == 1
     probes = [read_jsonl(f / "training/probes.jsonl") for f in (tmp_path / "two", folder / "one")]
     assert [p["step"] for p in probes[0]] == [p["step"] for p in probes[1]] == [0, 1, 2, 3]

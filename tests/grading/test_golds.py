@@ -106,9 +106,9 @@ def test_a_file_is_graded_by_golds_as_they_stand_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["length", "max_tokens", "MAX_TOKENS", "max_output_tokens"])
-def test_every_word_for_cut_off_is_one(word: str) -> None:
+def test_every_word_for_truncated_is_one(word: str) -> None:
     row = {"completion": ANSWER.format(12), "gold": "12", "finish_reason": word}
-    assert graded([row]) == [Outcome.WRONG]
+    assert graded([row]) == [Outcome.TRUNCATED]
     assert graded([row | {"finish_reason": "end_turn"}]) == [Outcome.CORRECT]
     with pytest.raises(DataError, match=r"row 1: the finish reason 'worn' is unknown"):
         graded([row | {"finish_reason": "worn"}])

@@ -138,7 +138,7 @@ def test_a_models_card_has_base_lineage_results_recipe_and_citation(tmp_path: Pa
     assert "3 steps of topr, adafactor" in card
     assert "````yaml\ndescription: '``` owner/base'" in card
     assert CITATION in card
-    assert CITATION in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert CITATION in (Path(__file__).parents[2] / "docs/paper-map.md").read_text(encoding="utf-8")
 
 
 def test_a_training_alone_has_its_own_line_of_descent(tmp_path: Path) -> None:

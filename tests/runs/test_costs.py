@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from topr.config import load_recipe
-from topr.runs.plan.costs import Measured, cost, step_and_token_seconds, total
+from topr.runs.plan.costs import REFERENCE, Measured, cost, step_and_token_seconds, total
 from topr.runs.plan.counts import Count, Draw, Kind, Stage
 
 STEP, TOKEN = 0.1, 0.01
@@ -80,7 +80,7 @@ def test_training(recipe):
     found = cost(trained, recipe, measured())
     # 48 completions of 10 tokens; log mu of 24 takes a third of a step's time.
     assert found.seconds == pytest.approx(3 + (48 + 24 / 3) * 10 * 0.01)
-    assert found.disk == 24 * 10 + 2 * 4 * 1000
+    assert found.disk == 24 * REFERENCE + 2 * 4 * 1000
     assert found.passing == 3 * 3 * 4 * 1000  # each checkpoint with Adam's two numbers a weight
 
 

@@ -145,7 +145,6 @@ def read_rows(source: str | Path) -> pa.Table:
         raise DataError(f"{path} is not there: give a file or a directory of topr's shards")
     if pick(_READERS, path) is _read_parquet:
         return _without_encodings(read_file(path))
-    _refuse_empty([path])
     return table_of(list(_stream_file(path)))
 
 

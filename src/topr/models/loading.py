@@ -191,7 +191,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         ModelError: there is none.
 
     """
-    path = _checked_path(config)
+    path = _checked_path(config, weights=False)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path,
@@ -327,8 +327,11 @@ def _mps_devices() -> int:
     return int(torch.backends.mps.is_available())
 
 
-def _checked_path(config: ModelConfig) -> str:
-    """Return what transformers is given: a model directory, or a name that may be the hub's."""
+def _checked_path(config: ModelConfig, *, weights: bool = True) -> str:
+    """Return what transformers is given: a model directory, or a name that may be the hub's.
+
+    Without `weights` they may have been deleted: the tokenizer stays (`topr.runs.retention`).
+    """
     path = config.path
     directory = Path(path).expanduser()
     if config.gguf_file is not None:
@@ -344,7 +347,7 @@ def _checked_path(config: ModelConfig) -> str:
     if directory.is_dir():
         if not any((directory / name).is_file() for name in CONFIG_FILES):
             raise ModelError(f"{directory} {_what_is_missing(directory)}")
-        if (gone := removed(directory)) is not None:
+        if weights and (gone := removed(directory)) is not None:
             raise ModelError(
                 f"the weights of {directory} were deleted ({gone['why']}): give a model that the "
                 "run kept, or make this one again with loop.keep_models=all in another directory"

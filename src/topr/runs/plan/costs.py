@@ -99,8 +99,10 @@ def total(costs: Sequence[Cost]) -> Cost:
 
 FORWARD = 1 / 3
 """Of an optimizer step's time, that of a forward pass alone: what recomputing log mu takes."""
-REPORT = Cost(disk=5e6)
-"""`report.html`, which has the script of its figures in it."""
+REPORT = Cost(disk=5e5)
+"""`report.html`."""
+REFERENCE = 40
+"""Bytes of a row that refers to a completion elsewhere: its grade, or that it was chosen."""
 CHECKPOINT = 3
 """A checkpoint is to its trained weights as 3 to 1: Adam keeps two numbers for each."""
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -110,7 +112,8 @@ BYTES = {"float32": 4, "bfloat16": 2}
 def cost(stage: Stage, recipe: Recipe, measured: Measured) -> Cost:
     """Return what a stage takes."""
     seconds, rows, passing = 0.0, stage.completions.value, 0.0
-    mean, disk = fmean(measured.lengths), rows * measured.row_bytes
+    refers = stage.kind not in (Kind.GENERATE, Kind.EVALUATE)
+    mean, disk = fmean(measured.lengths), rows * (REFERENCE if refers else measured.row_bytes)
     tokens = rows * mean
     for draw in stage.draws:
         shards = -(-draw.problems // recipe.generate.shard_problems)
