@@ -73,7 +73,7 @@ def test_a_run_leaves_what_it_says(straight):
     logs = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
     assert sum(line["kind"] == "evaluation" for line in logs) == 3
     assert sum(line["kind"] == "training" for line in logs) == 13
-    assert (straight / "report.html").stat().st_size > 1_000_000
+    assert 50_000 < (straight / "report.html").stat().st_size < 1_000_000
     assert (straight / "iteration-01/model/model.safetensors").is_file()
     left = {path.name for path in (straight / "iteration-01/training").iterdir()}
     assert left == {"log.jsonl", "probes.jsonl", "examples.parquet", "manifest.json", ".lock"}

@@ -82,7 +82,7 @@ def test_killed_in_a_round_it_ends_with_the_undisturbed_dataset(tmp_path, enviro
     assert "<h3>Curation</h3>" in report
     assert "<code>anna_karenina</code>" in report
     assert "the problem&#39;s quota was full" in report
-    assert re.search(r"more: [\d,]+ tokens drawn, [\d,]+ kept; drawing 8 for every problem", report)
+    assert re.search(r"more: [\d,]+ tokens sampled, [\d,]+ kept; 8 completions of every", report)
 
 
 def test_the_stages_one_by_one_draw_in_rounds_too(tmp_path, environment):
