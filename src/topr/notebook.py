@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from topr.config import CurateConfig, GradeConfig
-from topr.config.recipe import validate
+from topr.config.mistakes import validate
 from topr.curation import Columns
 from topr.curation import curate as choose
 from topr.errors import DataError

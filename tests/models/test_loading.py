@@ -13,15 +13,11 @@ import topr.models.loading
 from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
-from topr.models.loading import (
-    eos_ids,
-    fingerprint,
-    identity,
-    load,
-    load_tokenizer,
-    model_facts,
-    resolve_device,
-)
+from topr.models.devices import resolve_device
+from topr.models.facts import eos_ids, model_facts
+from topr.models.files import fingerprint
+from topr.models.loading import load, load_tokenizer
+from topr.models.places import identity
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +180,7 @@ def test_a_hub_model_is_known_by_its_commit(monkeypatch):
         asked.append((path, settings["revision"]))
         return Found()
 
-    monkeypatch.setattr("topr.models.loading.AutoConfig.from_pretrained", from_pretrained)
+    monkeypatch.setattr("topr.models.places.AutoConfig.from_pretrained", from_pretrained)
     config = ModelConfig(path="meta-llama/Meta-Llama-3-8B-Instruct", revision="v1")
     assert identity(config) == "5f0b02c7"
     assert asked == [("meta-llama/Meta-Llama-3-8B-Instruct", "v1")]

@@ -12,7 +12,8 @@ from tiny import save_tiny
 from topr.config import ModelConfig, load_recipe
 from topr.errors import ConfigError, DataError, ModelError
 from topr.models.files import fingerprint
-from topr.models.loading import identity, load
+from topr.models.loading import load
+from topr.models.places import identity
 from topr.publish.upload import pack
 from topr.runs.lineage import read_lineage
 from topr.runs.loop import run

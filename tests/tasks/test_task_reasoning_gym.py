@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from topr.config import ReasoningGymConfig, load_recipe
-from topr.config.recipe import validate
+from topr.config.mistakes import validate
 from topr.errors import ConfigError, DataError
 from topr.grading import gym_datasets
 from topr.grading.gym_datasets import open_dataset

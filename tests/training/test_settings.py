@@ -7,7 +7,7 @@ import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
 from topr.config import ModelConfig, TrainConfig, TrainSettings, load_section
-from topr.config.recipe import validate
+from topr.config.mistakes import validate
 from topr.errors import ConfigError, ToprError
 from topr.stages.train_arguments import training_arguments
 from topr.training import TOPRConfig

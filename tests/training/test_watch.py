@@ -12,7 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from rollouts_for_training import made_rows
 from topr.config import TrainConfig
-from topr.config.recipe import validate
+from topr.config.mistakes import validate
 from topr.errors import ConfigError, TrainingError
 from topr.training import TOPRConfig
 from topr.training.alarms import AlarmKind, Probed, chance_of_drop

@@ -139,8 +139,9 @@ def _import(
     """Write the rollouts, and say what was done."""
     from topr.config import ModelConfig
     from topr.interop import report_import, write_rollouts
+    from topr.models.facts import named_eos_ids, named_vocabulary
     from topr.models.gguf import plain_model
-    from topr.models.loading import load_tokenizer, named_eos_ids, named_vocabulary
+    from topr.models.loading import load_tokenizer
     from topr.stages.common import stage_fingerprint
     from topr.tokenization.digest import tokenizer_digest
     from topr.tokenization.ends import Ends

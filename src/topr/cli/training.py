@@ -62,7 +62,7 @@ def train(
 ) -> None:
     """Train a model on graded completions. Settings: train.KEY=VALUE."""
     from topr.config import ModelConfig, TrainConfig, load_recipe, load_section
-    from topr.config.recipe import validate
+    from topr.config.mistakes import validate
     from topr.errors import DataError
     from topr.interop import RowStream
 

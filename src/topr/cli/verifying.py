@@ -47,7 +47,7 @@ def verify(
 ) -> None:
     """Have a verifier score solutions. Settings: generate.KEY=VALUE; the prompt: --recipe."""
     from topr.config import ModelConfig
-    from topr.config.recipe import validate
+    from topr.config.mistakes import validate
 
     asked, config = _asked(recipe, overrides or [], Path(model))
     asked = asked.model_copy(update={"rollouts": str(rollouts)})
@@ -149,7 +149,8 @@ def _asked(recipe: str | None, overrides: list[str], model: Path) -> tuple[Any, 
         load_section,
         verifier_recipe,
     )
-    from topr.config.recipe import override_section, validate
+    from topr.config.mistakes import validate
+    from topr.config.recipe import override_section
     from topr.errors import ConfigError
     from topr.verifier.task import PROMPT_FILE, noted_prompt
 

@@ -10,7 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from topr.config.base import Section, unchecked_fixed
-from topr.config.recipe import Recipe, read_values, validate
+from topr.config.mistakes import validate
+from topr.config.reading import read_values
+from topr.config.recipe import Recipe
 
 METRICS = re.compile(
     r"(pass|maj)@\d+|greedy|truncated|mean_length|few_correct"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines import engine_class, open_engine
 from topr.engines.base import Engine, Request
-from topr.models.loading import identity, load_tokenizer
+from topr.models.loading import load_tokenizer
+from topr.models.places import identity
 from topr.records import Rollout, SamplingParams
 
 if TYPE_CHECKING:

@@ -24,7 +24,9 @@ import pyarrow as pa
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Engine, Request, validate_request
 from topr.errors import ConfigError, EngineError
-from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
+from topr.models.facts import ModelFacts, model_facts
+from topr.models.loading import load_tokenizer
+from topr.models.places import identity
 from topr.records import Rollout, SamplingParams
 from topr.store import rollouts_to_table, table_to_rollouts
 

@@ -33,7 +33,9 @@ from topr.engines.rng import request_seed
 from topr.engines.server_process import ServerProcess, check_command, model_word
 from topr.engines.stops import StopStrings
 from topr.errors import ConfigError, EngineError
-from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
+from topr.models.facts import ModelFacts, model_facts
+from topr.models.loading import load_tokenizer
+from topr.models.places import identity
 from topr.records import Rollout, SamplingParams
 from topr.tokenization.ends import Ends
 

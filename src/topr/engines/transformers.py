@@ -22,8 +22,10 @@ from topr.engines.rng import uniform_stream
 from topr.engines.stops import StopStrings
 from topr.engines.trial import find_batching, kept_bytes
 from topr.errors import EngineError
+from topr.models.devices import resolve_device
+from topr.models.facts import eos_ids
 from topr.models.lengths import named_lengths, positions_of
-from topr.models.loading import eos_ids, load, resolve_device
+from topr.models.loading import load
 from topr.records import FinishReason, Rollout, SamplingParams
 
 SHARED_BYTES = 2**23

@@ -17,7 +17,9 @@ from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.base import Engine, Request, make_rollout, validate_request
 from topr.engines.rng import request_seed
 from topr.errors import ConfigError, EngineError
-from topr.models.loading import ModelFacts, identity, load_tokenizer, model_facts
+from topr.models.facts import ModelFacts, model_facts
+from topr.models.loading import load_tokenizer
+from topr.models.places import identity
 from topr.records import FinishReason, Rollout, SamplingParams
 
 if TYPE_CHECKING:

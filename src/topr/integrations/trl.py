@@ -14,7 +14,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from topr.config import TrainSettings
-from topr.config.recipe import validate
+from topr.config.mistakes import validate
 from topr.errors import ConfigError
 from topr.models.evaluation_mode import evaluate_when_run
 from topr.objectives import (

@@ -26,7 +26,8 @@ from transformers.utils.hub import cached_file
 
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
-from topr.models.loading import eos_ids, refuse_incomplete
+from topr.models.facts import eos_ids
+from topr.models.loading import refuse_incomplete
 from topr.progress import Progress, Silent
 
 SUFFIX = ".gguf"

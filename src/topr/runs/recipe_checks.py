@@ -24,7 +24,8 @@ from topr.engines import check_engine
 from topr.errors import ConfigError
 from topr.grading import GRADERS
 from topr.models.gguf import plain_model
-from topr.models.loading import check_quantization, identity
+from topr.models.loading import check_quantization
+from topr.models.places import identity
 from topr.objectives import BaselineRole, Objective
 from topr.records.distribution import distribution
 from topr.stages.train_arguments import training_arguments

@@ -16,7 +16,8 @@ from topr.config import ModelConfig, TrainConfig
 from topr.errors import DataError
 from topr.models.files import fingerprint
 from topr.models.gguf import gguf_details
-from topr.models.loading import LoadedModel, identity, load, load_tokenizer
+from topr.models.loading import LoadedModel, load, load_tokenizer
+from topr.models.places import identity
 from topr.objectives import BaselineRole, share_advice
 from topr.progress import Advance, Progress, Silent
 from topr.stages.callbacks import Bar, CompleteCheckpoints, LogFile, Snapshots, log_lines

@@ -8,8 +8,9 @@ from typing import Any
 
 from topr.config import LoraConfig, ModelConfig, TrainConfig
 from topr.errors import ConfigError
+from topr.models.devices import resolve_device
 from topr.models.files import is_adapter
-from topr.models.loading import LoadedModel, resolve_device
+from topr.models.loading import LoadedModel
 from topr.training import TOPRConfig
 from topr.training.arguments import NOT_GIVEN, SETTINGS
 from topr.training.checks import check_arguments

@@ -1,7 +1,7 @@
 """How a completion ended, and which token ended it: one reader for training, import and grading.
 
 Prompts are rendered in `topr.tokenization.prompts`; which tokens end a text for a model is in
-`topr.models.loading`.
+`topr.models.facts`.
 """
 
 import re
@@ -116,7 +116,7 @@ class Ends:
 
     Args:
         tokenizer: of the model to be trained.
-        eos_ids: tokens that end a text for that model (`topr.models.loading.eos_ids`), next to
+        eos_ids: tokens that end a text for that model (`topr.models.facts.eos_ids`), next to
             those that the tokenizer and its chat template name.
 
     """

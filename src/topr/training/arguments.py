@@ -16,7 +16,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from topr.config import TrainSettings
-from topr.config.recipe import validate
+from topr.config.mistakes import validate
 from topr.errors import ConfigError
 from topr.training.inherited import REFUSED_VALUES, Inherited, validate_inherited
 

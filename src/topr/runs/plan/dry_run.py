@@ -20,8 +20,9 @@ from topr.config import ModelConfig, Recipe
 from topr.engines import Request
 from topr.engines.base import validate_request
 from topr.grading.survey import survey
+from topr.models.facts import model_facts
 from topr.models.files import is_adapter
-from topr.models.loading import load_tokenizer, model_facts
+from topr.models.loading import load_tokenizer
 from topr.progress import Progress, duration
 from topr.records import Outcome, Problem, Split
 from topr.report.text import visible
