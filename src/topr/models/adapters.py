@@ -45,6 +45,14 @@ def put_adapter(model: PreTrainedModel, peft_config: Any) -> Any:
     return adapted
 
 
+def keeps_base(peft_config: Any) -> bool:
+    """Return whether the model under a new adapter is the one that was given: of some beginnings
+    (pissa, olora) it is not.
+    """
+    init = getattr(peft_config, "init_lora_weights", True)
+    return peft_config is not None and init in (True, False, "gaussian")
+
+
 def refuse_tied(model: nn.Module) -> None:
     """Refuse an adapter on a weight that another layer has too.
 

@@ -3,6 +3,7 @@ nothing. Every key is explained on the metrics page of the documentation.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ class StepStatistics:
 
     def __init__(self) -> None:
         self.sums: Counter[str] = Counter()
+        self.since = time.perf_counter()
+        """When they began; later by what time is not to count."""
         self.histograms = torch.zeros(2, BINS + 1, dtype=torch.float64)  # positive, negative
 
     def add_step(self, step: Step) -> None:
@@ -109,9 +112,9 @@ class StepStatistics:
         return {key: value / count for key, (value, count) in pairs.items() if count > 0}
 
     @property
-    def tokens(self) -> int:
-        """Completion tokens so far."""
-        return int(self.sums["tokens"])
+    def tokens_per_second(self) -> float:
+        """Completion tokens since the last line, by the time since."""
+        return round(self.sums["tokens"] / max(time.perf_counter() - self.since, 1e-9), 1)
 
     def histogram(self) -> dict[str, list[float]]:
         """Return counts of taper weights in 20 bins over [0, 1] and one above 1."""

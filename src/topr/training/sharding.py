@@ -6,16 +6,18 @@ Not here: the passes through a sharded model (`topr.training.passes`).
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
 from topr.errors import TrainingError
 from topr.training.arguments import TOPRConfig
+from topr.training.distributed import DistributedContext
 
 SAVED_WHOLE = "zero_optimization.stage3_gather_16bit_weights_on_model_save"
 
@@ -65,6 +67,19 @@ def broadcast_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
     """Give each process its pieces of the first one's weights. The others give none."""
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_model_state_dict(model, dict(weights), options=options)
+
+
+def keep_unwrapped(
+    model: nn.Module, accelerator: Accelerator, distributed: DistributedContext
+) -> None:
+    """Keep accelerate from wrapping a model that each process has whole.
+
+    A wrapper would add up gradients after every micro-batch that went through it, wait for
+    processes that have fewer, and hold a second copy of all gradients. `TOPRTrainer.training_step`
+    adds them up once.
+    """
+    distributed.broadcast_weights(model)
+    accelerator.prepare_model = partial(accelerator.prepare_model, evaluation_mode=True)
 
 
 def shard_on_cpu(accelerator: Accelerator, args: TOPRConfig) -> None:

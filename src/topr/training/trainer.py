@@ -4,10 +4,8 @@ It does not sample, grade or choose: rows come graded, with the behaviour's log-
 with `recompute` asked for.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from topr.config import ModelConfig
 from topr.errors import ConfigError
-from topr.models.adapters import put_adapter
-from topr.models.loading import eos_ids, load_model, load_tokenizer
+from topr.models.adapters import keeps_base, put_adapter
+from topr.models.facts import eos_ids
+from topr.models.loading import load_model, load_tokenizer
 from topr.objectives import Objective
 from topr.store import write_json_atomic
 from topr.training.arguments import TOPRConfig, load_models_whole
@@ -43,12 +42,7 @@ from topr.training.checks import (
 )
 from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
-from topr.training.diagnostics import (
-    NoEffectWarnings,
-    StepStatistics,
-    diverged,
-    warn_one_sided,
-)
+from topr.training.diagnostics import NoEffectWarnings, StepStatistics, diverged, warn_one_sided
 from topr.training.distributed import distributed_context
 from topr.training.fitting import fitting_forward
 from topr.training.last_good import LastGood
@@ -60,6 +54,7 @@ from topr.training.passes import Passes
 from topr.training.sharding import (
     broadcast_weights,
     checkpoint_in_pieces,
+    keep_unwrapped,
     reads_weights,
     shard_on_cpu,
     validate_sharding,
@@ -142,9 +137,7 @@ class TOPRTrainer(Trainer):
         self.loss_is_scaled_for_ga = True  # The loss is divided by the whole step's completions.
         self.behavior_gap: LogprobMismatch | None = None
         self._behavior_model = behavior_model
-        init = getattr(peft_config, "init_lora_weights", True)
-        # Of some beginnings (pissa, olora) the base is no longer the model that was given.
-        self._base_is_as_given = peft_config is not None and init in (True, False, "gaussian")
+        self._base_is_as_given = keeps_base(peft_config)
         self.sharded: bool = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self._prepare_passes(loaded)
         self._prepare_statistics()
@@ -181,7 +174,7 @@ class TOPRTrainer(Trainer):
     def _prepare_passes(self, model: nn.Module) -> None:
         """Find out how the model is run."""
         if not self.sharded:
-            self._keep_unwrapped(model)
+            keep_unwrapped(model, self.accelerator, self.distributed)
         self._read_weights: dict[str, Tensor] | None = None
         if self.is_fsdp_enabled:
             self._read_weights = model.state_dict() if self.distributed.is_rank0 else {}
@@ -207,7 +200,6 @@ class TOPRTrainer(Trainer):
         self._last_taper = np.full(size, np.nan, dtype=np.float32)
         self._statistics = StepStatistics()
         self._no_effect = NoEffectWarnings(self.objective)
-        self._logged_at = time.perf_counter()
         self.watch = Watch(
             args.watch,
             keep=LastGood(self.directory, self.distributed) if args.watch == "stop" else None,
@@ -237,15 +229,15 @@ class TOPRTrainer(Trainer):
             validate_order(self._batches, Path(last))
             self.watch.load(Path(last) / WATCH_FILE)
         if not self.sharded:
-            self._behavior_known()
-        self._logged_at = time.perf_counter()
+            self.prepare_behavior()
+        self._statistics = StepStatistics()  # its clock starts here
         output = super().train(resume_from_checkpoint, *args, **kwargs)
         self.watch.restore(self.model)
         return output
 
     def leave_out(self, seconds: float) -> None:
         """Leave time out of `tokens_per_second` that was not spent on training."""
-        self._logged_at += seconds
+        self._statistics.since += seconds
 
     def create_accelerator_and_postprocess(self) -> None:
         """See `transformers.Trainer`. Shards on CPUs too."""
@@ -264,12 +256,8 @@ class TOPRTrainer(Trainer):
             if self._read_weights is not None:
                 broadcast_weights(self.model, self._read_weights)
                 self._read_weights = None
-            self._behavior_known()
-        return super().create_scheduler(num_training_steps, optimizer)
-
-    def _behavior_known(self) -> None:
-        if COLUMN not in self.rows.column_names:
             self.prepare_behavior()
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -288,18 +276,6 @@ class TOPRTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of one step's rows at a time, shuffled by (seed, epoch)."""
         return loader_of(lambda n: self.rows.__getitems__(n), self._batches, self.settings)
-
-    def _keep_unwrapped(self, model: nn.Module) -> None:
-        """Keep accelerate from wrapping the model: each process has it whole.
-
-        A wrapper would add up gradients after every micro-batch that went through it, wait for
-        processes that have fewer, and hold a second copy of all gradients. `training_step` adds
-        them up once.
-        """
-        self.distributed.broadcast_weights(model)
-        self.accelerator.prepare_model = partial(
-            self.accelerator.prepare_model, evaluation_mode=True
-        )
 
     def training_step(
         self,
@@ -349,6 +325,8 @@ class TOPRTrainer(Trainer):
         `train` does this where it was not done. `progress` receives the number of completions
         recomputed.
         """
+        if COLUMN in self.rows.column_names:
+            return
         behavior = Behavior(
             model=self.accelerator.unwrap_model(self.model),
             forward=self.forward,
@@ -401,12 +379,10 @@ class TOPRTrainer(Trainer):
             super().log(logs, start_time)
             return
         statistics, self._statistics = self._statistics, StepStatistics()
-        now = time.perf_counter()
-        seconds, self._logged_at = now - self._logged_at, now
         logs |= statistics.summary()
         if self.effective_positive_share is not None:
             logs["effective_positive_share"] = self.effective_positive_share
-        logs["tokens_per_second"] = round(statistics.tokens / max(seconds, 1e-9), 1)
+        logs["tokens_per_second"] = statistics.tokens_per_second
         if self.behavior_gap is not None and self.state.global_step <= self.args.logging_steps:
             logs |= self.behavior_gap.as_log()
         super().log(logs, start_time)
