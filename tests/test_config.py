@@ -35,9 +35,9 @@ def test_a_hash_says_which_rule_a_step_is():
         "train.micro_batch_tokens=512", "train.gradient_checkpointing=true", "train.layout=padded",
         "train.save_steps=7", "train.logging_steps=50", "train.report_to=[wandb]",
         "train.watch=off", "generate.batch_size=3", "generate.server.url=http://a/v1",
-        "generate.ray.workers=2", "grade.workers=1", "grade.memory_mb=4096",
+        "generate.ray.workers=2", "grade.workers=1",
         "grade.none_right=warn", "loop.keep_models=last", "needs=patience",
-        "verifier.grade.memory_mb=4096", "verifier.generate.batch_size=8",
+        "verifier.grade.workers=2", "verifier.generate.batch_size=8",
     ],
 )  # fmt: skip
 def test_a_run_resumes_with_settings_that_change_no_number(change, tmp_path):

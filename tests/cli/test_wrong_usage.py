@@ -2,12 +2,13 @@
 
 import json
 import re
+import shlex
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from topr.cli import app, main
+from topr.cli import app, main, training
 from topr.cli.overview import EXAMPLES, GROUPS
 from topr.config import load_recipe
 
@@ -67,6 +68,51 @@ def test_a_first_recipe_is_a_recipe(task, tmp_path, monkeypatch):
 
         problems = load_task(recipe.task)
         assert len(problems.problems(Split.TRAIN)) + len(problems.problems(Split.TEST)) == 12
+
+
+@pytest.mark.parametrize("name", ["MODEL-a", "my task: x", "it's"])
+def test_a_first_recipe_may_have_any_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["init", name], catch_exceptions=False)
+    recipe = load_recipe(f"{name}/recipe.yaml")
+    assert recipe.task.train_file == f"{name}/problems.jsonl"
+    assert recipe.model.path == "Qwen/Qwen2.5-0.5B-Instruct"
+    said = shlex.split(done.output.splitlines()[-1].removeprefix("next: "))
+    assert said == ["topr", "run", f"{name}/recipe.yaml", "-o", f"runs/{name}", "--dry-run"]
+
+
+@pytest.mark.parametrize("sampling", [None, {"top_p": 1.0}])
+def test_rows_without_temperature_are_samples(sampling, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = {"problem_id": "p", "grade": "truncated", "answer": None, "sampling": sampling,
+           "completion_ids": None, "finish_reason": None}  # fmt: skip
+    rows = [row, {**row, "grade": "correct"}]
+    (tmp_path / "g.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    done = CliRunner().invoke(app, ["eval", "g.jsonl", "-o", "s", "--json"], catch_exceptions=False)
+    found = json.loads(done.output)["metrics"]
+    assert found["pass@1"] == 0.5
+    assert found["invalid"] == 0.0  # a grader that reads no answers
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "wanted"),
+    [([None, None], "recompute"), ([None, [-0.5]], "sampler"), ([[-0.5], [-0.5]], "sampler")],
+)
+def test_log_mu_is_recomputed_only_where_no_row_has_it(logprobs, wanted, tmp_path, monkeypatch):
+    """A first row without, such as a greedy one that is left out, decides nothing."""
+    asked = []
+
+    def stopped(dataset, output, model, config, *more):
+        asked.append(config.behavior_logprobs)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(training, "_train", stopped)
+    rows = [
+        {"prompt": "a", "completion_ids": [1], "reward": 1, "logprobs": each} for each in logprobs
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    CliRunner().invoke(app, ["train", str(tmp_path / "rows.jsonl"), "-m", "m", "-o", "o"])
+    assert asked == [wanted]
 
 
 def test_every_command_has_a_group_and_examples_that_name_its_options():

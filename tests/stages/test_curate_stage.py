@@ -134,7 +134,7 @@ def test_completions_are_stored_once(tmp_path):
     store(tmp_path / "graded")
     curate_rollouts(tmp_path / "graded", CONFIG, tmp_path / "dataset")
     (path,) = shard_paths(tmp_path / "dataset")
-    assert pq.read_schema(path).names == ["problem_id", "sample", "row"]
+    assert pq.read_schema(path).names == ["problem_id", "sample", "reward", "row"]
 
 
 def test_rows_are_read_a_few_at_a_time(tmp_path, monkeypatch):

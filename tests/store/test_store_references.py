@@ -68,7 +68,7 @@ def run(tmp_path):
         path = write_shard(tmp_path / "rollouts", index, table.slice(start, 8))
         graded = with_grades(read_table(path))
         write_columns(tmp_path / "graded", path, graded, GRADES)
-    keys = read_table(tmp_path / "graded", ["problem_id", "sample"]).take(CHOSEN)
+    keys = read_table(tmp_path / "graded", ["problem_id", "sample", "reward"]).take(CHOSEN)
     write_choice(tmp_path / "dataset", tmp_path / "graded", keys, CHOSEN)
     return tmp_path
 
@@ -106,17 +106,19 @@ def test_chosen_rows_are_read_in_their_order(run):
 
 def test_rows_are_chosen_of_chosen_rows(run):
     again = np.array([5, 0])
-    keys = read_table(run / "dataset", ["problem_id", "sample"]).take(again)
+    keys = read_table(run / "dataset", ["problem_id", "sample", "reward"]).take(again)
     write_choice(run / "fewer", run / "dataset", keys, again)
     assert read_table(run / "fewer").equals(whole(run).take(CHOSEN[again]))
 
 
 def test_row_groups_without_a_chosen_row_are_left_out(run, monkeypatch):
-    table = read_table(run / "rollouts")
+    table = read_table(run / "graded")
     path = run / "groups.parquet"
     pq.write_table(table, path, row_group_size=5)
     rows = np.array([28, 7, 6])
-    write_choice(run / "few", path, table.select(["problem_id", "sample"]).take(rows), rows)
+    write_choice(
+        run / "few", path, table.select(["problem_id", "sample", "reward"]).take(rows), rows
+    )
     read = []
     batches = pq.ParquetFile.iter_batches
 
@@ -140,21 +142,70 @@ def test_a_run_may_be_moved_as_a_whole(run):
 
 
 def test_rows_that_are_gone_or_changed_are_told(run):
-    shutil.move(run / "rollouts/part-00001.parquet", run / "away.parquet")
-    with pytest.raises(DataError, match=r"8 rows in .*rollouts.part-00001.*not there") as caught:
+    shard = run / "rollouts/part-00001.parquet"
+    shutil.move(shard, run / "away.parquet")
+    with pytest.raises(DataError, match=r"rollouts.part-00001.*8 rows.*not there") as caught:
         read_table(run / "graded")
     assert "topr export" in str(caught.value)
     other = read_table(run / "away.parquet")
     write_shard(run / "rollouts", 1, other.slice(0, 5))
-    with pytest.raises(DataError, match="now holds 5"):
+    with pytest.raises(DataError, match=r"another one now.*5 rows"):
         read_table(run / "dataset")
-    (run / "rollouts/part-00001.parquet").unlink()
-    write_shard(run / "rollouts", 1, other.take([0, 2, 1, 3, 4, 5, 6, 7]))
-    with pytest.raises(DataError, match="other completions"):
-        read_table(run / "graded", ["completion"])
-    (run / "rollouts/part-00001.parquet").unlink()
-    shutil.move(run / "away.parquet", run / "rollouts/part-00001.parquet")
+    shard.unlink()
+    # The same samples of the same problems, written by another model.
+    texts = pa.array([f"{text}!" for text in other["completion"].to_pylist()])
+    changed = other.set_column(other.column_names.index("completion"), "completion", texts)
+    write_shard(run / "rollouts", 1, changed)
+    for folder in ("graded", "dataset"):
+        with pytest.raises(DataError, match="another one now"):
+            read_table(run / folder, ["completion"])
+    shard.unlink()
+    shutil.move(run / "away.parquet", shard)
     assert read_table(run / "graded").equals(whole(run))
+
+
+def test_a_file_whose_rewards_alone_were_changed_is_another_one(run):
+    path, rows = run / "mine.parquet", np.array([4, 7])
+    table = read_table(run / "graded")
+    pq.write_table(table, path)
+    write_choice(
+        run / "few", path, table.select(["problem_id", "sample", "reward"]).take(rows), rows
+    )
+    flipped = pa.array([-reward for reward in table["reward"].to_pylist()], pa.float32())
+    pq.write_table(table.set_column(table.column_names.index("reward"), "reward", flipped), path)
+    with pytest.raises(DataError, match=r"another one now|other completions"):
+        read_table(run / "few", ["completion"])
+
+
+def test_graded_of_one_run_does_not_fit_the_rollouts_of_another(run, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    table = read_table(run / "rollouts/part-00000.parquet")
+    longer = pa.array(
+        [[*ids, 7] for ids in table["completion_ids"].to_pylist()], pa.list_(pa.int32())
+    )
+    probs = pa.array(
+        [[*row, -1.0] for row in table["logprobs"].to_pylist()], pa.list_(pa.float32())
+    )
+    for name, column in (("completion_ids", longer), ("logprobs", probs)):
+        table = table.set_column(table.column_names.index(name), name, column)
+    write_shard(other / "rollouts", 0, table)
+    shutil.copytree(run / "graded", other / "graded")
+    with pytest.raises(DataError, match="another one now"):
+        read_table(other / "graded")
+
+
+def test_parts_of_other_types_are_read_as_the_whole_is(run):
+    table = read_table(run / "graded").slice(0, 6)
+    (run / "mixed").mkdir()
+    pq.write_table(table, run / "mixed/part-00000.parquet")
+    wide = table.set_column(1, "sample", table["sample"].cast(pa.int64()))
+    wide = wide.set_column(0, "problem_id", wide["problem_id"].cast(pa.large_string()))
+    pq.write_table(wide, run / "mixed/part-00001.parquet")
+    rows = np.array([10, 1])
+    whole = read_table(run / "mixed")
+    keys = whole.select(["problem_id", "sample", "reward"]).take(rows)
+    write_choice(run / "few", run / "mixed", keys, rows)
+    assert read_table(run / "few").equals(whole.take(rows))
 
 
 def test_a_shard_is_copied_with_everything(run):
@@ -163,3 +214,21 @@ def test_a_shard_is_copied_with_everything(run):
     shutil.rmtree(run / "rollouts")
     assert read_table(run / "copy.parquet")["level"].to_pylist() == CHOSEN.tolist()
     assert read_table(run / "copy.parquet")["answer"].to_pylist() == list(map(str, CHOSEN))
+
+
+def test_a_copy_has_the_columns_of_all_files(run):
+    table = read_table(run / "graded").slice(0, 4)
+    nulls = table.append_column("late", pa.nulls(4))
+    (run / "parts").mkdir()
+    pq.write_table(nulls, run / "parts/part-00000.parquet")
+    filled = nulls.set_column(nulls.num_columns - 1, "late", pa.array(list("abcd")))
+    pq.write_table(
+        filled.append_column("more", pa.array([1, 2, 3, 4])), run / "parts/part-00001.parquet"
+    )
+    rows = np.arange(8)
+    keys = read_table(run / "parts", ["problem_id", "sample", "reward"])
+    write_choice(run / "all", run / "parts", keys, rows)
+    copy_shard(run / "all/part-00000.parquet", run / "copy.parquet")
+    copy = read_table(run / "copy.parquet")
+    assert copy["late"].to_pylist() == [None] * 4 + list("abcd")
+    assert copy["more"].to_pylist() == [None] * 4 + [1, 2, 3, 4]

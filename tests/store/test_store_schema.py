@@ -129,8 +129,8 @@ def test_other_writers_types_are_cast(rollouts: list[Rollout], table: pa.Table) 
 
 
 def test_a_newer_schema_is_refused_with_both_versions(table: pa.Table) -> None:
-    newer = table.replace_schema_metadata({b"topr.schema": b"2"})
-    with pytest.raises(DataError, match=r"version 2, .* up to version 1: upgrade topr"):
+    newer = table.replace_schema_metadata({b"topr.schema": b"3"})
+    with pytest.raises(DataError, match=r"version 3, .* up to version 2: upgrade topr"):
         next(table_to_rollouts(newer))
 
 

@@ -121,7 +121,7 @@ def test_unreadable_sources_say_why(tmp_path: Path) -> None:
     newer = pa.table({"new": [1]}).replace_schema_metadata({b"topr.schema": b"7"})
     pq.write_table(newer, tmp_path / "newer.parquet")
     for read in (read_table, read_rows):
-        with pytest.raises(DataError, match=r"version 7, .* up to version 1"):
+        with pytest.raises(DataError, match=r"version 7, .* up to version 2"):
             read(tmp_path / "newer.parquet")
 
 

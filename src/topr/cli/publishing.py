@@ -52,15 +52,20 @@ def push(
     """Upload a model or rollouts with a card. The token is HF_TOKEN or that of `hf auth login`."""
     from topr.hub import CARD, upload
     from topr.publish.upload import pack, with_whole_shards
+    from topr.store import refers
 
-    with TemporaryDirectory() as work:
-        parcel = with_whole_shards(pack(directory), Path(work))
-        for file, path in parcel.files.items():
-            out.print(escape(f"{file}  {path.stat().st_size:,} bytes"), soft_wrap=True)
-        out.print(escape(f"{CARD}  {len(parcel.card.encode('utf-8')):,} bytes"))
-        if dry_run:
-            typer.echo("\n" + parcel.card, nl=False)
-            return
+    parcel = pack(directory)
+    for file, path in parcel.files.items():
+        size = f"{path.stat().st_size:,} bytes" + (
+            ", whole rows in the upload" if refers(path) else ""
+        )
+        out.print(escape(f"{file}  {size}"), soft_wrap=True)
+    out.print(escape(f"{CARD}  {len(parcel.card.encode('utf-8')):,} bytes"))
+    if dry_run:
+        typer.echo("\n" + parcel.card, nl=False)
+        return
+    with TemporaryDirectory(prefix=".topr-push-", dir=parcel.folder.parent) as work:
+        parcel = with_whole_shards(parcel, Path(work))
         done = upload(
             name,
             parcel.kind,

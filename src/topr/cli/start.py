@@ -1,5 +1,8 @@
 """`topr init`: a recipe to begin with."""
 
+import json
+import re
+import shlex
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -50,13 +53,18 @@ def init(
         with atomic_path(directory / name, overwrite=False) as temporary:
             temporary.write_text(text, encoding="utf-8")
         out.print(escape(str(directory / name)), soft_wrap=True)
-    recipe = escape(str(directory / "recipe.yaml"))
-    out.print(f"next: topr run {recipe} -o runs/{escape(directory.name)} --dry-run", soft_wrap=True)
+    recipe, run = (shlex.quote(f"{path}") for path in (directory / "recipe.yaml", directory.name))
+    out.print(escape(f"next: topr run {recipe} -o runs/{run} --dry-run"), soft_wrap=True)
 
 
 def _recipe(task: Start, directory: Path, model: str) -> str:
     text = _shipped("recipe.yaml").replace("TASK\n", _shipped(f"{task.value}.yaml"))
-    return text.replace("DIRECTORY", directory.as_posix()).replace("MODEL", model)
+    values = {
+        "DIRECTORY/problems.jsonl": json.dumps((directory / PROBLEMS_FILE).as_posix()),
+        "DIRECTORY/recipe.yaml": shlex.quote((directory / "recipe.yaml").as_posix()),
+        "MODEL": json.dumps(model),
+    }
+    return re.sub("|".join(values), lambda found: values[found[0]], text)
 
 
 def _shipped(name: str) -> str:

@@ -69,8 +69,9 @@ def train(
     config = load_section(TrainConfig, "train", recipe, overrides or [])
     if not dataset.exists():
         raise DataError(f"{dataset} is not there: give graded rollouts, or a file of rows")
-    first = RowStream.open(dataset).first()  # refuses a file without rows, before models are loaded
-    if "behavior_logprobs" not in config.model_fields_set and first.get("logprobs") is None:
+    rows = RowStream.open(dataset)  # refuses a file without rows, before models are loaded
+    asked = "behavior_logprobs" in config.model_fields_set
+    if not asked and all(row.get("logprobs") is None for _, row in rows):
         config = config.model_copy(update={"behavior_logprobs": "recompute"})
         out.print(
             "no log-probabilities are recorded: log mu is recomputed with the trained model, "

@@ -67,7 +67,7 @@ class GenerateConfig(Section):
 class GradeConfig(Section):
     """How completions are graded: in worker processes that can be killed."""
 
-    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"none_right", "workers", "memory_mb"})
+    NO_EFFECT: ClassVar[frozenset[str]] = frozenset({"none_right", "workers"})
 
     workers: Annotated[int, Field(ge=1)] | None = None
     """Worker processes; defaults to one per core."""

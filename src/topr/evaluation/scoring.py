@@ -144,11 +144,13 @@ def _read(table: pa.Table) -> _Rows:
             "graded. Run `topr grade` on them first"
         )
     unread_N = pc.is_null(table["answer"]).to_numpy()
+    if unread_N.all():  # a grader that reads no answers, such as a user's function
+        unread_N = np.zeros_like(unread_N)
     truncated_unread_N = (outcome_N == Outcome.TRUNCATED) & unread_N
     encoded = pa.chunked_array(table["problem_id"]).combine_chunks().dictionary_encode()
     problem_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     greedy_N = np.zeros(len(table), dtype=bool)
-    if "sampling" in table.column_names:
+    if (sampling := _kind(table, "sampling")) and sampling.get_field_index("temperature") >= 0:
         greedy_N = pc.struct_field(table["sampling"], "temperature").to_numpy() == 0
     sample_N = np.ones_like(greedy_N) if greedy_N.all() else ~greedy_N
     problems = len(encoded.dictionary)
@@ -178,11 +180,17 @@ def _read(table: pa.Table) -> _Rows:
     )
 
 
+def _kind(table: pa.Table, name: str) -> pa.DataType | None:
+    """Return the type of a column; None where it is not there, or has nulls alone."""
+    there = name in table.column_names and table[name].null_count < len(table)
+    return table[name].type if there else None
+
+
 def _counted(table: pa.Table) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
-    if "finish_reason" in table.column_names:
+    if _kind(table, "finish_reason"):
         found["truncated"] = np.array(truncated(table), dtype=bool)
-    if "completion_ids" in table.column_names:
+    if _kind(table, "completion_ids"):
         found["mean_length"] = pc.list_value_length(table["completion_ids"]).to_numpy()
     return found
 

@@ -2,8 +2,9 @@
 
     def reward(completions: list[str], **columns: list) -> list[float | None]
 
-Functions written for TRL work as they are: `completions` is passed by its name, and `prompts`,
-where a function has that parameter, is the column `prompt`. Other columns have the table's names.
+Functions that TRL gives text (not chat messages) work as they are: `completions` is passed by its
+name, and `prompts`, where a function has that parameter, is the column `prompt`. Other columns have
+the table's names.
 
 It is called with one completion at a time (lists of length 1), so that a completion that hangs
 costs itself alone and the result cannot depend on how completions are spread over workers.

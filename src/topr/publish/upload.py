@@ -83,7 +83,7 @@ def with_whole_shards(parcel: Parcel, folder: Path) -> Parcel:
     """
     files = dict(parcel.files)
     for name, path in files.items():
-        if path.suffix == ".parquet" and refers(path):
+        if refers(path):
             copy_shard(path, folder / name)
             files[name] = folder / name
     return replace(parcel, files=files)

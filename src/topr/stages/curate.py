@@ -53,6 +53,7 @@ def curate_rollouts(graded: Path, config: CurateConfig, directory: Path) -> Mani
             {
                 "problem_id": pa.array(columns.names).take(columns.problems_N[order_N]),
                 "sample": columns.samples_N[order_N],
+                "reward": columns.rewards_N[order_N],
             }
         )
         write_choice(directory, graded, keys, order_N)

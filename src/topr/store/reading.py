@@ -2,8 +2,10 @@
 which is checked by `topr.store.shards`, and what a reference is (`topr.store.references`).
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,17 @@ from topr.store.references import (
     KEYS,
     ROW,
     Reference,
+    check_contents,
     check_keys,
-    check_rows,
     reference_in,
 )
-from topr.store.schema import ROLLOUT_SCHEMA, check_version
+from topr.store.schema import ROLLOUT_SCHEMA, check_version, conform
 
 SHARDS = "part-*.parquet"
 ROW_GROUP = 4096
 """Rows of a row group: what a reader that goes through a store bit by bit holds at a time."""
+OUT_OF_ORDER = 16_384
+"""Rows that are gathered at a time where they do not stand in the files' order."""
 BUFFER = 1 << 20
 """Bytes that such a reader takes from a file at once."""
 
@@ -39,11 +43,35 @@ def files_of(source: Path) -> list[Path]:
 
 
 def count_rows(path: Path) -> int:
-    """Return the number of rows of a file; 0 if it is not there."""
-    if not path.is_file():
-        return 0
-    with opened(path) as file:
-        return int(file.metadata.num_rows)
+    """Return the number of rows of a file."""
+    return _footer(path)[0]
+
+
+def contents_of(source: Path) -> str | None:
+    """Return how many rows a file or a directory of shards has, and a hash of what tells them from
+    others: the files' footers, with sizes and limits of every column. None: it is not there.
+    """
+    files = files_of(source)
+    if not all(path.is_file() for path in files) or not files:
+        return None
+    footers = [_footer(path) for path in files]
+    digest = hashlib.sha256("".join(digest for _, digest in footers).encode()).hexdigest()[:16]
+    return f"{sum(rows for rows, _ in footers)} rows, {digest}"
+
+
+def _footer(path: Path) -> tuple[int, str]:
+    """Return the rows of a file, and a hash of its footer; read once while it stays the same."""
+    found = path.stat()
+    return _read_footer(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=65_536)
+def _read_footer(path: Path, size: int, changed: int) -> tuple[int, str]:
+    with opened(path) as file, path.open("rb") as raw:
+        raw.seek(size - 8)  # the footer's length, and the mark of parquet
+        length = int.from_bytes(raw.read(4), "little") + 8
+        raw.seek(max(0, size - length))
+        return int(file.metadata.num_rows), hashlib.sha256(raw.read()).hexdigest()
 
 
 @contextmanager
@@ -65,6 +93,8 @@ def opened(path: Path, buffer_size: int = 0) -> Iterator[pq.ParquetFile]:
 
 def refers(path: Path) -> bool:
     """Return whether a file leaves columns of its rows in another one."""
+    if path.suffix != ".parquet":
+        return False
     with opened(path) as file:
         return reference_in(file.schema_arrow, path) is not None
 
@@ -103,14 +133,15 @@ def stream_file(
             yield from _own_rows(file, columns, rows, chosen_N)
             return
         own = file.read()
-    check_rows(reference, sum(map(count_rows, files_of(reference.path))), where=path)
+    check_contents(reference, contents_of(reference.path), where=path)
     if chosen_N is not None:
         own = own.take(chosen_N)
     needed = _needed(reference, own, columns)
     if reference.chosen:
-        # Files are read again for each part: not for parts of a few rows.
-        size = max(rows, ROW_GROUP)
-        parts = gather(files_of(reference.path), own[ROW].to_numpy(), size, needed)
+        numbers_N = own[ROW].to_numpy()
+        # Files are read again for each part: not for parts of a few rows, nor often out of order.
+        size = max(rows, ROW_GROUP if np.all(np.diff(numbers_N) > 0) else OUT_OF_ORDER)
+        parts = gather(files_of(reference.path), numbers_N, size, needed)
     else:
         parts = stream_file(reference.path, needed, rows, chosen_N)
     first = 0
@@ -149,14 +180,14 @@ def _needed(
     if columns is None:
         return None
     added = () if reference.chosen else own.column_names
-    return [*KEYS, *(name for name in columns if name not in {*KEYS, *added})]
+    return [*reference.keys, *(n for n in columns if n not in {*reference.keys, *added})]
 
 
 def _joined(
     reference: Reference, own: pa.Table, part: pa.Table, columns: Sequence[str] | None, where: Path
 ) -> pa.Table:
     """Return rows with the columns of both files; one's own come first where both have them."""
-    check_keys(own, part, where=where, path=reference.path)
+    check_keys(own, part, reference.keys, where=where, path=reference.path)
     for name in own.column_names:
         if name in KEYS or reference.chosen:
             continue
@@ -193,8 +224,9 @@ def gather(
         for path, first, end in zip(paths, ends, ends[1:], strict=False):
             inside_N = _between(ascending_N, first, end) - first
             if len(inside_N):
-                pieces += stream_file(path, columns, ROW_GROUP, inside_N)
-        table = pa.concat_tables(pieces, promote_options="default")
+                found = stream_file(path, columns, ROW_GROUP, inside_N)
+                pieces += (conform(piece, where=str(path), columns=columns) for piece in found)
+        table = pa.concat_tables(pieces, promote_options="permissive")
         yield table.take(np.argsort(order_N, kind="stable"))
 
 

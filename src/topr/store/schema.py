@@ -16,6 +16,8 @@ from topr.records.distribution import distribution
 from topr.store.cells import clean
 
 SCHEMA_VERSION = 1
+REFERRING_VERSION = 2
+"""Of files that leave columns in another one (`topr.store.references`)."""
 SCHEMA_KEY = b"topr.schema"
 MAX_LOGPROB = 1e-3
 """The largest log-probability: that of a certain token is 0, and numbers are rounded."""
@@ -138,10 +140,10 @@ def check_version(schema: pa.Schema, *, where: str) -> None:
     found = (schema.metadata or {}).get(SCHEMA_KEY)
     if found is None:
         return
-    if not found.isdigit() or int(found) > SCHEMA_VERSION:
+    if not found.isdigit() or int(found) > REFERRING_VERSION:
         raise DataError(
             f"{where} has rollout schema version {found.decode(errors='replace')}, this topr reads "
-            f"up to version {SCHEMA_VERSION}: upgrade topr, or use the version that wrote it"
+            f"up to version {REFERRING_VERSION}: upgrade topr, or use the version that wrote it"
         )
 
 

@@ -5,7 +5,6 @@ A shard that is there is whole and never changes. One that refers to the rows of
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ import pyarrow.parquet as pq
 
 from topr.errors import DataError
 from topr.store.atomic import atomic_path
-from topr.store.reading import ROW_GROUP, SHARDS, count_rows, files_of, read_file, stream_file
-from topr.store.references import KEYS, ROW, Reference, with_reference
+from topr.store.reading import ROW_GROUP, SHARDS, contents_of, files_of, read_file, stream_file
+from topr.store.references import CHOSEN_KEYS, KEYS, ROW, Reference, with_reference
 from topr.store.schema import ROLLOUT_SCHEMA, conform
 
 
@@ -43,7 +42,7 @@ def write_columns(directory: Path, source: Path, table: pa.Table, added: Sequenc
         added: names of these.
 
     """
-    reference = Reference(path=source, chosen=False, rows=table.num_rows)
+    reference = _reference(source, chosen=False)
     own = conform(table.select([*KEYS, *added]), where=str(source), columns=[*KEYS, *added])
     path = _shard_path(directory, shard_number(source))
     return _write(path, with_reference(own, reference, directory))
@@ -55,28 +54,37 @@ def write_choice(directory: Path, source: Path, keys: pa.Table, rows_N: np.ndarr
     Args:
         directory: of the stage that chose them.
         source: where the rows stay.
-        keys: `problem_id` and `sample` of each chosen row.
+        keys: `problem_id`, `sample` and `reward` of each chosen row.
         rows_N: its number among all rows of `source`, [N] integers.
 
     """
-    total = sum(map(count_rows, files_of(source)))
-    reference = Reference(path=source, chosen=True, rows=total)
-    own = conform(keys, where=str(source), columns=KEYS)
+    reference = _reference(source, chosen=True)
+    own = conform(keys, where=str(source), columns=CHOSEN_KEYS)
     own = own.append_column(ROW, pa.array(rows_N, pa.int64()))
     return _write(_shard_path(directory, 0), with_reference(own, reference, directory))
 
 
+def _reference(source: Path, *, chosen: bool) -> Reference:
+    contents = contents_of(source)
+    if contents is None:
+        raise DataError(f"{source} is not there any more: rows of it cannot be referred to")
+    return Reference(path=source, chosen=chosen, contents=contents)
+
+
 def copy_shard(path: Path, target: Path) -> None:
-    """Write the rows of a shard to a file that refers to nothing, a part at a time."""
-    schema: pa.Schema | None = None
-    with atomic_path(target, overwrite=False) as temporary, ExitStack() as held:
+    """Write the rows of a shard to a file that refers to nothing, a part at a time.
+
+    It is read twice: which columns there are, and of what types, is known at its end.
+    """
+    schemas = (table.schema for table in stream_tables([path]))
+    schema = pa.unify_schemas([ROLLOUT_SCHEMA, *schemas], promote_options="permissive")
+    with (
+        atomic_path(target, overwrite=False) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         for table in stream_tables([path]):
-            if schema is None:
-                schema = table.schema
-                writer = held.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
-            # Further columns of another source file may be missing, or hold nulls only.
             parts = [schema.empty_table(), table]
-            whole = pa.concat_tables(parts, promote_options="default").select(schema.names)
+            whole = pa.concat_tables(parts, promote_options="permissive").select(schema.names)
             writer.write_table(whole.cast(schema))
 
 

@@ -5,6 +5,7 @@ Not here: what a row is, and how it is checked (`topr.training.data`).
 """
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
+import psutil
 import pyarrow as pa
 from datasets import Dataset
 
@@ -56,8 +58,12 @@ def write_once_per_node(
 
     """
     # Its own name, since nobody keeps two trainings from one folder.
-    own = folder / f".{name}-{distributed.rank}-{os.getpid()}{TEMPORARY_SUFFIX}"
+    mine = f".{name}-{socket.gethostname()}-"
+    own = folder / f"{mine}{os.getpid()}{TEMPORARY_SUFFIX}"
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{mine}*{TEMPORARY_SUFFIX}"):  # by a process that was killed
+        if not psutil.pid_exists(int(left.name.removeprefix(mine).removesuffix(TEMPORARY_SUFFIX))):
+            left.unlink(missing_ok=True)
     try:
         path, found = distributed.run_once_per_node(lambda: (own, write(own)))
         table = map_rows(path)

@@ -57,10 +57,10 @@ def checkpoint_in_pieces(args: TOPRConfig) -> None:
 
 
 def reads_weights(args: TOPRConfig) -> bool:
-    """Whether this process reads the weights that are trained. Of those that FSDP shards, the first
-    process of each machine does, and `broadcast_weights` gives the others their pieces.
+    """Whether this process reads the weights that are trained. Those that FSDP shards are read by
+    the first process alone, and `broadcast_weights` gives the others their pieces.
     """
-    return args.local_process_index == 0 or not _wants_fsdp(args)
+    return args.process_index == 0 or not _wants_fsdp(args)
 
 
 def broadcast_weights(model: Any, weights: Mapping[str, Tensor]) -> None:
