@@ -4,6 +4,7 @@
 
 import csv
 import importlib.util
+import pydoc
 import re
 from pathlib import Path
 from types import ModuleType
@@ -107,6 +108,19 @@ def test_every_objective_has_a_row():
     with (DOCS / "tables/objectives.csv").open(encoding="utf-8", newline="") as file:
         names = {row["name"].strip("`") for row in csv.DictReader(file)}
     assert set(OBJECTIVES) <= names
+
+
+def test_what_the_paper_map_names_is_there():
+    rows = list(csv.DictReader((DOCS / "tables/paper-map.csv").open(encoding="utf-8")))
+    functions = [name for row in rows for name in re.findall(r"`(topr\.[\w.]+)`", row["function"])]
+    tests = [name for row in rows for name in re.findall(r"`(tests/[^`]+)`", row["test"])]
+    assert functions
+    assert tests
+    for name in functions:
+        assert pydoc.locate(name) is not None, name
+    for name in tests:
+        file, _, test = name.partition("::")
+        assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), name
 
 
 def test_every_rule_of_curation_has_a_heading():
