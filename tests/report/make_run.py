@@ -208,7 +208,7 @@ def _store(folder: Path, rollouts: list[Rollout], source: Path | None = None) ->
 
 
 def _choose(folder: Path, rollouts: list[Rollout], kept: list[int], graded: Path) -> None:
-    keys = rollouts_to_table(rollouts).select(["problem_id", "sample"]).take(kept)
+    keys = rollouts_to_table(rollouts).select(["problem_id", "sample", "reward"]).take(kept)
     path = write_choice(folder, graded, keys, np.array(kept))
     _manifest(folder, len(kept), [path.name], {})
 
