@@ -17,7 +17,9 @@ from topr.report.svg import BOTTOM, LEFT, RIGHT, TOP, Axis, Plane, smooth, thin
 
 def model(name: str, iteration: int, value: float, interval: list[float] | None) -> Model:
     metrics = {"pass@1": value, "pass@1_ci": interval}
-    return Model(name=name, iteration=iteration, comparison=name == "sft", metrics=metrics)
+    return Model(
+        name=name, label=name, iteration=iteration, comparison=name == "sft", metrics=metrics
+    )
 
 
 MODELS = (

@@ -15,7 +15,7 @@ def run(whole_run):
 
 
 def difference(value: float, low: float, high: float, b: str = "base", **given) -> Difference:
-    values = {"a": "topr", "metric": "pass@1", "problems": 200} | given
+    values = {"a": "topr · iteration 2", "metric": "pass@1", "problems": 200} | given
     return Difference(b=b, difference=value, ci=(low, high), **values)
 
 
@@ -41,6 +41,25 @@ def test_the_sentence_has_difference_interval_and_number_of_problems(run):
     one = replace(found[0], problems=1)
     assert verdict(replace(run, differences=(one,))).sentence.endswith(", on 1 problem.")
     assert verdict(replace(run, differences=())) is None
+
+
+def test_only_differences_of_one_model_share_a_sentence(run):
+    found = (
+        difference(0.3, 0.25, 0.35),
+        difference(-0.05, -0.08, -0.02, b="sft", a="topr · iteration 1"),
+    )
+    assert verdict(replace(run, differences=found)).sentence == (
+        "TOPR: +30.0 points pass@1 over the starting model [25.0, 35.0], on 200 problems."
+    )
+
+
+def test_paired_differences_name_their_iterations(run, page):
+    assert {(d.a, d.b) for d in run.differences} == {
+        ("topr · iteration 2", "base"),
+        ("topr · iteration 1", "sft"),
+        ("topr · iteration 1", "reinforce"),
+    }
+    assert "topr · iteration 1 − sft" in page.text
 
 
 def test_a_run_that_keeps_the_starting_model_says_so(run):

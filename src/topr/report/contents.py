@@ -15,6 +15,8 @@ class Model:
     """One evaluated model."""
 
     name: str
+    label: str
+    """Of its evaluation: the name, with the iteration where there are several."""
     iteration: int
     comparison: bool
     """Trained outside the loop, from the starting model."""
@@ -43,6 +45,7 @@ class Difference:
     """A paired comparison of two models on the same problems."""
 
     a: str
+    """Label of the first model, which says its iteration too."""
     b: str
     metric: str
     difference: float

@@ -27,6 +27,7 @@ from topr.report.reader import (
     yaml_mapping,
 )
 from topr.report.rollouts import EVALUATION_PROBLEMS, Source, read_source
+from topr.report.text import visible
 from topr.report.weights import weigher
 from topr.store import shard_paths
 
@@ -72,7 +73,7 @@ def read_run(directory: Path) -> Run:
         end=next(
             (m for m in loop if m.iteration == kept.get("iteration")), loop[-1] if loop else None
         ),
-        differences=_differences(summary, evaluations, reader),
+        differences=_differences(summary, evaluations, stages, reader),
         kept=kept,
         evaluations=evaluations,
         pairs=pairs,
@@ -124,7 +125,7 @@ def _models(
     stages: list[Stage],
 ) -> tuple[Model, ...]:
     """The summary's models; before there is one, those of the evaluations."""
-    compared = {stage.name for stage in stages if stage.comparison}
+    compared = {stage.label for stage in stages if stage.comparison}
     entries = summary.get("models")
     if not isinstance(entries, list):
         entries = [
@@ -133,27 +134,41 @@ def _models(
             for stage in stages
             if stage.label in evaluations
         ]
-    return tuple(
-        Model(
-            name=str(entry.get("name")),
-            iteration=int(entry.get("iteration") or 0),
-            comparison=str(entry.get("name")) in compared,
-            metrics=entry,
+    models = []
+    for entry in filter(None, map(as_mapping, entries)):
+        name, iteration = str(entry.get("name")), int(entry.get("iteration") or 0)
+        label = _label(stages, name, iteration)
+        models.append(
+            Model(
+                name=visible(name),
+                label=label,
+                iteration=iteration,
+                comparison=label in compared,
+                metrics=entry,
+            )
         )
-        for entry in entries
-        if isinstance(entry, Mapping)
+    return tuple(models)
+
+
+def _label(stages: list[Stage], name: str, iteration: int | None) -> str:
+    """Of the stage of a model that the summary names."""
+    return next(
+        (s.label for s in stages if s.name == name and iteration in (None, s.iteration)), name
     )
 
 
 def _differences(
-    summary: Mapping[str, Any], evaluations: Mapping[str, EvalResult], reader: Reader
+    summary: Mapping[str, Any],
+    evaluations: Mapping[str, EvalResult],
+    stages: list[Stage],
+    reader: Reader,
 ) -> tuple[Difference, ...]:
     problems = [len(found.per_problem) for found in evaluations.values()]
     try:
         return tuple(
             Difference(
-                a=str(entry["a"]),
-                b=str(entry["b"]),
+                a=_label(stages, str(entry["a"]), entry.get("a_iteration")),
+                b=_label(stages, str(entry["b"]), entry.get("b_iteration")),
                 metric=str(entry["metric"]),
                 difference=float(entry["difference"]),
                 ci=(float(entry["ci"][0]), float(entry["ci"][1])),

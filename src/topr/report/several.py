@@ -58,7 +58,7 @@ def _renamed(run: Run, name: str) -> Run:
         return f"{name} · {text}"
 
     def model(found: Model) -> Model:
-        return replace(found, name=of(found.name), run=name)
+        return replace(found, name=of(found.name), label=of(found.label), run=name)
 
     return replace(
         run,

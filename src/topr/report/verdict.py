@@ -74,12 +74,13 @@ def verdict(run: Run) -> Verdict | None:
         word, tone = ("It worked." if first.b == "base" else "Better."), "better"
     else:
         word, tone = ("It got worse." if first.b == "base" else "Worse."), "worse"
-    parts = [f"{_name(first.a)}: {_part(first, unit=f' points {metric}')}"]
+    names = {model.label: NAMES.get(model.name, model.label) for model in run.models}
+    parts = [f"{_name(names, first.a)}: {_part(names, first, unit=f' points {metric}')}"]
     for other in found[1:]:
         if first.across and other.across:
-            parts.append(f"{_name(other.a)}: {_part(other, unit='')}")
+            parts.append(f"{_name(names, other.a)}: {_part(names, other, unit='')}")
         elif not first.across and other.a == first.a:
-            parts.append(_part(other, unit=""))
+            parts.append(_part(names, other, unit=""))
     on = f", on {plural(first.problems, 'problem')}" if first.problems else ""
     return Verdict(word=word, tone=tone, sentence=f"{', '.join(parts)}{on}.")
 
@@ -95,7 +96,7 @@ def cards(run: Run) -> list[Card]:
         before, after = (as_number(m.metrics.get(metric)) for m in (run.start, run.end))
         if before is not None and after is not None:
             rose = (after > before) != (metric in LOWER_IS_BETTER)
-            clear = after != before and _clear(run, metric)
+            clear = after != before and _clear(run, run.start, run.end, metric)
             found.append(
                 Card(
                     metric=visible(TITLES.get(metric, metric)),
@@ -158,24 +159,20 @@ def _alarms(run: Run) -> list[str]:
     return lines
 
 
-def _clear(run: Run, metric: str) -> bool:
+def _clear(run: Run, start: Model, end: Model, metric: str) -> bool:
     """Beyond chance: by the paired interval, else by intervals that do not touch."""
     for found in run.differences:
-        if found.metric == metric and (found.a, found.b) == (_of(run.end), _of(run.start)):
+        if found.metric == metric and (found.a, found.b) == (end.label, start.label):
             return found.clear
-    one, two = (m.interval(metric) if m else None for m in (run.start, run.end))
+    one, two = start.interval(metric), end.interval(metric)
     return one is not None and two is not None and (one[1] < two[0] or two[1] < one[0])
 
 
-def _of(model: Model | None) -> str:
-    return model.name if model else ""
-
-
-def _part(found: Difference, *, unit: str) -> str:
+def _part(names: Mapping[str, str], found: Difference, *, unit: str) -> str:
     low, high = (signed(100 * end).removeprefix("+") for end in sorted(found.ci))
     against = "over" if found.difference > 0 else "against"
-    return f"{points(found.difference)}{unit} {against} {_name(found.b)} [{low}, {high}]"
+    return f"{points(found.difference)}{unit} {against} {_name(names, found.b)} [{low}, {high}]"
 
 
-def _name(name: str) -> str:
-    return visible(NAMES.get(name, name))
+def _name(names: Mapping[str, str], label: str) -> str:
+    return visible(names.get(label, label))
