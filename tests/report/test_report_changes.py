@@ -2,15 +2,19 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from make_run import make_run
 from report_page import parse
 
+from topr.config.recipe import Recipe
 from topr.evaluation import compare
 from topr.records import EvalResult
 from topr.report import write_report
 from topr.report.changes import changes, chosen, solved
+from topr.report.datasets import baseline_of, train_section
+from topr.report.folders import Stage
 from topr.report.read import read_run
 from topr.report.weights import weigher
 
@@ -89,6 +93,39 @@ def test_other_objectives_weigh_as_they_do_or_say_nothing():
     assert weigher(limits, 0.0)(example(1.0, 9.0))[0] == 2.0
     for name in ("grpo", "dpo", "roll_topr", "of_another_version", ""):
         assert weigher({"objective": name}, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("main", "other", "weight"),
+    [
+        ({"objective_args": {"level": "geometric"}}, {"objective": "tis"}, math.exp(-2)),
+        ({"objective_args": {"level": "geometric"}}, {"learning_rate": 1e-4}, math.exp(-1)),
+        (
+            {"objective": "taper", "taper": {"positive": [1, 1], "negative": [0.5, 0.5]}},
+            {"objective": "topr"},
+            math.exp(-2),
+        ),
+    ],
+)
+def test_a_comparison_weighs_as_it_was_trained(main, other, weight):
+    recipe = Recipe.model_validate(
+        {
+            "name": "r",
+            "task": {"name": "arithmetic"},
+            "train": main,
+            "compare": {"b": {"train": other}},
+        }
+    ).model_dump(mode="json")
+    stage = Stage("b", "b", 1, Path(), comparison=True)
+    weigh = weigher(train_section(stage, recipe), baseline_of(stage, recipe, None))
+    assert weigh(example(-1.0, -1.0, -1.0))[0] == pytest.approx(weight)
+
+
+def test_a_comparison_that_cannot_be_derived_has_no_weight():
+    stage = Stage("b", "b", 1, Path(), comparison=True)
+    for recipe in ({"train": {"objective": "topr"}}, {"compare": {"b": 3}, "unknown": 1}):
+        assert weigher(train_section(stage, recipe), baseline_of(stage, recipe, None)) is None
+    assert weigher({"objective": "topr", "objective_args": [1]}, 0.0) is None
 
 
 def test_the_examples_of_a_run_have_weights(page):

@@ -6,6 +6,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from topr.config.mistakes import validate
+from topr.config.recipe import Recipe, derived_sections
+from topr.errors import ConfigError
 from topr.records import Outcome
 from topr.report.contents import Dataset, Training
 from topr.report.folders import Stage
@@ -52,19 +55,21 @@ def read_datasets(
 
 
 def train_section(stage: Stage, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the recipe says of this training."""
-    train = dict(as_mapping(recipe.get("train")))
-    if stage.comparison:
-        other = as_mapping(as_mapping(recipe.get("compare")).get(stage.name))
-        train |= as_mapping(other.get("train"))
-    return train
+    """What the recipe says of this training; empty where a comparison's cannot be derived."""
+    if not stage.comparison:
+        return as_mapping(recipe.get("train"))
+    try:
+        whole = validate(Recipe, recipe, where="recipe.yaml")
+        return derived_sections(whole, whole.compare[stage.name], where=stage.name)[1].model_dump()
+    except (ConfigError, KeyError):  # of another version of topr
+        return {}
 
 
 def baseline_of(stage: Stage, recipe: Mapping[str, Any], training: Training | None) -> float | None:
     """What the training says that it used, else what the recipe asks for."""
     used = as_number(training.details.get("baseline")) if training else None
     train = train_section(stage, recipe)
-    if used is not None or train.get("effective_positive_share") is not None:
+    if used is not None or not train or train.get("effective_positive_share") is not None:
         return used
     return as_number(train.get("baseline")) or 0.0
 

@@ -23,8 +23,8 @@ def weigher(train: Mapping[str, Any], baseline: float | None) -> Weigh | None:
     from topr.objectives import Taper, make_objective
 
     name = str(train.get("objective", ""))
-    given = {**(train.get("objective_args") or {}), **(train.get("taper") or {})}
     try:
+        given = {**(train.get("objective_args") or {}), **(train.get("taper") or {})}
         objective = make_objective(name, **given)
     except (ConfigError, TypeError, ValueError):
         return None  # of another version of topr
