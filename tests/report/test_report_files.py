@@ -13,6 +13,8 @@ from topr.report import write_report
 from topr.report.read import read_run
 
 PROBLEMS, STEPS = 3, 5
+ROW = {"problem_id": "a", "samples": 4}
+BINS = {"edges": [0.0, 1.0], "positive": [1, 0], "negative": [1, 0]}
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +123,48 @@ def test_a_run_of_which_nothing_can_be_read_has_a_report(run):
         {"models": [None, 3, {}], "comparisons": [{"a": 1}]},
         {"models": {"name": "base"}, "comparisons": "none"},
         {"models": [{"name": "base", "iteration": 0, "pass@1": float("nan")}]},
+        {"models": [{"name": "topr", "iteration": "x"}, {"name": "topr", "iteration": 10**400}]},
+        {"models": [], "comparisons": None},
     ],
 )
 def test_odd_values_in_the_summary_break_nothing(run, summary):
     (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     page = parse(write_report(run).read_text(encoding="utf-8"))
     assert not {"i", "b"} & {tag for tag, a in page.elements if "class" not in a}
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("iteration-01/training/log.jsonl", {"loss": 1e308}),
+        ("iteration-01/training/log.jsonl", {"loss": -1e308, "step": 2}),
+        ("iteration-01/training/log.jsonl", {"loss": 10**400}),
+        ("iteration-01/training/log.jsonl", {"step": 10**400}),
+        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"edges": [0.0]}}),
+        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"edges": [0.0, 0.0]}}),
+        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"positive": ["x"]}}),
+        ("iteration-01/training/manifest.json", {"details": {"watch": "warn"}}),
+        ("iteration-01/training/manifest.json", {"details": {"watch": {"alarms": [1]}}}),
+        ("iteration-01/dataset/manifest.json", {"details": {"steps": [1, {"dropped": "x"}]}}),
+        ("iteration-01/evaluation.json", {"per_problem": [{"correct": 1, "samples": 4}]}),
+        ("iteration-01/evaluation.json", {"per_problem": [ROW | {"correct": "x"}]}),
+        ("iteration-01/evaluation.json", {"per_problem": [3]}),
+    ],
+)
+def test_one_odd_value_leaves_the_rest_of_the_report(run, part, change):
+    path = run / part
+    text = path.read_text(encoding="utf-8")
+    first, *rest = text.splitlines() if part.endswith("l") else [text]
+    path.write_text("\n".join([json.dumps(json.loads(first) | change), *rest]), encoding="utf-8")
+    page = parse(write_report(run).read_text(encoding="utf-8"))
+    assert "It worked." in page.text
+    assert ("iteration-01/evaluation.json cannot be read" in page.text) == ("per_problem" in change)
+
+
+def test_only_folders_with_plain_numbers_are_iterations(run):
+    (run / "iteration-²").mkdir()
+    (run / "iteration-x").mkdir()
+    assert read_run(run).missing == ()
 
 
 def test_what_is_no_run_directory_is_refused(tmp_path):

@@ -67,10 +67,10 @@ def solved(result: EvalResult) -> dict[str, tuple[bool, float]]:
     """
     found = {}
     for row in result.per_problem:
+        name, greedy = str(row["problem_id"]), row.get("greedy")
         if row.get("correct") is not None and row.get("samples"):
             share = row["correct"] / row["samples"]
-            greedy = row.get("greedy")
-            found[str(row["problem_id"])] = (share > 0.5 if greedy is None else greedy > 0.5, share)
+            found[name] = (share > 0.5 if greedy is None else greedy > 0.5, share)
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topr.report.contents import Run
+from topr.report.reader import as_mapping, as_mappings
 from topr.report.tables import Cell, number, percent, points, signed
 from topr.report.text import as_number, visible
 from topr.verifier.votes import METHODS
@@ -12,7 +13,11 @@ from topr.verifier.votes import METHODS
 
 def curation(run: Run) -> list[tuple[str, Mapping[str, Any]]]:
     """Return each rule of each curation with what it did; empty where nothing was dropped."""
-    rows = [(d.label, step) for d in run.datasets for step in d.curation.get("steps") or ()]
+    rows: list[tuple[str, Mapping[str, Any]]] = [
+        (dataset.label, {**step, "dropped": as_mapping(step.get("dropped"))})
+        for dataset in run.datasets
+        for step in as_mappings(dataset.curation.get("steps"))
+    ]
     return rows if any(step.get("dropped") for _, step in rows) else []
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from topr.report.contents import Model, Training
 from topr.report.panels import PANELS, SIGNED, Panel, style_of
+from topr.report.reader import as_mapping
 from topr.report.svg import DASHES, Axis, Plane, Point, smooth, thin
 from topr.report.text import as_number, plural, visible
 
@@ -242,9 +243,15 @@ def _histogram(title: str, histogram: Mapping[str, Any]) -> Figure:
 
 
 def _is_histogram(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(value.get(key), list) and value[key] for key in ("edges", "positive", "negative")
-    )
+    """Whether it has counts of both signs, and two edges or more, which rise."""
+    lists: list[Any] = [as_mapping(value).get(key) for key in ("edges", "positive", "negative")]
+    if not all(
+        isinstance(found, list) and found and all(as_number(n) is not None for n in found)
+        for found in lists
+    ):
+        return False
+    edges = lists[0]
+    return len(edges) > 1 and all(low < high for low, high in pairwise(edges))
 
 
 def _caption(metric: str) -> str:

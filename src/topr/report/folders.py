@@ -1,5 +1,6 @@
 """Which folders of a run directory hold a training or an evaluation. Nothing is read but names."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ def find_stages(directory: Path, recipe: Mapping[str, Any]) -> list[Stage]:
     """Every folder that the recipe asks for, and every further one that is there."""
     train = recipe.get("train")
     name = str(train.get("objective") if isinstance(train, Mapping) else "trained")
-    found = {int(p.name[10:]) for p in directory.glob("iteration-*") if p.name[10:].isdigit()}
+    numbered = (re.fullmatch("iteration-([0-9]+)", p.name) for p in directory.glob("iteration-*"))
+    found = {int(name[1]) for name in numbered if name}
     iterations = recipe.get("iterations", 1)
     planned = range(iterations + 1) if isinstance(iterations, int) else ()
     numbers = sorted(found.union(planned))

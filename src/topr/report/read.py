@@ -20,14 +20,16 @@ from topr.report.folders import Stage, find_stages, trained_alone, trainer_state
 from topr.report.reader import (
     Reader,
     as_mapping,
+    as_mappings,
     json_mapping,
     log_rows,
     modified,
+    steps_of,
     text,
     yaml_mapping,
 )
 from topr.report.rollouts import EVALUATION_PROBLEMS, Source, read_source
-from topr.report.text import visible
+from topr.report.text import as_number, visible
 from topr.report.weights import weigher
 from topr.store import shard_paths
 
@@ -53,7 +55,7 @@ def read_run(directory: Path) -> Run:
     trainings = _trainings(stages, reader)
     summary = reader.mapping(directory / "summary.json")
     kept = as_mapping(summary.get("kept"))
-    models = _models(summary, evaluations, stages)
+    models = _models(summary, evaluations, stages, reader)
     loop = sorted((m for m in models if not m.comparison), key=lambda m: m.iteration)
     pairs = _pairs(stages, evaluations, kept)
     sources = _sources(stages, evaluations, pairs, recipe, trainings, reader)
@@ -99,9 +101,16 @@ def _verifier(directory: Path, reader: Reader) -> Run | None:
 
 def _evaluations(stages: list[Stage], reader: Reader) -> Iterator[tuple[str, EvalResult]]:
     for stage in stages:
-        found = reader.read(stage.folder / RESULT_FILE, read_evaluation)
+        found = reader.read(stage.folder / RESULT_FILE, _evaluation)
         if found is not None:
             yield stage.label, found
+
+
+def _evaluation(path: Path) -> EvalResult:
+    """An evaluation whose every problem has what the page counts; else it cannot be read."""
+    found = read_evaluation(path)
+    solved(found)
+    return found
 
 
 def _pairs(
@@ -123,6 +132,7 @@ def _models(
     summary: Mapping[str, Any],
     evaluations: Mapping[str, EvalResult],
     stages: list[Stage],
+    reader: Reader,
 ) -> tuple[Model, ...]:
     """The summary's models; before there is one, those of the evaluations."""
     compared = {stage.label for stage in stages if stage.comparison}
@@ -135,14 +145,17 @@ def _models(
             if stage.label in evaluations
         ]
     models = []
-    for entry in filter(None, map(as_mapping, entries)):
-        name, iteration = str(entry.get("name")), int(entry.get("iteration") or 0)
-        label = _label(stages, name, iteration)
+    for entry in as_mappings(entries):
+        name, iteration = str(entry.get("name")), entry.get("iteration") or 0
+        if as_number(iteration) is None:
+            reader.missing.append(f"model {name} of summary.json, iteration {iteration}")
+            continue
+        label = _label(stages, name, int(iteration))
         models.append(
             Model(
                 name=visible(name),
                 label=label,
-                iteration=iteration,
+                iteration=int(iteration),
                 comparison=label in compared,
                 metrics=entry,
             )
@@ -176,7 +189,7 @@ def _differences(
             )
             for entry in summary.get("comparisons", ())
         )
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         reader.missing.append("the comparisons of summary.json cannot be read")
         return ()
 
@@ -247,4 +260,4 @@ def _probes(path: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def _log_history(path: Path) -> tuple[Mapping[str, Any], ...]:
-    return tuple(row for row in json_mapping(path)["log_history"] if "loss" in row)
+    return steps_of(json_mapping(path)["log_history"])

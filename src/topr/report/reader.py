@@ -11,6 +11,7 @@ import pyarrow as pa
 import yaml
 
 from topr.errors import ToprError
+from topr.report.text import as_number
 
 T = TypeVar("T")
 
@@ -49,6 +50,11 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def as_mappings(value: Any) -> list[Mapping[str, Any]]:
+    """Return the mappings in a list; none where the value is no list."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
 def json_mapping(path: Path) -> Mapping[str, Any]:
     """Return a JSON object."""
     return _mapping(path, json.loads(path.read_text(encoding="utf-8")))
@@ -67,9 +73,15 @@ def log_rows(path: Path, key: str = "loss") -> tuple[Mapping[str, Any], ...]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and key in row:
-            rows.append(row)
-    return tuple(rows)
+        rows.append(row)
+    return steps_of(rows, key)
+
+
+def steps_of(rows: Any, key: str = "loss") -> tuple[Mapping[str, Any], ...]:
+    """Return the rows that hold a step and `key`."""
+    return tuple(
+        row for row in as_mappings(rows) if key in row and as_number(row.get("step")) is not None
+    )
 
 
 def text(path: Path) -> str:

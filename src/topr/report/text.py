@@ -101,10 +101,12 @@ def without_empty(value: Any) -> Any:
 
 
 def as_number(value: Any) -> float | None:
-    """Return the value if it is a finite number, else None: files hold null, text and NaN too."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
+    """Return the value if it is a number, else None: files hold null, text and NaN too.
+
+    None as well for one beyond 1e100, with which sums and charts would overflow.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and abs(value) <= 1e100 else None  # which NaN is not
 
 
 def _finite(value: Any) -> Any:

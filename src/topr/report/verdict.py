@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from topr.report.contents import Difference, Model, Run
+from topr.report.reader import as_mapping, as_mappings
 from topr.report.tables import (
     LOWER_IS_BETTER,
     TITLES,
@@ -151,8 +152,8 @@ def _alarms(run: Run) -> list[str]:
     """Say which trainings looked ruined, and what became of them."""
     lines = []
     for training in run.trainings:
-        watch = training.details.get("watch") or {}
-        for alarm in watch.get("alarms") or ():
+        watch = as_mapping(training.details.get("watch"))
+        for alarm in as_mappings(watch.get("alarms")):
             kept = f" Stopped; the model has the weights of step {watch.get('kept_step')}."
             end = kept if watch.get("mode") == "stop" else " Training continued."
             lines.append(f"{training.label} looks ruined: {alarm.get('message')}.{end}")
