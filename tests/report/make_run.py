@@ -7,6 +7,7 @@ training's log are made up: a run with a model takes a minute on a CPU.
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,25 @@ def make_run(
     seed: int = 0,
     called: str = "quickstart",
     hostile: bool = True,
+    kept: int | None = None,
+    finished: int | None = None,
+    split: str = "test",
 ) -> Path:
-    """Write a complete run of `iterations` with two comparisons and return its directory."""
+    """Write a run of `iterations` with two comparisons and return its directory.
+
+    Args:
+        directory: to write.
+        iterations: of the recipe.
+        problems: of each evaluation.
+        steps: of each training.
+        seed: of all answers.
+        called: name of the recipe.
+        hostile: put hostile completions into the evaluations' first problem.
+        kept: iteration that is best on validation problems; by default the last is kept.
+        finished: iterations that are done, of a run that is still going; by default the whole run.
+        split: whose problems are evaluated.
+
+    """
     rng = random.Random(seed)
     recipe = Recipe.model_validate(
         {
@@ -94,9 +112,10 @@ def make_run(
             "command": ["topr", "run", "</script><script>alert(2)</script>"],
         },
     )
-    evaluations = [_evaluate(rng, directory / "iteration-00", "base", 0, problems, hostile)]
+    asked = (problems, split, hostile)
+    evaluations = [_evaluate(rng, directory / "iteration-00", "base", 0, *asked)]
     first: list[Rollout] = []
-    for iteration in range(1, iterations + 1):
+    for iteration in range(1, (iterations if finished is None else finished) + 1):
         folder = directory / f"iteration-{iteration:02d}"
         graded = _rollouts(rng, "base", problems, iteration, "train", hostile=False)
         _store(folder / "rollouts", [_ungraded(r) for r in graded])
@@ -104,21 +123,33 @@ def make_run(
         _choose(folder / "dataset", graded, list(range(len(graded))), folder / "graded")
         _train(rng, folder / "training", graded, "topr", steps)
         first = first or graded
-        evaluations.append(_evaluate(rng, folder, "topr", iteration, problems, hostile))
+        evaluations.append(_evaluate(rng, folder, "topr", iteration, *asked))
+    if finished is not None:
+        return directory
     for name in recipe.compare:
         folder = directory / "compare" / name
-        kept = [n for n, r in enumerate(first) if name != "sft" or r.grade.reward > 0]
-        _choose(folder / "dataset", first, kept, directory / "iteration-01" / "graded")
-        _train(rng, folder / "training", [first[n] for n in kept], name, steps)
-        evaluations.append(_evaluate(rng, folder, name, 1, problems, hostile))
-    write_summary(recipe, evaluations, (), directory)
+        chosen = [n for n, r in enumerate(first) if name != "sft" or r.grade.reward > 0]
+        _choose(folder / "dataset", first, chosen, directory / "iteration-01" / "graded")
+        _train(rng, folder / "training", [first[n] for n in chosen], name, steps)
+        evaluations.append(_evaluate(rng, folder, name, 1, *asked))
+    write_summary(recipe, evaluations, _validations(evaluations, kept), directory)
     return directory
 
 
+def _validations(evaluations: list[Evaluated], kept: int | None) -> list[Evaluated]:
+    """Evaluations on validation problems of which that of the iteration `kept` is the best."""
+    loop = [found for found in evaluations if found.result.name in ("base", "topr")]
+    return [
+        replace(found, result=replace(found.result, metrics={"pass@1": float(i == kept)}))
+        for i, found in enumerate(loop if kept is not None else ())
+    ]
+
+
 def _evaluate(
-    rng: random.Random, folder: Path, name: str, iteration: int, problems: int, hostile: bool
-) -> Evaluated:
-    rollouts = _rollouts(rng, name, problems, iteration, "test", hostile=hostile)
+    rng: random.Random, folder: Path, name: str, iteration: int, problems: int, split: str,
+    hostile: bool,
+) -> Evaluated:  # fmt: skip
+    rollouts = _rollouts(rng, name, problems, iteration, split, hostile=hostile)
     _store(folder / "evaluation", rollouts)
     result: EvalResult = score(
         rollouts_to_table(rollouts), name=name, iteration=iteration, model=f"runs/{name}",
@@ -139,7 +170,7 @@ def _rollouts(
             f"Tom has {a} pens . Tom buys {b} more . Tom gets {c} bags of {b} . How many pens now ?"
         )
         gold = a + b + c * b
-        for sample in range(17 if split == "test" else 16):
+        for sample in range(16 if split == "train" else 17):
             strange = hostile and number == 0 and sample < len(HOSTILE)
             text, outcome, answer = _answer(rng, name, iteration, a, b, c)
             if strange:

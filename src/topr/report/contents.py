@@ -1,7 +1,7 @@
 """What a report shows, as records. No files, no rendering."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -111,7 +111,8 @@ class Run:
     start: Model | None
     """The model that the headline begins with: the loop's first."""
     end: Model | None
-    """The model that is the result: the kept one, or the loop's last."""
+    """The model that is the result: the kept one, the starting model included, or the loop's last;
+    None while nothing is trained."""
     differences: tuple[Difference, ...]
     kept: Mapping[str, Any]
     """Which iteration's model is the result, as the summary says."""
@@ -128,5 +129,12 @@ class Run:
     """What candidates elect with its scores: `votes.json`."""
     missing: tuple[str, ...]
     """What is left out, one short phrase each."""
-    settings: Mapping[str, Mapping[str, str]]
+    several: bool = False
+    """Whether it is of several runs."""
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Of several runs: what differs between their recipes, by setting and run."""
+
+    @property
+    def result(self) -> EvalResult | None:
+        """The evaluation of the model that is the result."""
+        return self.evaluations.get(self.end.label) if self.end else None

@@ -57,7 +57,10 @@ def read_run(directory: Path) -> Run:
     kept = as_mapping(summary.get("kept"))
     models = _models(summary, evaluations, stages, reader)
     loop = sorted((m for m in models if not m.comparison), key=lambda m: m.iteration)
-    pairs = _pairs(stages, evaluations, kept)
+    end = next((m for m in loop if m.iteration == kept.get("iteration")), None)
+    if end is None and loop and loop[-1].iteration:
+        end = loop[-1]
+    pairs = _pairs(stages, evaluations, end)
     sources = _sources(stages, evaluations, pairs, recipe, trainings, reader)
     verifier = _verifier(directory, reader)
     if verifier is not None:
@@ -72,9 +75,7 @@ def read_run(directory: Path) -> Run:
         started=reader.read(directory / "recipe.yaml", modified, expected=False),
         models=models,
         start=loop[0] if loop else None,
-        end=next(
-            (m for m in loop if m.iteration == kept.get("iteration")), loop[-1] if loop else None
-        ),
+        end=end,
         differences=_differences(summary, evaluations, stages, reader),
         kept=kept,
         evaluations=evaluations,
@@ -85,7 +86,6 @@ def read_run(directory: Path) -> Run:
         verifier=verifier,
         votes=reader.mapping(directory / "verifier" / "votes.json", expected=verifier is not None),
         missing=tuple(dict.fromkeys(reader.missing)),
-        settings={},
     )
 
 
@@ -114,15 +114,15 @@ def _evaluation(path: Path) -> EvalResult:
 
 
 def _pairs(
-    stages: list[Stage], evaluations: Mapping[str, EvalResult], kept: Mapping[str, Any]
+    stages: list[Stage], evaluations: Mapping[str, EvalResult], result: Model | None
 ) -> tuple[tuple[str, str], ...]:
-    """Start and result of the loop, each iteration after the one before, comparisons and result."""
+    """Start and result of the loop, each iteration after the one before, comparisons and result.
+
+    Where the start is the result: start and last, to show what was not kept.
+    """
     loop = [s.label for s in stages if not s.comparison and s.label in evaluations]
     others = [s.label for s in stages if s.comparison and s.label in evaluations]
-    result = next(
-        (s.label for s in stages if not s.comparison and s.iteration == kept.get("iteration")), ""
-    )
-    end = result if result in loop[1:] else loop[-1] if loop else ""
+    end = result.label if result and result.label in loop[1:] else loop[-1] if loop else ""
     pairs = [(loop[0], end), *pairwise(loop)] if len(loop) > 1 else []
     pairs += [(other, end) for other in others if end]
     return tuple(dict.fromkeys(pairs))

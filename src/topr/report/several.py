@@ -16,7 +16,9 @@ def merge(runs: Sequence[Run], directories: Sequence[Path]) -> Run:
     names = _names(runs, directories)
     named = [_renamed(run, name) for run, name in zip(runs, names, strict=True)]
     first = named[0]
-    pairs = [(first.pairs[0][1], r.pairs[0][1]) for r in named[1:] if first.pairs and r.pairs]
+    results = [run.end.label for run in named if run.end and run.result]
+    pairs = [(results[0], other) for other in results[1:]] if first.result else []
+    alike = _alike(runs)  # values of other problems are no change
     return Run(
         name=" and ".join(names),
         recipe={},
@@ -26,8 +28,8 @@ def merge(runs: Sequence[Run], directories: Sequence[Path]) -> Run:
         environment={name: r.environment for name, r in zip(names, named, strict=True)},
         started=None,
         models=tuple(model for run in named for model in run.models),
-        start=first.end if _alike(named) else None,  # values of other problems are no change
-        end=named[-1].end,
+        start=first.end if alike else None,
+        end=named[-1].end if alike else None,
         differences=(
             *(d for before, after in pairs for d in _between(named, before, after)),
             *(d for run in named for d in run.differences),
@@ -41,6 +43,7 @@ def merge(runs: Sequence[Run], directories: Sequence[Path]) -> Run:
         verifier=None,
         votes={},
         missing=tuple(name for run in named for name in run.missing),
+        several=True,
         settings=_settings(runs, names),
     )
 
@@ -79,9 +82,7 @@ def _between(runs: Sequence[Run], before: str, after: str) -> list[Difference]:
     """The paired differences of two runs' results on the problems that both were asked."""
     found = {label: e for run in runs for label, e in run.evaluations.items()}
     one, two = found[after], found[before]
-    shared = {row["problem_id"] for row in one.per_problem} & {
-        row["problem_id"] for row in two.per_problem
-    }
+    shared = _asked(one) & _asked(two)
     if not shared:
         return []
 
@@ -103,13 +104,13 @@ def _between(runs: Sequence[Run], before: str, after: str) -> list[Difference]:
 
 
 def _alike(runs: Sequence[Run]) -> bool:
-    """Whether the results of all runs are of the same problems."""
-    asked = {
-        frozenset(row["problem_id"] for row in run.evaluations[run.pairs[0][1]].per_problem)
-        for run in runs
-        if run.pairs
-    }
-    return len(asked) == 1
+    """Whether every run has a result, and all are of the same problems."""
+    asked = {_asked(run.result) if run.result else None for run in runs}
+    return len(asked) == 1 and None not in asked
+
+
+def _asked(result: EvalResult) -> frozenset[str]:
+    return frozenset(row["problem_id"] for row in result.per_problem)
 
 
 def _settings(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -91,7 +91,7 @@ def accuracy_metrics(models: Sequence[Model]) -> list[str]:
 
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return the header's lines: when, on what, with which seed. Of several runs there are none."""
-    if run.settings:
+    if run.several:
         return []
     environment = flat(run.environment)
     known = {key.rsplit(".", 1)[-1]: value for key, value in reversed(environment)}

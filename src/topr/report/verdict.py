@@ -54,6 +54,8 @@ class Card:
 def verdict(run: Run) -> Verdict | None:
     """Return whether it worked, by the paired differences in pass@1; None before there are any.
 
+    Of several runs, by those between their results alone.
+
     "It worked. TOPR: +30.1 points pass@1 over the starting model [28.0, 32.3], +15.0 over positives
     only [12.7, 17.3], on 200 problems."
     """
@@ -63,12 +65,11 @@ def verdict(run: Run) -> Verdict | None:
             tone="unclear",
             sentence="No iteration was better on validation problems.",
         )
-    metric = next((d.metric for d in run.differences if d.metric == "pass@1"), None)
-    metric = metric or next((d.metric for d in run.differences), None)
-    found = [d for d in run.differences if d.metric == metric]
+    found = [d for d in run.differences if d.across == run.several]
     if not found:
         return None
-    first = found[0]
+    metric = "pass@1" if any(d.metric == "pass@1" for d in found) else found[0].metric
+    first, *others = [d for d in found if d.metric == metric]
     if not first.clear:
         word, tone = "No difference beyond chance.", "unclear"
     elif first.difference > 0:
@@ -77,12 +78,13 @@ def verdict(run: Run) -> Verdict | None:
         word, tone = ("It got worse." if first.b == "base" else "Worse."), "worse"
     names = {model.label: NAMES.get(model.name, model.label) for model in run.models}
     parts = [f"{_name(names, first.a)}: {_part(names, first, unit=f' points {metric}')}"]
-    for other in found[1:]:
-        if first.across and other.across:
+    for other in others:
+        if run.several:
             parts.append(f"{_name(names, other.a)}: {_part(names, other, unit='')}")
-        elif not first.across and other.a == first.a:
+        elif other.a == first.a:
             parts.append(_part(names, other, unit=""))
-    on = f", on {plural(first.problems, 'problem')}" if first.problems else ""
+    alike = all(other.problems == first.problems for other in others)
+    on = f", on {plural(first.problems, 'problem')}" if first.problems and alike else ""
     return Verdict(word=word, tone=tone, sentence=f"{', '.join(parts)}{on}.")
 
 
