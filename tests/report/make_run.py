@@ -46,6 +46,8 @@ HOSTILE = (
     "**bold <script>alert(1)</script>** and `code` and *it*\n# Head\n- one\n1. two\n* 4 = 8\n"
     "```html\n<b>x</b>\n```\n[link](javascript:alert(1)) ![i](http://example.org/x.png)",
     r"So \[ x = \frac{-b \pm \sqrt{b^2-4ac}}{2a} \] and $5 or $6, \boxed{\sqrt{2}}.",
+    "```\ncost = '$x$'\n  total  =  '\\[ y\n  z \\]'\n```\n"
+    "数$\\overline{xx}$ $$\n𝑥  \\unknown\n$$ ends",
 )
 KINDS = {  # name -> (share correct of a sampled answer, share without an answer)
     "base": (0.27, 0.09),

@@ -16,24 +16,29 @@ from latex2mathml.converter import convert_to_element
 _BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]{0,99}\}){0,99}\}){0,199}\}"
 PATTERN = (
     r"\$\$[^$]{1,400}\$\$|\\\[[\s\S]{1,400}?\\\]|\\\([\s\S]{1,400}?\\\)"
-    r"|(?<![\\$\w])\$(?=[^\s$])[^$\n]{0,199}[^\s$\\]\$(?![\d$])"
+    r"|(?<![\\$A-Za-z0-9_])\$(?=[^\s$])[^$\n]{0,199}[^\s$\\]\$(?![0-9$])"
     rf"|\\boxed{_BRACED}"
 )
-"""A formula with its marks. The page's script uses the same expression, so it holds only what
-Python and JavaScript read alike. Dollars as pandoc takes them: no space inside, no digit after."""
+"""A formula with its marks. The page's script uses the same expression (with the flag `u`), so it
+holds only what both languages read alike in visible text; of letters and digits JavaScript's short
+forms know ASCII alone. Dollars as pandoc takes them: no space inside, no digit after."""
 MOST = 3000
 """Formulas of one page; those after them stay text."""
 DEEPEST = 40
 
 _FORMULA = re.compile(PATTERN)
+_SAME_AS = {"aligned": "split", "gathered": "matrix"}
+"""Environments that latex2mathml does not read, by one that looks the same."""
 _TAGS = frozenset(
     {
         "mrow", "mi", "mn", "mo", "mtext", "mspace", "mfrac", "msqrt", "mroot", "msup", "msub",
         "msubsup", "munder", "mover", "munderover", "mtable", "mtr", "mtd", "mstyle", "menclose",
-        "mpadded", "mphantom",
+        "mpadded",
     }
 )  # fmt: skip
-_WORD, _LENGTH = re.compile(r"[A-Za-z -]{1,40}"), re.compile(r"-?\d?(\.\d{1,4})?(em|ex|px)?")
+_WORD = re.compile("[A-Za-z -]{1,40}")
+_LENGTH = re.compile(r"-?([0-9]?(\.[0-9]{1,4})?(em|ex|cm)?|[0-9]{1,2}(\.[0-9]{1,4})?(px|pt|mm))")
+"""At most a few centimetres."""
 _ATTRIBUTES = {
     **dict.fromkeys(
         ("displaystyle", "stretchy", "fence", "form", "accent", "mathvariant", "movablelimits",
@@ -72,6 +77,8 @@ def tree(formula: str) -> Tree | None:
     inner = formula if formula.startswith("\\boxed") else inner
     if inner.count("{") > DEEPEST:
         return None
+    for name, same in _SAME_AS.items():
+        inner = inner.replace(f"{{{name}}}", f"{{{same}}}")
     try:
         found = convert_to_element(inner, display="block" if block else "inline")
     except Exception:  # a model's text in a foreign parser: anything may come of it
@@ -85,8 +92,8 @@ def tree(formula: str) -> Tree | None:
 def _known(element: Element, depth: int) -> Tree | None:
     """An element and what it holds, if all of it is known."""
     children = [_known(child, depth + 1) for child in element] if depth < DEEPEST else [None]
-    text = html.unescape(element.text or "").strip()
-    unread = text == "&" or text.startswith("\\")
+    text = element.text or ""
+    unread = text == "&" or text.startswith("\\") or "linebreak" in element.attrib
     if element.tag not in _TAGS or None in children or unread:
         return None
     attributes = {
@@ -94,4 +101,4 @@ def _known(element: Element, depth: int) -> Tree | None:
         for name, value in element.attrib.items()
         if name in _ATTRIBUTES and _ATTRIBUTES[name].fullmatch(value)
     }
-    return [element.tag, attributes, children or text]
+    return [element.tag, attributes, children or html.unescape(text)]

@@ -22,12 +22,19 @@
   }
 
   // **bold**, *italic*, `code` and formulas; a star inside 3*4 or 3 * 4 is a star.
-  const MARKS = String.raw`\`[^\`\n]+\`|\*\*(?=\S)[^\n]{1,400}?\S\*\*|(?<![\w*])\*(?=[^\s*])[^*\n]{0,200}[^\s*]\*(?![\w*])`;
+  const MARKS = String.raw`\x60[^\x60\n]+\x60|\*\*(?=\S)[^\n]{1,400}?\S\*\*|(?<![\w*])\*(?=[^\s*])[^*\n]{0,200}[^\s*]\*(?![\w*])`;
+  const FENCED = /^[ \t]*```.*\n?([^]*?)(?:^[ \t]*```[ \t]*$\n?|(?![^]))/m;
+
+  // A formula as the trees are called by: its white space is made one. Undefined: it has no tree.
+  function known(text, math) {
+    const key = text.split(/\s+/).join(" ");
+    return Object.hasOwn(math.trees, key) ? key : undefined;
+  }
 
   function inline(text, math) {
     const found = document.createDocumentFragment();
     let end = 0;
-    for (const match of text.matchAll(new RegExp(`${math.pattern}|${MARKS}`, "g"))) {
+    for (const match of text.matchAll(new RegExp(`${math.pattern}|${MARKS}`, "gu"))) {
       const node = marked(match[0], math);
       if (!node) continue;
       found.append(text.slice(end, match.index), node);
@@ -45,28 +52,31 @@
       node.append(inline(text.slice(size, -size), math));
       return node;
     }
-    const key = text.split(/\s+/).join(" ");
-    if (!Object.hasOwn(math.trees, key)) return null;
+    const key = known(text, math);
+    if (!key) return null;
     const node = formula(math.trees[key]);
     node.setAttribute("aria-label", text);
     return node;
   }
 
-  // Headings, lists, fenced code, and lines; "* 4 = 8" is arithmetic. A display formula over several
-  // lines is made one first.
+  // Fenced code as it is, all else with its marks.
   function rich(text, math) {
     const found = document.createDocumentFragment();
-    const lines = text.replaceAll(new RegExp(math.pattern, "g"), (m) => m.replace(/\s+/g, " ")).split("\n");
-    for (let i = 0; i < lines.length; i += 1) {
-      const line = lines[i];
+    text.split(FENCED).forEach((part, i) => {
+      found.append(i % 2 ? element("pre", "code", part.replace(/\n$/, "")) : prose(part, math));
+    });
+    return found;
+  }
+
+  // Headings, lists and lines; "* 4 = 8" is arithmetic. A display formula over several lines is made
+  // one first.
+  function prose(text, math) {
+    const found = document.createDocumentFragment();
+    const lines = text.replaceAll(new RegExp(math.pattern, "gu"), (m) => known(m, math) ?? m).split("\n");
+    lines.forEach((line, i) => {
       const heading = line.match(/^(#{1,4})\s+(\S.*)$/);
       const item = line.match(/^\s*(?:[-*+](?=\s+[^\s\d])|(\d{1,3}[.)]))\s+(\S.*)$/);
-      if (/^\s*```/.test(line)) {
-        const end = lines.findIndex((other, at) => at > i && /^\s*```\s*$/.test(other));
-        const last = end < 0 ? lines.length : end;
-        found.append(element("pre", "code", lines.slice(i + 1, last).join("\n")));
-        i = last;
-      } else if (heading || item) {
+      if (heading || item) {
         const node = element("div", heading ? "heading" : "item");
         if (item) node.dataset.mark = item[1] || "•";
         node.append(inline(heading ? heading[2] : item[2], math));
@@ -74,7 +84,7 @@
       } else {
         found.append(inline(line, math), i < lines.length - 1 ? "\n" : "");
       }
-    }
+    });
     return found;
   }
 
