@@ -6,8 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from make_run import make_run
 from report_page import Page, parse
 
+from topr.report import write_report
 from topr.report.read import read_run
 
 CHROMIUM = next(
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def opened(report: Path, profile: Path, address: str = "") -> Page:
+def opened(report: Path, profile: Path, address: str = "", *, title: str = "quickstart") -> Page:
     """The page after its scripts ran. Whatever was refused or failed is an error here."""
     done = subprocess.run(
         [
@@ -49,7 +51,7 @@ def opened(report: Path, profile: Path, address: str = "") -> Page:
     page = parse(done.stdout.decode("utf-8"))
     (html,) = page.attributes("html")
     assert "data-pwned" not in html
-    assert "quickstart · topr report" in page.text  # the title, which a completion tries to change
+    assert f"{title} · topr report" in page.text  # which a completion tries to change
     assert len(page.scripts) == 5
     return page
 
@@ -78,8 +80,13 @@ def test_what_a_model_wrote_is_text_formulas_and_a_little_markdown(report, tmp_p
         "<b>x</b>",
         "and $5 or $6,",
         "* 4 = 8",
+        "cost = '$x$'\n  total  =  '\\[ y\n  z \\]'数",  # code as it is
+        "$$\n𝑥  \\unknown\n$$ ends",  # no formula that is known
     ):
         assert text in page.text
+    formulas = [a.get("aria-label") for a in page.attributes("math")]
+    assert r"$\overline{xx}$" in formulas  # after a letter that is not of ASCII
+    assert "$x$" not in formulas
     tags = {tag for tag, _ in page.elements}
     assert {"math", "mfrac", "msqrt", "strong", "em", "code"} <= tags
     assert not {"img", "iframe", "object", "embed", "form", "base", "b-x"} & tags
@@ -106,6 +113,19 @@ def test_the_address_chooses_what_is_shown(report, whole_run, tmp_path):
     assert len(classes(found, "start")) == 1
     assert "null undefined" in found.text
     assert len(found.attributes("mark")) == 1
+
+
+def test_the_browser_finds_runs_with_odd_names(tmp_path):
+    given = {"problems": 2, "steps": 1, "iterations": 1, "hostile": False}
+    names = ("a  b", "a\u202e\tb")
+    runs = [make_run(tmp_path / str(n), called=name, **given) for n, name in enumerate(names)]
+    report = write_report(runs, tmp_path / "two.html")
+    links = [a["href"] for a in parse(report.read_text(encoding="utf-8")).attributes("a")]
+    address = next(link for link in links if link.startswith("#show="))
+    page = opened(report, tmp_path / "profile", address, title="a  b and a⟨U+202E⟩\tb")
+    assert len(classes(page, "rollout")) == 2 * 17
+    for name in ("a  b", "a⟨U+202E⟩\tb"):
+        assert f"{name} · topr" in page.text.split("Gold answer")[1]
 
 
 def test_examples_show_tokens_and_the_weight_with_its_reason(report, tmp_path):

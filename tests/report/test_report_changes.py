@@ -140,7 +140,7 @@ def test_the_examples_of_a_run_have_weights(page):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("several")
-    given = {"problems": 40, "steps": 2, "iterations": 1, "hostile": False}
+    given = {"problems": 60, "steps": 2, "iterations": 1, "hostile": False}
     return [
         make_run(folder / "one", seed=1, **given),
         make_run(folder / "two", seed=2, **given),
@@ -158,7 +158,18 @@ def test_several_runs_stand_side_by_side_and_are_paired(runs, tmp_path):
     for label in ("one · base", "two · base", "one · sft", "two · topr, training examples"):
         assert label in page.text
     assert page.data["pairs"][0] == ["one · topr", "two · topr"]
-    assert ", on 40 problems." in page.text
+    assert ", on 60 problems." in page.text
+
+
+def test_problems_that_changed_from_run_to_run_are_on_the_page(runs, tmp_path):
+    page = parse(write_report(runs[:2], tmp_path / "two.html").read_text(encoding="utf-8"))
+    one, two = (solved(read_run(directory).result) for directory in runs[:2])
+    changed = {problem for problem in one if one[problem][0] != two[problem][0]}
+    before, after = page.data["pairs"][0]
+    assert f"{before} → {after}" in page.text
+    for label in (before, after):
+        (source,) = (s for s in page.data["sources"] if s["label"] == label)
+        assert {p["problem_id"] for p in source["problems"]} >= changed
 
 
 def test_runs_on_other_problems_are_paired_where_problems_are_the_same(runs, tmp_path):

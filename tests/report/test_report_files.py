@@ -81,6 +81,15 @@ def test_without_a_summary_the_table_is_that_of_the_evaluations(run):
     assert partial == whole
 
 
+@pytest.mark.parametrize("part", ["summary.json", "recipe.yaml"])
+def test_a_model_has_the_label_of_its_evaluation(run, part):
+    remove(run / part)
+    found = read_run(run)
+    assert {model.label for model in found.models} == set(found.evaluations)
+    assert found.result is found.evaluations[found.end.label]
+    assert {d.a for d in found.differences} <= set(found.evaluations)
+
+
 def test_a_log_line_that_is_being_written_is_no_row_yet(run):
     log = run / "iteration-01/training/log.jsonl"
     log.write_bytes(log.read_bytes()[:-40])

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topr.errors import RunDirectoryError
-from topr.report.read import read_run
+from topr.report.read import read_results
 from topr.report.render import GENERATOR, render
-from topr.report.several import merge
+from topr.report.several import changed_across, merge
+from topr.report.sources import with_sources
 from topr.store import write_text_atomic
 
 __all__ = ["write_report"]
@@ -33,7 +34,9 @@ def write_report(
     home = directories[0] if len(directories) == 1 else Path()
     path = home / "report.html" if output is None else Path(output)
     _refuse_foreign(path)
-    runs = [read_run(directory) for directory in directories]
+    results = [read_results(directory) for directory in directories]
+    shown = changed_across(results)
+    runs = [with_sources(run, d, shown) for run, d in zip(results, directories, strict=True)]
     html = render(runs[0] if len(runs) == 1 else merge(runs, directories))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, html)

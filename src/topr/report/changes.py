@@ -1,6 +1,6 @@
 """What changed between two evaluations, problem by problem: counts of what is stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -8,7 +8,7 @@ from topr.records import EvalResult
 from topr.report.contents import Run
 from topr.report.figures import Figure
 from topr.report.svg import Axis, Plane
-from topr.report.text import plural, visible
+from topr.report.text import plural
 
 BINS = 10
 """Bars of the figure on either side of zero."""
@@ -47,14 +47,14 @@ def changes(run: Run) -> list[Changes]:
             moves = [b[1] - a[1] for a, b in shared]
             found.append(
                 Changes(
-                    before=visible(before),
-                    after=visible(after),
+                    before=before,
+                    after=after,
                     gained=kinds.count((False, True)),
                     lost=kinds.count((True, False)),
                     right=kinds.count((True, True)),
                     wrong=kinds.count((False, False)),
                     moved=sum(moves) / len(moves),
-                    figure=_figure(visible(before), visible(after), moves),
+                    figure=_figure(before, after, moves),
                 )
             )
     return found
@@ -74,12 +74,13 @@ def solved(result: EvalResult) -> dict[str, tuple[bool, float]]:
     return found
 
 
-def chosen(results: Sequence[EvalResult], count: int) -> list[str]:
+def chosen(results: Sequence[EvalResult], count: int, also: Collection[str] = ()) -> list[str]:
     """Return the first problems, and those that became right or wrong; in the problems' order.
 
     Args:
         results: one evaluation, or the two that matter.
         count: of each of the three kinds; of the changed ones those whose share moved most.
+        also: problems that are asked for.
 
     """
     if not results:
@@ -87,7 +88,7 @@ def chosen(results: Sequence[EvalResult], count: int) -> list[str]:
     order = [str(row["problem_id"]) for row in results[-1].per_problem]
     one, two = (solved(result) for result in (results[0], results[-1]))
     moved = sorted(one.keys() & two.keys(), key=lambda key: (-abs(two[key][1] - one[key][1]), key))
-    found = set(order[:count])
+    found = {*order[:count], *also}
     for kind in ((False, True), (True, False)):
         found.update([key for key in moved if (one[key][0], two[key][0]) == kind][:count])
     return [key for key in order if key in found]

@@ -1,4 +1,7 @@
-"""What a report shows, as records. No files, no rendering."""
+"""What a report shows, as records. No files, no rendering.
+
+Names and labels are already as they are shown (`visible`): the page's script compares them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +19,8 @@ class Model:
 
     name: str
     label: str
-    """Of its evaluation: the name, with the iteration where there are several."""
+    """Of its evaluation: the name, with the iteration where there are several. Models are told
+    apart by it."""
     iteration: int
     comparison: bool
     """Trained outside the loop, from the starting model."""
@@ -122,13 +126,14 @@ class Run:
     """Labels of evaluations to show as before and after; the first is the one that matters."""
     trainings: tuple[Training, ...]
     datasets: tuple[Dataset, ...]
-    sources: tuple[Source, ...]
     verifier: "Run | None"
     """The run of the verifier, where the recipe has one."""
     votes: Mapping[str, Any]
     """What candidates elect with its scores: `votes.json`."""
     missing: tuple[str, ...]
     """What is left out, one short phrase each."""
+    sources: tuple[Source, ...] = ()
+    """The completions to browse."""
     several: bool = False
     """Whether it is of several runs."""
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

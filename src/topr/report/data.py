@@ -7,7 +7,7 @@ from typing import Any
 from topr.report.contents import Run
 from topr.report.reader import as_mapping, as_mappings
 from topr.report.tables import Cell, number, percent, points, signed
-from topr.report.text import as_number, visible
+from topr.report.text import as_number
 from topr.verifier.votes import METHODS
 
 
@@ -32,7 +32,7 @@ def tokens(run: Run) -> list[str]:
             share = saved / max(1, drawn + saved)
             most = number(dataset.drawing.get("max_candidates"))
             lines.append(
-                f"{visible(dataset.label)}: {drawn:,.0f} tokens sampled, {kept:,.0f} kept; "
+                f"{dataset.label}: {drawn:,.0f} tokens sampled, {kept:,.0f} kept; "
                 f"{most} completions of every problem would have taken about {saved:,.0f} more "
                 f"({share:.0%})."
             )
@@ -49,7 +49,7 @@ def gaps(run: Run) -> list[str]:
         )
         if token is not None and most is not None:
             lines.append(
-                f"{visible(training.label)}: {token:.2g} nats a token on average, {most:.2g} a "
+                f"{training.label}: {token:.2g} nats a token on average, {most:.2g} a "
                 "completion at most."
             )
     return lines

@@ -61,7 +61,7 @@ def model_series(models: Sequence[Model]) -> dict[str, Series]:
             names[model.series] = model.name
     return {
         key: Series(
-            label=visible(name), color=f"--series-{number % _SERIES}",
+            label=name, color=f"--series-{number % _SERIES}",
             dash=DASHES[number % len(DASHES)],
         )
         for number, (key, name) in enumerate(names.items())
@@ -106,7 +106,7 @@ def _accuracy_marks(
             line.append((x, y))
             if model.series == key:
                 ends = model.interval(metric)
-                says = f"{visible(model.name)}: {100 * y:.1f} %"
+                says = f"{model.name}: {100 * y:.1f} %"
                 says += f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else ""
                 points.append(plane.point(x, y, ends, says=says, color=style.color))
         lines.append(plane.line(line, name=style.label, color=style.color, dash=style.dash))
@@ -117,7 +117,7 @@ def training_figures(trainings: Sequence[Training]) -> list[TrainingFigures]:
     """Return the figures of each training, by panel."""
     return [
         TrainingFigures(
-            label=visible(training.label),
+            label=training.label,
             note=plural(len(training.log), "logged step"),
             panels=tuple(
                 figure for panel in PANELS if (figure := _panel(panel, training)) is not None
@@ -132,7 +132,7 @@ def training_series(trainings: Sequence[Training]) -> list[Series]:
     """Return how each training is drawn where several are: by its own colour and dash."""
     return [
         Series(
-            label=visible(training.label), color=f"--series-{number % _SERIES}",
+            label=training.label, color=f"--series-{number % _SERIES}",
             dash=DASHES[number % len(DASHES)],
         )
         for number, training in enumerate(trainings)

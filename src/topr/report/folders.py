@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from topr.report.text import visible
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One folder that holds a training or an evaluation, or both."""
 
     label: str
+    """What the page calls it, as it is shown."""
     name: str
+    """What the recipe calls it."""
     iteration: int
     folder: Path
     comparison: bool = False
@@ -32,7 +36,12 @@ def trainer_state(directory: Path) -> Path | None:
 
 
 def find_stages(directory: Path, recipe: Mapping[str, Any]) -> list[Stage]:
-    """Every folder that the recipe asks for, and every further one that is there."""
+    """Every folder that the recipe asks for, and every further one that is there.
+
+    Of a directory with one training alone: that.
+    """
+    if alone := trained_alone(directory):
+        return [alone]
     train = recipe.get("train")
     name = str(train.get("objective") if isinstance(train, Mapping) else "trained")
     numbered = (re.fullmatch("iteration-([0-9]+)", p.name) for p in directory.glob("iteration-*"))
@@ -46,7 +55,9 @@ def find_stages(directory: Path, recipe: Mapping[str, Any]) -> list[Stage]:
     stages = []
     for i in numbers:
         label = "base" if i == 0 else name if numbers[-1] == 1 else f"{name} · iteration {i}"
-        stages.append(Stage(label, "base" if i == 0 else name, i, directory / f"iteration-{i:02d}"))
+        folder = directory / f"iteration-{i:02d}"
+        stages.append(Stage(visible(label), "base" if i == 0 else name, i, folder))
     for other in dict.fromkeys(map(str, names)):
-        stages.append(Stage(other, other, 1, directory / "compare" / other, comparison=True))
+        folder = directory / "compare" / other
+        stages.append(Stage(visible(other), other, 1, folder, comparison=True))
     return stages

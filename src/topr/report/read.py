@@ -3,9 +3,7 @@
 Whatever a run does not have yet, or cannot be read, is left out and named in `Run.missing`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,9 @@ from typing import Any
 from topr.errors import RunDirectoryError
 from topr.evaluation import RESULT_FILE, read_evaluation
 from topr.records import EvalResult
-from topr.report.changes import chosen, solved
+from topr.report.changes import solved
 from topr.report.contents import Difference, Model, Run, Training
-from topr.report.datasets import baseline_of, read_datasets, train_section
+from topr.report.datasets import read_datasets
 from topr.report.folders import Stage, find_stages, trained_alone, trainer_state
 from topr.report.reader import (
     Reader,
@@ -28,14 +26,25 @@ from topr.report.reader import (
     text,
     yaml_mapping,
 )
-from topr.report.rollouts import EVALUATION_PROBLEMS, Source, read_source
+from topr.report.sources import with_sources
 from topr.report.text import as_number, visible
-from topr.report.weights import weigher
-from topr.store import shard_paths
+
+Labels = Mapping[str | int, str]
+"""Of comparisons by their name in the summary, of the loop's models by their iteration."""
 
 
 def read_run(directory: Path) -> Run:
     """Read a run directory, whole or partial.
+
+    Raises:
+        RunDirectoryError: it holds no part of a run.
+
+    """
+    return with_sources(read_results(directory), directory)
+
+
+def read_results(directory: Path) -> Run:
+    """Read everything of a run but the completions to browse.
 
     Raises:
         RunDirectoryError: it holds no part of a run.
@@ -50,25 +59,20 @@ def read_run(directory: Path) -> Run:
             "`topr train` wrote, or the output_dir of a TOPRTrainer."
         )
     recipe = reader.read(directory / "recipe.yaml", yaml_mapping) or {}
-    stages = [trained] if trained else find_stages(directory, recipe)
+    stages = find_stages(directory, recipe)
+    labels = {s.name if s.comparison else s.iteration: s.label for s in stages}
     evaluations = dict(_evaluations(stages, reader))
     trainings = _trainings(stages, reader)
     summary = reader.mapping(directory / "summary.json")
     kept = as_mapping(summary.get("kept"))
-    models = _models(summary, evaluations, stages, reader)
+    models = _models(summary, evaluations, stages, labels, reader)
     loop = sorted((m for m in models if not m.comparison), key=lambda m: m.iteration)
     end = next((m for m in loop if m.iteration == kept.get("iteration")), None)
     if end is None and loop and loop[-1].iteration:
         end = loop[-1]
-    pairs = _pairs(stages, evaluations, end)
-    sources = _sources(stages, evaluations, pairs, recipe, trainings, reader)
     verifier = _verifier(directory, reader)
-    if verifier is not None:
-        sources += tuple(
-            replace(source, label=f"verifier · {source.label}") for source in verifier.sources
-        )
     return Run(
-        name=str(recipe.get("name") or directory.resolve().name),
+        name=visible(str(recipe.get("name") or directory.resolve().name)),
         recipe=recipe,
         recipe_text=reader.read(directory / "recipe.yaml", text, expected=False) or "",
         environment=reader.mapping(directory / "environment.json"),
@@ -76,13 +80,12 @@ def read_run(directory: Path) -> Run:
         models=models,
         start=loop[0] if loop else None,
         end=end,
-        differences=_differences(summary, evaluations, stages, reader),
+        differences=_differences(summary, evaluations, labels, reader),
         kept=kept,
         evaluations=evaluations,
-        pairs=pairs,
+        pairs=_pairs(stages, evaluations, end),
         trainings=trainings,
         datasets=read_datasets(directory, stages, recipe, trainings, reader),
-        sources=sources,
         verifier=verifier,
         votes=reader.mapping(directory / "verifier" / "votes.json", expected=verifier is not None),
         missing=tuple(dict.fromkeys(reader.missing)),
@@ -132,6 +135,7 @@ def _models(
     summary: Mapping[str, Any],
     evaluations: Mapping[str, EvalResult],
     stages: list[Stage],
+    labels: Labels,
     reader: Reader,
 ) -> tuple[Model, ...]:
     """The summary's models; before there is one, those of the evaluations."""
@@ -150,7 +154,7 @@ def _models(
         if as_number(iteration) is None:
             reader.missing.append(f"model {name} of summary.json, iteration {iteration}")
             continue
-        label = _label(stages, name, int(iteration))
+        label = _label(labels, name, int(iteration))
         models.append(
             Model(
                 name=visible(name),
@@ -163,25 +167,23 @@ def _models(
     return tuple(models)
 
 
-def _label(stages: list[Stage], name: str, iteration: int | None) -> str:
+def _label(labels: Labels, name: str, iteration: int) -> str:
     """Of the stage of a model that the summary names."""
-    return next(
-        (s.label for s in stages if s.name == name and iteration in (None, s.iteration)), name
-    )
+    return labels.get(name, labels.get(iteration, visible(name)))
 
 
 def _differences(
     summary: Mapping[str, Any],
     evaluations: Mapping[str, EvalResult],
-    stages: list[Stage],
+    labels: Labels,
     reader: Reader,
 ) -> tuple[Difference, ...]:
     problems = [len(found.per_problem) for found in evaluations.values()]
     try:
         return tuple(
             Difference(
-                a=_label(stages, str(entry["a"]), entry.get("a_iteration")),
-                b=_label(stages, str(entry["b"]), entry.get("b_iteration")),
+                a=_label(labels, str(entry["a"]), entry["a_iteration"]),
+                b=_label(labels, str(entry["b"]), entry["b_iteration"]),
                 metric=str(entry["metric"]),
                 difference=float(entry["difference"]),
                 ci=(float(entry["ci"][0]), float(entry["ci"][1])),
@@ -214,45 +216,6 @@ def _trainings(stages: list[Stage], reader: Reader) -> tuple[Training, ...]:
                 )
             )
     return tuple(trainings)
-
-
-def _sources(
-    stages: list[Stage],
-    evaluations: Mapping[str, EvalResult],
-    pairs: Sequence[tuple[str, str]],
-    recipe: Mapping[str, Any],
-    trainings: tuple[Training, ...],
-    reader: Reader,
-) -> tuple[Source, ...]:
-    """The same problems of every evaluation, then the examples of every training."""
-    first = [evaluations[label] for label in (pairs[0] if pairs else list(evaluations)[:1])]
-    shown = chosen(first, EVALUATION_PROBLEMS)
-    sources = []
-    for stage in stages:
-        results = solved(evaluations[stage.label]) if stage.label in evaluations else {}
-        shards = partial(_read_shards, label=stage.label, chosen=shown, results=results)
-        sources.append(reader.read(stage.folder / "evaluation", shards))
-    for stage in stages:
-        training = next((t for t in trainings if t.label == stage.label), None)
-        baseline = baseline_of(stage, recipe, training)
-        path = stage.folder / "training" / "examples.parquet"
-        if path.exists():
-            weigh = weigher(train_section(stage, recipe), baseline)
-            label = f"{stage.label}, training examples"
-            examples = partial(_read_examples, label=label, weigh=weigh)
-            sources.append(reader.read(path, examples))
-        elif stage.iteration > 0:
-            reader.read(path, _read_examples)  # which names it as missing
-    return tuple(source for source in sources if source is not None)
-
-
-def _read_shards(folder: Path, **given: Any) -> Source | None:
-    files = shard_paths(folder)
-    return read_source(files, **given) if files else None
-
-
-def _read_examples(path: Path, **given: Any) -> Source:
-    return read_source([path], tokens=True, **given)
 
 
 def _probes(path: Path) -> tuple[Mapping[str, Any], ...]:

@@ -7,8 +7,18 @@ from pathlib import Path
 from topr.errors import DataError
 from topr.evaluation import compare
 from topr.records import EvalResult
+from topr.report.changes import chosen
 from topr.report.contents import Difference, Model, Run
+from topr.report.rollouts import EVALUATION_PROBLEMS
 from topr.report.tables import flat
+from topr.report.text import visible
+
+
+def changed_across(runs: Sequence[Run]) -> set[str]:
+    """Return the problems to show of every run: some, and those that changed between results."""
+    first, *others = [run.result for run in runs]
+    pairs = [(first, other) for other in others if first and other]
+    return {problem for pair in pairs for problem in chosen(pair, EVALUATION_PROBLEMS)}
 
 
 def merge(runs: Sequence[Run], directories: Sequence[Path]) -> Run:
@@ -50,10 +60,10 @@ def merge(runs: Sequence[Run], directories: Sequence[Path]) -> Run:
 
 def _names(runs: Sequence[Run], directories: Sequence[Path]) -> list[str]:
     """What tells the runs apart: the recipes' names, the directories', or their paths."""
-    for names in ([r.name for r in runs], [d.resolve().name for d in directories]):
+    for names in ([r.name for r in runs], [visible(d.resolve().name) for d in directories]):
         if len(set(names)) == len(names):
             return names
-    return [str(directory) for directory in directories]
+    return [visible(str(directory)) for directory in directories]
 
 
 def _renamed(run: Run, name: str) -> Run:

@@ -140,7 +140,7 @@ def summary(run: Run) -> Table:
         columns=tuple(visible(TITLES.get(name, name)) for name in names),
         rows=tuple(
             (
-                visible(model.name),
+                model.name,
                 str(model.iteration),
                 model.comparison,
                 tuple(cell(model, name) for name in names),
@@ -161,8 +161,8 @@ def differences(run: Run) -> list[DifferenceRow]:
         low, high = sorted(entry.ci)
         rows.append(
             DifferenceRow(
-                a=visible(entry.a),
-                b=visible(entry.b),
+                a=entry.a,
+                b=entry.b,
                 metric=visible(entry.metric),
                 value=signed(factor * entry.difference) + (" points" if share else ""),
                 interval=f"[{signed(factor * low)}, {signed(factor * high)}]",

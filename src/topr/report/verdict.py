@@ -178,4 +178,4 @@ def _part(names: Mapping[str, str], found: Difference, *, unit: str) -> str:
 
 
 def _name(names: Mapping[str, str], label: str) -> str:
-    return visible(names.get(label, label))
+    return names.get(label, label)
