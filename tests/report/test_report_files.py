@@ -5,14 +5,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from make_run import make_run
 from report_page import parse
 
 from topr.errors import RunDirectoryError
 from topr.report import write_report
 from topr.report.read import read_run
+from topr.verifier.votes import METHODS
 
 PROBLEMS, STEPS = 3, 5
+PAIR = {
+    "a": "topr", "a_iteration": 1, "b": "base", "b_iteration": 0, "metric": "pass@1",
+    "difference": 0.1, "ci": [0.0, 0.2],
+}  # fmt: skip
 ROW = {"problem_id": "a", "samples": 4}
 BINS = {"edges": [0.0, 1.0], "positive": [1, 0], "negative": [1, 0]}
 
@@ -134,12 +140,16 @@ def test_a_run_of_which_nothing_can_be_read_has_a_report(run):
         {"models": [{"name": "base", "iteration": 0, "pass@1": float("nan")}]},
         {"models": [{"name": "topr", "iteration": "x"}, {"name": "topr", "iteration": 10**400}]},
         {"models": [], "comparisons": None},
+        {"models": [{"name": "base", "pass@²": 0.5, "pass@" + 5000 * "9": 0.5}]},
+        {"models": [{"name": "base", "pass@1": 0.5}], "comparisons": [PAIR | {"a_iteration": []}]},
+        {"models": [{"name": "base"}], "comparisons": [PAIR | {"difference": float("nan")}]},
     ],
 )
 def test_odd_values_in_the_summary_break_nothing(run, summary):
     (run / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     page = parse(write_report(run).read_text(encoding="utf-8"))
     assert not {"i", "b"} & {tag for tag, a in page.elements if "class" not in a}
+    assert "nan" not in page.text
 
 
 @pytest.mark.parametrize(
@@ -157,6 +167,9 @@ def test_odd_values_in_the_summary_break_nothing(run, summary):
         ("iteration-01/dataset/manifest.json", {"details": {"steps": [1, {"dropped": "x"}]}}),
         ("iteration-01/evaluation.json", {"per_problem": [{"correct": 1, "samples": 4}]}),
         ("iteration-01/evaluation.json", {"per_problem": [ROW | {"correct": "x"}]}),
+        ("iteration-01/evaluation.json", {"per_problem": [ROW | {"correct": 10**400}]}),
+        ("iteration-01/evaluation.json", {"per_problem": [ROW | {"correct": 1e308}]}),
+        ("iteration-01/evaluation.json", {"per_problem": [ROW | {"correct": float("nan")}]}),
         ("iteration-01/evaluation.json", {"per_problem": [3]}),
     ],
 )
@@ -168,6 +181,35 @@ def test_one_odd_value_leaves_the_rest_of_the_report(run, part, change):
     page = parse(write_report(run).read_text(encoding="utf-8"))
     assert "It worked." in page.text
     assert ("iteration-01/evaluation.json cannot be read" in page.text) == ("per_problem" in change)
+
+
+@pytest.mark.parametrize("change", [{"iterations": 10**12}, {"compare": {"/etc": {}, "a\0": {}}}])
+def test_a_recipe_that_asks_for_odd_folders_has_a_report(run, change):
+    path = run / "recipe.yaml"
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8")) | change
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert "It worked." in parse(write_report(run).read_text(encoding="utf-8")).text
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({}, True), ({"oracle@4": None}, True), ({"majority@4": 10**400}, True),
+        ({"at": [8]}, False), ({"at": 3}, False), ({"problems": "x"}, False),
+        ({"best@4_ci": [0.1]}, False), ({"weighted@4 - majority": "x"}, False),
+    ],
+)  # fmt: skip
+def test_odd_votes_are_named_and_the_rest_shown(run, change, shown):
+    shutil.copytree(run, run / "verifier")
+    votes = {"at": [4], "problems": 7}
+    for key in (*METHODS, "weighted@4 - majority", "best@4 - majority"):
+        key = key if "@" in key else f"{key}@4"
+        votes |= {key: 0.5, f"{key}_ci": [0.4, 0.6]}
+    text = json.dumps(votes | change)
+    (run / "verifier" / "votes.json").write_text(text, encoding="utf-8")
+    page = parse(write_report(run).read_text(encoding="utf-8"))
+    assert ("Of 7 test problems" in page.text) == shown
+    assert ("verifier/votes.json cannot be read" in page.text) != shown
 
 
 def test_only_folders_with_plain_numbers_are_iterations(run):

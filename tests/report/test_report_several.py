@@ -1,5 +1,6 @@
 """What the report of several runs concludes: whole, half-finished, on other problems, kept 0."""
 
+import json
 from functools import cache
 
 import pytest
@@ -115,6 +116,22 @@ def test_without_results_on_the_same_problems_nothing_is_concluded(merged, names
     assert any(d.metric == "pass@1" for d in run.differences)  # of the whole run itself
     assert verdict(run) is None
     assert cards(run) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "compared"),
+    [({"problem_id": [1]}, True), ({"majority": "x"}, False), ({"greedy": [1, 2]}, False)],
+)
+def test_a_problem_with_odd_values_is_not_compared(merged, directory, change, compared):
+    path = directory("plain") / "iteration-01" / "evaluation.json"
+    text = path.read_text(encoding="utf-8")
+    values = json.loads(text)
+    values["per_problem"][0] |= change
+    path.write_text(json.dumps(values), encoding="utf-8")
+    said = verdict(merged("plain", "first"))
+    path.write_text(text, encoding="utf-8")
+    assert (said is not None) == compared
+    assert said is None or said.sentence.endswith(", on 29 problems.")
 
 
 def test_of_three_runs_one_without_a_result_takes_the_cards_and_leaves_the_sentence(merged):

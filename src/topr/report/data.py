@@ -63,12 +63,12 @@ class VoteRow:
     cells: tuple[Cell, ...]
 
 
-def votes(run: Run) -> list[VoteRow]:
-    """Return what candidates elect with a verifier's scores, by their number."""
+def votes(values: Mapping[str, Any]) -> list[VoteRow]:
+    """Return what candidates elect with a verifier's scores, by their number, of `votes.json`."""
     rows = []
-    for k in run.votes.get("at") or ():
-        shares = [_share(run.votes, f"{method}@{k}") for method in METHODS]
-        gains = [_points(run.votes, f"{method}@{k} - majority") for method in ("weighted", "best")]
+    for k in values.get("at", ()):
+        shares = [_share(values, f"{method}@{k}") for method in METHODS]
+        gains = [_points(values, f"{method}@{k} - majority") for method in ("weighted", "best")]
         rows.append(VoteRow(candidates=k, cells=(*shares, *gains)))
     return rows
 

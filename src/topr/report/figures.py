@@ -196,10 +196,9 @@ def _plane(panel: Panel, curves: Sequence[Sequence[Point]]) -> Plane:
     steps = [x for points in curves for x, _ in points]
     values = [y for points in curves for _, y in points if y is not None]
     low, high = min(steps), max(steps)
+    room = max(1, abs(low) / 10) if low == high else 0
     return Plane(
-        x=Axis(
-            title="optimizer step", low=low - (low == high), high=high + (low == high), whole=True
-        ),
+        x=Axis(title="optimizer step", low=low - room, high=high + room, whole=True),
         y=Axis.around(values, zero=panel.from_zero, title=panel.unit, percent=panel.percent),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from topr.report.reader import as_mapping
 from topr.report.text import visible
 
 
@@ -42,22 +43,21 @@ def find_stages(directory: Path, recipe: Mapping[str, Any]) -> list[Stage]:
     """
     if alone := trained_alone(directory):
         return [alone]
-    train = recipe.get("train")
-    name = str(train.get("objective") if isinstance(train, Mapping) else "trained")
+    name = str(as_mapping(recipe.get("train")).get("objective", "trained"))
     numbered = (re.fullmatch("iteration-([0-9]+)", p.name) for p in directory.glob("iteration-*"))
     found = {int(name[1]) for name in numbered if name}
     iterations = recipe.get("iterations", 1)
-    planned = range(iterations + 1) if isinstance(iterations, int) else ()
+    planned = range(iterations + 1) if isinstance(iterations, int) and iterations < 1000 else ()
     numbers = sorted(found.union(planned))
-    compare = recipe.get("compare")
-    names = list(compare) if isinstance(compare, Mapping) else []
+    compare = map(str, as_mapping(recipe.get("compare")))
+    names = [other for other in compare if other.isidentifier()]
     names += sorted(p.name for p in directory.glob("compare/*") if p.is_dir())
     stages = []
     for i in numbers:
         label = "base" if i == 0 else name if numbers[-1] == 1 else f"{name} · iteration {i}"
         folder = directory / f"iteration-{i:02d}"
         stages.append(Stage(visible(label), "base" if i == 0 else name, i, folder))
-    for other in dict.fromkeys(map(str, names)):
+    for other in dict.fromkeys(names):
         folder = directory / "compare" / other
         stages.append(Stage(visible(other), other, 1, folder, comparison=True))
     return stages

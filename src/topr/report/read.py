@@ -13,6 +13,7 @@ from topr.evaluation import RESULT_FILE, read_evaluation
 from topr.records import EvalResult
 from topr.report.changes import solved
 from topr.report.contents import Difference, Model, Run, Training
+from topr.report.data import votes
 from topr.report.datasets import read_datasets
 from topr.report.folders import Stage, find_stages, trained_alone, trainer_state
 from topr.report.reader import (
@@ -70,7 +71,8 @@ def read_results(directory: Path) -> Run:
     end = next((m for m in loop if m.iteration == kept.get("iteration")), None)
     if end is None and loop and loop[-1].iteration:
         end = loop[-1]
-    verifier = _verifier(directory, reader)
+    home = directory / "verifier"
+    verifier = _verifier(home, reader)
     return Run(
         name=visible(str(recipe.get("name") or directory.resolve().name)),
         recipe=recipe,
@@ -87,14 +89,13 @@ def read_results(directory: Path) -> Run:
         trainings=trainings,
         datasets=read_datasets(directory, stages, recipe, trainings, reader),
         verifier=verifier,
-        votes=reader.mapping(directory / "verifier" / "votes.json", expected=verifier is not None),
+        votes=reader.read(home / "votes.json", _votes, expected=verifier is not None) or {},
         missing=tuple(dict.fromkeys(reader.missing)),
     )
 
 
-def _verifier(directory: Path, reader: Reader) -> Run | None:
+def _verifier(home: Path, reader: Reader) -> Run | None:
     """Read the verifier's run, which lies inside; what it misses is missing here."""
-    home = directory / "verifier"
     if not (home / "recipe.yaml").is_file():
         return None
     found = read_run(home)
@@ -112,7 +113,16 @@ def _evaluations(stages: list[Stage], reader: Reader) -> Iterator[tuple[str, Eva
 def _evaluation(path: Path) -> EvalResult:
     """An evaluation whose every problem has what the page counts; else it cannot be read."""
     found = read_evaluation(path)
-    solved(found)
+    if not all(0 <= share <= 1 for _, share in solved(found).values()):
+        raise ValueError(f"{path} has a problem with more right samples than samples")
+    return found
+
+
+def _votes(path: Path) -> Mapping[str, Any]:
+    """Votes of which the page can show every row; else they cannot be read."""
+    found = json_mapping(path)
+    if votes(found) and as_number(found.get("problems")) is None:
+        raise ValueError(f"{path} says of no number of problems")
     return found
 
 
@@ -179,19 +189,26 @@ def _differences(
     reader: Reader,
 ) -> tuple[Difference, ...]:
     problems = [len(found.per_problem) for found in evaluations.values()]
+
+    def finite(value: Any) -> float:
+        found = as_number(value)
+        if found is None:
+            raise ValueError(f"{value} is not a number")
+        return found
+
     try:
         return tuple(
             Difference(
                 a=_label(labels, str(entry["a"]), entry["a_iteration"]),
                 b=_label(labels, str(entry["b"]), entry["b_iteration"]),
                 metric=str(entry["metric"]),
-                difference=float(entry["difference"]),
-                ci=(float(entry["ci"][0]), float(entry["ci"][1])),
+                difference=finite(entry["difference"]),
+                ci=(finite(entry["ci"][0]), finite(entry["ci"][1])),
                 problems=max(problems, default=None),
             )
             for entry in summary.get("comparisons", ())
         )
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+    except (KeyError, TypeError, ValueError, IndexError):
         reader.missing.append("the comparisons of summary.json cannot be read")
         return ()
 

@@ -35,7 +35,8 @@ class Reader:
         try:
             return parse(path)
         except (
-            OSError, ValueError, KeyError, TypeError, yaml.YAMLError, pa.ArrowException, ToprError,
+            OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
+            yaml.YAMLError, pa.ArrowException, ToprError,
         ) as error:  # fmt: skip
             self.missing.append(f"{name} cannot be read ({type(error).__name__})")
             return None

@@ -72,7 +72,7 @@ def _view(run: Run) -> dict[str, Any]:
         "tokens": data.tokens(run),
         "gaps": data.gaps(run),
         "verifier": tables.summary(run.verifier) if run.verifier else None,
-        "votes": data.votes(run),
+        "votes": data.votes(run.votes),
         "environment": tables.flat(run.environment),
         "flat": tables.flat,
         "model_styles": list(figures.model_series(run.models).values()),

@@ -97,12 +97,12 @@ def _between(runs: Sequence[Run], before: str, after: str) -> list[Difference]:
         return []
 
     def only(result: EvalResult) -> EvalResult:
-        rows = tuple(row for row in result.per_problem if row["problem_id"] in shared)
+        rows = tuple(row for row in result.per_problem if str(row["problem_id"]) in shared)
         return replace(result, per_problem=rows)
 
     try:
         differences = compare(only(one), only(two))
-    except DataError:  # none of them could be scored
+    except (DataError, KeyError, TypeError, ValueError):  # none was scored, or not as it is now
         return []
     return [
         Difference(
@@ -120,7 +120,7 @@ def _alike(runs: Sequence[Run]) -> bool:
 
 
 def _asked(result: EvalResult) -> frozenset[str]:
-    return frozenset(row["problem_id"] for row in result.per_problem)
+    return frozenset(str(row["problem_id"]) for row in result.per_problem)
 
 
 def _settings(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -46,7 +46,7 @@ class Axis:
 
     def ticks(self, about: int = 6) -> list[float]:
         """Return round numbers inside the axis: steps of 1, 2 or 5 times a power of ten."""
-        raw = (self.high - self.low) / about
+        raw = max(self.high - self.low, 1e-300) / about
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
         step = max(1.0, step) if self.whole else step

@@ -202,12 +202,8 @@ def metric_names(models: Sequence[Model]) -> list[str]:
     kinds = ("pass", "maj", "greedy", "invalid", "truncated", "mean_length")
 
     def place(name: str) -> tuple[int, int, str]:
-        kind, _, k = name.partition("@")
-        return (
-            kinds.index(kind) if kind in kinds else len(kinds),
-            int(k) if k.isdigit() else 0,
-            name,
-        )
+        kind, _, k = name.partition("@")  # of two numbers the longer one is the higher
+        return kinds.index(kind) if kind in kinds else len(kinds), len(k), name
 
     return sorted(names, key=place)
 
