@@ -120,7 +120,7 @@ def make_run(
     for iteration in range(1, (iterations if finished is None else finished) + 1):
         folder = directory / f"iteration-{iteration:02d}"
         graded = _rollouts(rng, "base", problems, iteration, "train", hostile=False)
-        _store(folder / "rollouts", [_ungraded(r) for r in graded])
+        _store(folder / "rollouts", [replace(r, grade=None) for r in graded])
         _store(folder / "graded", graded, source=folder / "rollouts")
         _choose(folder / "dataset", graded, list(range(len(graded))), folder / "graded")
         _train(rng, folder / "training", graded, "topr", steps)
@@ -155,7 +155,7 @@ def _evaluate(
     _store(folder / "evaluation", rollouts)
     result: EvalResult = score(
         rollouts_to_table(rollouts), name=name, iteration=iteration, model=f"runs/{name}",
-        split="test", resamples=100,
+        split=split, resamples=100,
     )  # fmt: skip
     write_evaluation(folder / RESULT_FILE, result)
     return Evaluated(result=result, path=folder / "model", step=None)
@@ -221,11 +221,6 @@ def _answer(
     return text, Outcome.CORRECT if right else Outcome.WRONG, str(said)
 
 
-def _ungraded(rollout: Rollout) -> Rollout:
-    values = {name: getattr(rollout, name) for name in Rollout.__slots__}
-    return Rollout(**values | {"grade": None})
-
-
 def _store(folder: Path, rollouts: list[Rollout], source: Path | None = None) -> None:
     """Two shards of rollouts; of grades alone where the completions stay in `source`."""
     half = len(rollouts) // 2
@@ -263,7 +258,10 @@ def _train(
     (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     examples = [r for r in rollouts if r.sample < 3]
     if name == "topr":
-        examples[0] = _with_text(examples[0], HOSTILE[1])
+        ids = tuple(range(len(HOSTILE[1].split()) + 1))
+        examples[0] = replace(
+            examples[0], completion=HOSTILE[1], completion_ids=ids, logprobs=(-0.5,) * len(ids)
+        )
     table = rollouts_to_table(examples)
     tokens = [[*r.completion.split(), "</s>"] for r in examples]
     behavior = [list(r.logprobs[: len(t)]) for r, t in zip(examples, tokens, strict=True)]
@@ -288,47 +286,33 @@ def _train(
     _manifest(folder, steps, ["log.jsonl"], details)
 
 
-def _with_text(rollout: Rollout, text: str) -> Rollout:
-    values = {name: getattr(rollout, name) for name in Rollout.__slots__}
-    n = len(text.split()) + 1
-    ids = tuple(range(n))
-    return Rollout(
-        **values | {"completion": text, "completion_ids": ids, "logprobs": tuple([-0.5] * n)}
-    )
-
-
 def _log_row(rng: random.Random, name: str, step: int, steps: int) -> dict[str, Any]:
+    """A step of a training that goes well; only TOPR's knows the gap of log mu."""
     t = step / steps
-    collapse = name == "reinforce"
-    down = -260 * t**2 if collapse else -3.0 * t
-    weight = 1.0 if collapse else math.exp(down / 1.6)
-    below = 0.0 if collapse else 0.22 * t
-    edges = [round(0.05 * i, 2) for i in range(21)]
-    share = 0.25
-    negative = [0] * 21
+    weight = math.exp(-2 * t)
+    positive, negative = [0] * 21, [0] * 21  # the last bin is above 1, which no weight is
+    positive[19] = 16
     for _ in range(48):
-        # a taper bounded by 1, as the histogram's 21st bin (above 1) shows by staying empty
-        w = 1.0 if collapse else min(1.0, math.exp(min(0.0, rng.gauss(down, 1.2 * t))))
-        negative[min(19, int(w * 20))] += 1
+        negative[int(20 * weight * rng.random())] += 1
     gap = {"behavior_gap/token_mean": 2.5e-6, "behavior_gap/sequence_max": 0.031}
     return (gap if name == "topr" and step == 1 else {}) | {
         "step": step,
         "epoch": t,
-        "loss": (-40 * t**2 if collapse else 0.1 - 0.18 * t) + rng.gauss(0, 0.015),
+        "loss": 0.1 - 0.18 * t + rng.gauss(0, 0.015),
         "learning_rate": 1e-4,
-        "grad_norm": (1 + 30 * t**2 if collapse else 0.9 - 0.3 * t) + abs(rng.gauss(0, 0.06)),
+        "grad_norm": 0.9 - 0.3 * t + abs(rng.gauss(0, 0.06)),
         "tokens_per_second": 9000 + rng.gauss(0, 260),
-        "log_ratio/positive": (-60 * t**2 if collapse else 0.6 * t) + rng.gauss(0, 0.05),
-        "log_ratio/negative": down + rng.gauss(0, 0.1),
+        "log_ratio/positive": 0.6 * t + rng.gauss(0, 0.05),
+        "log_ratio/negative": -2 * t + rng.gauss(0, 0.1),
         "weight/positive": 1.0,
         "weight/negative": None if name == "sft" else weight,
-        "weight/negative_below_0.01": below,
-        "effective_sample_size": 60 - 22 * t * (not collapse) + rng.gauss(0, 1.5),
-        "gradient_share/positive": share * 1.3 / (share * 1.3 + (1 - share) * 0.7 * weight),
+        "weight/negative_below_0.01": 0.22 * t,
+        "effective_sample_size": 60 - 22 * t + rng.gauss(0, 1.5),
+        "gradient_share/positive": 1 / (1 + 1.6 * weight),
         "effective_positive_share": 0.383,
         "weight_histogram": {
-            "edges": edges,
-            "positive": [0] * 19 + [16, 0],
-            "negative": [0] * 21 if name == "sft" else negative,
+            "edges": [round(0.05 * i, 2) for i in range(21)],
+            "positive": positive,
+            "negative": negative,
         },
     }

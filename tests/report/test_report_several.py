@@ -120,7 +120,7 @@ def test_without_results_on_the_same_problems_nothing_is_concluded(merged, names
 
 @pytest.mark.parametrize(
     ("change", "compared"),
-    [({"problem_id": [1]}, True), ({"majority": "x"}, False), ({"greedy": [1, 2]}, False)],
+    [({"problem_id": [1]}, True), ({"majority": "x"}, False)],
 )
 def test_a_problem_with_odd_values_is_not_compared(merged, directory, change, compared):
     path = directory("plain") / "iteration-01" / "evaluation.json"
