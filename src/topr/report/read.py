@@ -121,8 +121,8 @@ def _evaluation(path: Path) -> EvalResult:
 def _votes(path: Path) -> Mapping[str, Any]:
     """Votes of which the page can show every row; else they cannot be read."""
     found = json_mapping(path)
-    if votes(found) and as_number(found.get("problems")) is None:
-        raise ValueError(f"{path} says of no number of problems")
+    if votes(found):
+        _finite(found.get("problems"))
     return found
 
 
@@ -189,21 +189,14 @@ def _differences(
     reader: Reader,
 ) -> tuple[Difference, ...]:
     problems = [len(found.per_problem) for found in evaluations.values()]
-
-    def finite(value: Any) -> float:
-        found = as_number(value)
-        if found is None:
-            raise ValueError(f"{value} is not a number")
-        return found
-
     try:
         return tuple(
             Difference(
                 a=_label(labels, str(entry["a"]), entry["a_iteration"]),
                 b=_label(labels, str(entry["b"]), entry["b_iteration"]),
                 metric=str(entry["metric"]),
-                difference=finite(entry["difference"]),
-                ci=(finite(entry["ci"][0]), finite(entry["ci"][1])),
+                difference=_finite(entry["difference"]),
+                ci=(_finite(entry["ci"][0]), _finite(entry["ci"][1])),
                 problems=max(problems, default=None),
             )
             for entry in summary.get("comparisons", ())
@@ -211,6 +204,13 @@ def _differences(
     except (KeyError, TypeError, ValueError, IndexError):
         reader.missing.append("the comparisons of summary.json cannot be read")
         return ()
+
+
+def _finite(value: Any) -> float:
+    found = as_number(value)
+    if found is None:
+        raise ValueError(f"{value} is not a number")
+    return found
 
 
 def _trainings(stages: list[Stage], reader: Reader) -> tuple[Training, ...]:

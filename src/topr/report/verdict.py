@@ -77,10 +77,10 @@ def verdict(run: Run) -> Verdict | None:
     else:
         word, tone = ("It got worse." if first.b == "base" else "Worse."), "worse"
     names = {model.label: NAMES.get(model.name, model.label) for model in run.models}
-    parts = [f"{_name(names, first.a)}: {_part(names, first, unit=f' points {metric}')}"]
+    parts = [f"{names.get(first.a, first.a)}: {_part(names, first, unit=f' points {metric}')}"]
     for other in others:
         if run.several:
-            parts.append(f"{_name(names, other.a)}: {_part(names, other, unit='')}")
+            parts.append(f"{names.get(other.a, other.a)}: {_part(names, other, unit='')}")
         elif other.a == first.a:
             parts.append(_part(names, other, unit=""))
     alike = all(other.problems == first.problems for other in others)
@@ -174,8 +174,6 @@ def _clear(run: Run, start: Model, end: Model, metric: str) -> bool:
 def _part(names: Mapping[str, str], found: Difference, *, unit: str) -> str:
     low, high = (signed(100 * end).removeprefix("+") for end in sorted(found.ci))
     against = "over" if found.difference > 0 else "against"
-    return f"{points(found.difference)}{unit} {against} {_name(names, found.b)} [{low}, {high}]"
-
-
-def _name(names: Mapping[str, str], label: str) -> str:
-    return names.get(label, label)
+    return (
+        f"{points(found.difference)}{unit} {against} {names.get(found.b, found.b)} [{low}, {high}]"
+    )
