@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM, TrainerCallback
 from workloads import PAD_ID
 
+from topr.objectives import ScoredBatch
 from topr.training import TOPRTrainer
 from topr.training.step import Step
 
@@ -59,7 +60,10 @@ def plain_step(
         ratio = torch.where(mask, logprobs.detach() - behavior, 0.0)
         advantage = torch.tensor([row["reward"] for row in batch], device=device)
         group = torch.tensor([row["group"] for row in batch], device=device)
-        weights = trainer.objective.weights(ratio, advantage, mask, group)
+        scored = ScoredBatch(
+            log_ratio=ratio, advantage=advantage, mask=mask, group=group, behavior_logprobs=behavior
+        )
+        weights = trainer.objective.weights(scored)
         per_row = (weights * logprobs).sum(dim=1) / mask.sum(dim=1)
         (-per_row.sum() / len(step)).backward()
         ratios.append(ratio.sum(dim=1))

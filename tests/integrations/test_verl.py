@@ -31,7 +31,7 @@ from tiny import tiny_tokenizer
 from topr.errors import ConfigError, DataError
 from topr.integrations.verl import AGGREGATIONS, register
 from topr.interop import export_rollouts, write_rows
-from topr.objectives import OBJECTIVES, Taper, sequence_scale
+from topr.objectives import OBJECTIVES, ScoredBatch, Taper, sequence_scale
 from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
 from topr.store import rollouts_to_table
 
@@ -71,6 +71,16 @@ def made_logprobs(scale=0.4):
     log_pi = -torch.rand(6, T, generator=generator) * 3
     log_mu = log_pi - scale * torch.randn(6, T, generator=generator)
     return torch.where(MASK, log_pi, math.nan), torch.where(MASK, log_mu, math.inf)
+
+
+def scored(log_pi, log_mu):
+    return ScoredBatch(
+        log_ratio=torch.where(MASK, log_pi - log_mu, 0.0),
+        advantage=ADVANTAGE,
+        mask=MASK,
+        group=torch.arange(6),
+        behavior_logprobs=log_mu,
+    )
 
 
 def settings(**batch):
@@ -125,9 +135,7 @@ def test_the_gradient_is_the_papers(mode):
 def test_verl_aggregates_as_our_normalisation_does(normalization):
     log_pi, log_mu = made_logprobs()
     _, gradient, _ = call("topr", log_pi, log_mu, AGGREGATIONS[normalization])
-    weights = OBJECTIVES["topr"].weights(
-        torch.where(MASK, log_pi - log_mu, 0.0), ADVANTAGE, MASK, torch.arange(6)
-    )
+    weights = OBJECTIVES["topr"].weights(scored(log_pi, log_mu))
     scale = sequence_scale(MASK, normalization, constant=float(T))
     torch.testing.assert_close(gradient, -weights * scale[:, None] / ROWS)
 
@@ -136,9 +144,7 @@ def test_verl_aggregates_as_our_normalisation_does(normalization):
 def test_every_objective_of_single_completions_is_there(name):
     log_pi, log_mu = made_logprobs()
     _, gradient, _ = call(f"topr.{name}", log_pi, log_mu, "token-sum")
-    weights = OBJECTIVES[name].weights(
-        torch.where(MASK, log_pi - log_mu, 0.0), ADVANTAGE, MASK, torch.arange(6)
-    )
+    weights = OBJECTIVES[name].weights(scored(log_pi, log_mu))
     torch.testing.assert_close(gradient, -weights)
 
 
@@ -146,11 +152,7 @@ def test_finite_differences_with_frozen_weights_agree():
     # No gradient through the weight: L(theta) = -sum sg(w) log pi, at log pi + h e_it.
     log_pi, log_mu = made_logprobs()
     _, gradient, _ = call("topr", log_pi, log_mu, "token-sum")
-    weights = (
-        OBJECTIVES["topr"]
-        .weights(torch.where(MASK, log_pi - log_mu, 0.0), ADVANTAGE, MASK, torch.arange(6))
-        .double()
-    )
+    weights = OBJECTIVES["topr"].weights(scored(log_pi, log_mu)).double()
     for i, t in [(0, 0), (1, 0), (2, 4), (4, 3)]:
         moved = torch.where(MASK, log_pi, 0.0).double()
         low = -(weights * moved).sum()

@@ -10,18 +10,16 @@ It is called with one completion at a time (lists of length 1), so that a comple
 costs itself alone and the result cannot depend on how completions are spread over workers.
 """
 
-import importlib
 import inspect
 import math
 import numbers
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 from topr.errors import GradingError
 from topr.records import Grade, Outcome
+from topr.user_code import load_attribute
 
 RewardFunction = Callable[..., Any]
 
@@ -33,30 +31,14 @@ def load_function(name: str) -> RewardFunction:
         GradingError: the name has another form, or the module or function is not there.
 
     """
-    module_name, colon, function_name = name.partition(":")
-    if not (colon and module_name and function_name):
+    if ":" not in name:
         raise GradingError(
             f"grader {name!r} is neither built in nor of the form `module:function`: "
             "write for example `my_rewards:score`"
         )
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
-        raise GradingError(
-            f"grader {name!r}: there is no module {error.name!r}. It must be installed, or be a "
-            f"file in the working directory {Path.cwd()}"
-        ) from None
-    function = getattr(module, function_name, None)
+    function = load_attribute(name, what="grader", error=GradingError)
     if not callable(function):
-        found = "is not callable" if hasattr(module, function_name) else "does not exist"
-        raise GradingError(
-            f"grader {name!r}: {function_name!r} {found} in module {module_name!r} "
-            f"({getattr(module, '__file__', 'built in')})"
-        )
+        raise GradingError(f"grader {name!r} is not callable: it is {function!r}")
     return cast("RewardFunction", function)
 
 

@@ -22,6 +22,7 @@ from topr.objectives import (
     BaselineRole,
     Normalization,
     Objective,
+    ScoredBatch,
     make_objective,
     sequence_scale,
     taper_of,
@@ -160,7 +161,15 @@ class TOPRGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         mask = (completion_mask * inputs.get("tool_mask", 1)).bool()
         log_ratio = self._log_ratio(logprobs, mask, inputs)
         advantage = inputs["advantages"].float()
-        weights = self.objective.weights(log_ratio, advantage, mask, inputs["group"])
+        weights = self.objective.weights(
+            ScoredBatch(
+                log_ratio=log_ratio,
+                advantage=advantage,
+                mask=mask,
+                group=inputs["group"],
+                behavior_logprobs=logprobs.detach().float() - log_ratio,
+            )
+        )
         constant = self.args.normalization_constant
         scale = sequence_scale(mask, self.normalization, constant)[:, None]
         loss = torch.where(mask, -weights * scale * logprobs, 0.0).sum() / len(mask)

@@ -20,6 +20,7 @@ from topr.objectives import (
     OBJECTIVES,
     Normalization,
     Objective,
+    ScoredBatch,
     largest_weight,
     taper_of,
 )
@@ -87,7 +88,15 @@ def policy_loss(name: str, objective: Objective) -> PolicyLoss:
         log_ratio = torch.where(mask, log_prob.detach().float() - old_log_prob.float(), 0.0)
         advantage = _advantage_of_each(advantages, mask)
         alone = torch.arange(len(mask), device=mask.device)
-        weights = objective.weights(log_ratio, advantage, mask, alone)
+        weights = objective.weights(
+            ScoredBatch(
+                log_ratio=log_ratio,
+                advantage=advantage,
+                mask=mask,
+                group=alone,
+                behavior_logprobs=old_log_prob.float(),
+            )
+        )
         loss: Tensor = agg_loss(
             loss_mat=torch.where(mask, -weights * log_prob, 0.0),
             loss_mask=response_mask,

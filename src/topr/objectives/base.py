@@ -54,13 +54,42 @@ class Uses:
     """Fields of the objective that do nothing, its others being what they are."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredBatch:
+    """Completions whose log-probabilities are known: what an objective makes weights of.
+
+    None of the tensors carries a gradient.
+
+    >>> batch = ScoredBatch(
+    ...     log_ratio=torch.tensor([[-1.0, -2.0]]), advantage=torch.tensor([-1.0]),
+    ...     mask=torch.ones(1, 2, dtype=torch.bool), group=torch.tensor([0]),
+    ...     behavior_logprobs=torch.tensor([[-0.5, -0.1]]),
+    ... )
+    """
+
+    log_ratio: Tensor
+    """log pi - log mu of each token, [B, T] float32; anything where the mask is false."""
+    advantage: Tensor
+    """A = R - c of each completion, [B] float32."""
+    mask: Tensor
+    """True at completion tokens, [B, T] bool."""
+    group: Tensor
+    """Number of each completion's prompt, [B] int64."""
+    behavior_logprobs: Tensor
+    """log mu of each token, [B, T] float32; anything where the mask is false."""
+
+    def log_rho(self, level: Level) -> Tensor:
+        """Return the logarithm of pi/mu at a level, [B, T]: see `log_rho`."""
+        return log_rho(self.log_ratio, self.mask, level)
+
+
 class Objective(Protocol):
     """From log-ratios and advantages to the weight of each token's grad log pi."""
 
     @property
     def needs_group(self) -> bool:
-        """Whether a sequence's weight depends on the others of its group, which must then be in
-        the same batch."""
+        """Whether a completion's weight depends on others: those of its prompt are then in the same
+        batch, and `weights` gets a whole batch at once, as far as one process holds it."""
         ...
 
     @property
@@ -73,14 +102,8 @@ class Objective(Protocol):
         """What the method's publication divides a completion's loss by."""
         ...
 
-    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+    def weights(self, batch: ScoredBatch) -> Tensor:
         """Return the weight that multiplies grad log pi of each token.
-
-        Args:
-            log_ratio: log pi - log mu of each token, [B, T], float32.
-            advantage: A = R - c of each sequence, [B], float32.
-            mask: true at completion tokens, [B, T], bool.
-            group: number of each sequence's prompt, [B], int64.
 
         Returns:
             [B, T] float32, without gradient, zero where the mask is false. The step descends

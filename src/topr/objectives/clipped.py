@@ -1,4 +1,4 @@
-"""Objectives that clip a ratio around 1: PPO and GRPO, GSPO, CISPO, written as weights.
+"""Surrogates that are clipped around a ratio of 1, written as weights: PPO and GRPO, GSPO, GMPO.
 
 For min(rho A, clip(rho) A) the weight of grad log pi is rho A where the clip is inactive and 0
 where it is active: where A >= 0 and rho > 1 + high, or A < 0 and rho < 1 - low.
@@ -11,7 +11,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import LOG_CAP, Level, Normalization, NotNegative, Uses, log_rho
+from topr.objectives.base import (
+    LOG_CAP,
+    Level,
+    Normalization,
+    NotNegative,
+    ScoredBatch,
+    Uses,
+    log_rho,
+)
 from topr.objectives.relative import CENTRED, group_normalized
 
 
@@ -41,12 +49,12 @@ class PPO:
         """See `Objective.uses`."""
         return CENTRED if self.group_normalized else Uses()
 
-    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+    def weights(self, batch: ScoredBatch) -> Tensor:
         """Return rho A where the clip is inactive, else 0. See `Objective.weights`."""
-        if self.group_normalized:
-            advantage = group_normalized(advantage, group)
-        rho = log_rho(log_ratio, mask, self.level)
-        return _unclipped(rho, advantage[:, None].float(), self.low, self.high, mask)
+        advantage = group_normalized(batch) if self.group_normalized else batch.advantage.float()
+        rho = batch.log_rho(self.level)
+        active = _inactive_clip(rho, advantage, *_log_limits(self.low, self.high))
+        return _ratio_weights(rho, advantage, active & batch.mask)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,42 +71,56 @@ class GSPO:
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "length"
 
-    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+    def weights(self, batch: ScoredBatch) -> Tensor:
         """Return s A where the clip is inactive, else 0. See `Objective.weights`."""
-        advantage = group_normalized(advantage, group)
-        rho = log_rho(log_ratio, mask, "geometric")
-        return _unclipped(rho, advantage[:, None], self.low, self.high, mask)
+        advantage, rho = group_normalized(batch), batch.log_rho("geometric")
+        active = _inactive_clip(rho, advantage, *_log_limits(self.low, self.high))
+        return _ratio_weights(rho, advantage, active & batch.mask)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CISPO:
-    """Clipped importance-sampling weights (MiniMax-M1, arXiv 2506.13585, eq. 4): each token's
-    ratio clipped and used as a weight, so that no token loses its gradient. There all tokens of
-    the batch weigh alike, hence the normalisation `none`; their common factor, one over their
-    number, is left to the learning rate.
+class GMPO:
+    """Geometric-mean policy optimization (Zhao et al., arXiv 2507.20673, eq. 4): the geometric mean
+    of token ratios, each clipped by itself, with group-normalised advantages. The 1/|y| of its
+    gradient is the loss normalisation `length`.
     """
 
-    low: NotNegative = 1.0
-    """Clipped below 1 - low; 1 means no lower limit."""
-    high: NotNegative = 0.2
+    low: NotNegative = 0.4
+    """log rho_t is clipped below -low."""
+    high: NotNegative = 0.4
+    """log rho_t is clipped above high."""
 
     needs_group: ClassVar[bool] = True
     uses: ClassVar[Uses] = CENTRED
-    normalization: ClassVar[Normalization] = "none"
+    normalization: ClassVar[Normalization] = "length"
 
-    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
-        """Return clip(rho_t) A. See `Objective.weights`."""
-        advantage = group_normalized(advantage, group)
-        log_low = math.log1p(-self.low) if self.low < 1 else -math.inf
-        rho = log_rho(log_ratio, mask, "token").clamp(log_low, math.log1p(self.high)).exp()
-        return torch.where(mask, rho * advantage[:, None], 0.0)
+    def weights(self, batch: ScoredBatch) -> Tensor:
+        """Return A exp(mean of the clipped log rho_t) at tokens whose clip is inactive, else 0. See
+        `Objective.weights`.
+        """
+        advantage, rho = group_normalized(batch), batch.log_rho("token")
+        active = _inactive_clip(rho, advantage, -self.low, self.high) & batch.mask
+        # Where A >= 0 the smaller of log rho_t and its clipped value counts, else the larger.
+        limited = torch.where(
+            advantage[:, None] >= 0, rho.clamp(max=self.high), rho.clamp(min=-self.low)
+        )
+        mean = log_rho(limited, batch.mask, "geometric")
+        return _ratio_weights(mean, advantage, active)
 
 
-def _unclipped(rho: Tensor, advantage: Tensor, low: float, high: float, mask: Tensor) -> Tensor:
-    """Return rho A where min(rho A, clip(rho) A) = rho A has a gradient, else 0.
+def _log_limits(low: float, high: float) -> tuple[float, float]:
+    """Return the logarithms of 1 - low and 1 + high."""
+    return math.log1p(-low) if low < 1 else -math.inf, math.log1p(high)
 
-    `rho` is a logarithm, [B, T]; `advantage` is [B, 1].
+
+def _inactive_clip(rho: Tensor, advantage: Tensor, lower: float, upper: float) -> Tensor:
+    """Return where min(rho A, clip(rho) A) = rho A has a gradient, [B, T] bool.
+
+    `rho`, [B, T], and the limits are logarithms; `advantage` is [B].
     """
-    lower = math.log1p(-low) if low < 1 else -math.inf
-    active = torch.where(advantage >= 0, rho <= math.log1p(high), rho >= lower)
-    return torch.where(mask & active, rho.clamp(max=LOG_CAP).exp() * advantage, 0.0)
+    return torch.where(advantage[:, None] >= 0, rho <= upper, rho >= lower)
+
+
+def _ratio_weights(rho: Tensor, advantage: Tensor, active: Tensor) -> Tensor:
+    """Return exp(rho) A where `active`, else 0, [B, T]."""
+    return torch.where(active, rho.clamp(max=LOG_CAP).exp() * advantage[:, None], 0.0)

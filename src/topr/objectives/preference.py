@@ -1,4 +1,6 @@
-"""Preference objectives on graded completions, written as weights: DPO, APO."""
+"""Objectives that take right and wrong completions apart instead of scaling by an advantage: DPO,
+APO, NFT.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import BaselineRole, Normalization, Positive, Uses, log_rho
+from topr.objectives.base import BaselineRole, Normalization, Positive, ScoredBatch, Uses
+from topr.objectives.relative import group_mean
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,17 +29,17 @@ class DPO:
     uses: ClassVar[Uses] = Uses(baseline=BaselineRole.THRESHOLD)
     normalization: ClassVar[Normalization] = "none"
 
-    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+    def weights(self, batch: ScoredBatch) -> Tensor:
         """Return the summed weight of each completion's pairs. See `Objective.weights`."""
-        rho = torch.where(mask, log_ratio.detach().float(), 0.0).sum(dim=-1)
-        same = group[:, None] == group[None, :]
-        chosen = advantage >= 0
+        rho = batch.log_rho("token").sum(dim=-1)
+        same = batch.group[:, None] == batch.group[None, :]
+        chosen = batch.advantage >= 0
         pair = same & chosen[:, None] & ~chosen[None, :]
         pairs_in_group = (same.float() @ pair.float().sum(dim=1)).clamp(min=1)
         strength = self.beta * torch.sigmoid(-self.beta * (rho[:, None] - rho[None, :])) * pair
         signed = strength.sum(dim=1) - strength.sum(dim=0)
         weight = signed * same.sum(dim=1) / (2 * pairs_in_group)
-        return torch.where(mask, weight[:, None], 0.0)
+        return torch.where(batch.mask, weight[:, None], 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +57,40 @@ class APO:
     uses: ClassVar[Uses] = Uses()
     normalization: ClassVar[Normalization] = "none"
 
-    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+    def weights(self, batch: ScoredBatch) -> Tensor:
         """Return A beta sigma'(beta log rho). See `Objective.weights`."""
-        likes = torch.sigmoid(self.beta * log_rho(log_ratio, mask, "sequence"))
-        weight = advantage[:, None].float() * self.beta * likes * (1.0 - likes)
-        return torch.where(mask, weight, 0.0)
+        likes = torch.sigmoid(self.beta * batch.log_rho("sequence"))
+        weight = batch.advantage[:, None].float() * self.beta * likes * (1.0 - likes)
+        return torch.where(batch.mask, weight, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NFT:
+    """Negative-aware fine-tuning (Chen et al., arXiv 2505.18116, eq. 9): right completions are
+    supervised; wrong ones train the policy through the one that would have written them,
+
+        pi-(t) = (1 - r rho_t) / (1 - r) mu(t)        with r the share right of the prompt,
+
+    by -log(max(pi- / mu, 1)), whose gradient is kept below the maximum. A prompt weighs 1 - r, and
+    nothing where all its completions are alike.
+    """
+
+    least: Positive = 1.0
+    """pi- / mu counts as this where it is smaller."""
+
+    needs_group: ClassVar[bool] = True
+    uses: ClassVar[Uses] = Uses(baseline=BaselineRole.THRESHOLD)
+    normalization: ClassVar[Normalization] = "none"
+
+    def weights(self, batch: ScoredBatch) -> Tensor:
+        """Return 1 - r at right completions and -r rho_t / max(pi- / mu, least) at wrong ones. See
+        `Objective.weights`.
+        """
+        right = batch.advantage >= 0
+        share = group_mean(right.float(), batch.group)
+        mixed = (share > 0) & (share < 1)
+        share = share.clamp(0.02, 0.98)[:, None]  # as the authors' code has it
+        ratio = batch.log_rho("token").clamp(max=10.0).exp()
+        implicit = ((1 - share * ratio) / (1 - share)).clamp(min=self.least)
+        weight = torch.where(right[:, None], 1 - share, -share * ratio / implicit)
+        return torch.where(batch.mask & mixed[:, None], weight, 0.0)

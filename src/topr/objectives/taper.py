@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from topr.errors import ConfigError
-from topr.objectives.base import LOG_CAP, Level, Normalization, Uses, log_rho
+from topr.objectives.base import LOG_CAP, Level, Normalization, ScoredBatch, Uses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,18 +68,18 @@ normalization='length')
         if not 0.0 <= self.lookahead < math.inf:
             raise ConfigError(f"taper lookahead={self.lookahead}: expected 0 or more")
 
-    def weights(self, log_ratio: Tensor, advantage: Tensor, mask: Tensor, group: Tensor) -> Tensor:
+    def weights(self, batch: ScoredBatch) -> Tensor:
         """Return A [rho]_a^b, or A [rho^]_a^b. See `Objective.weights`."""
-        rho = log_rho(log_ratio, mask, self.level)
+        rho, advantage = batch.log_rho(self.level), batch.advantage[:, None].float()
         clipped = torch.where(
-            advantage[:, None] >= 0,
-            _clipped_exp(rho, *self.positive),
-            _clipped_exp((1.0 + self.lookahead) * rho, *self.negative),
+            advantage >= 0,
+            clipped_exp(rho, *self.positive),
+            clipped_exp((1.0 + self.lookahead) * rho, *self.negative),
         )
-        return torch.where(mask, advantage[:, None].float() * clipped, 0.0)
+        return torch.where(batch.mask, advantage * clipped, 0.0)
 
 
-def _clipped_exp(log_z: Tensor, low: float, high: float) -> Tensor:
+def clipped_exp(log_z: Tensor, low: float, high: float) -> Tensor:
     """Return [exp(log_z)]_low^high, clipped in log space so that nothing overflows."""
     log_low = math.log(low) if low > 0 else -math.inf
     log_high = min(math.log(high), LOG_CAP) if high > 0 else -math.inf

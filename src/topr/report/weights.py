@@ -20,7 +20,7 @@ def weigher(train: Mapping[str, Any], baseline: float | None) -> Weigh | None:
     """
     import torch  # here, since a report without training examples needs none
 
-    from topr.objectives import Taper, make_objective
+    from topr.objectives import ScoredBatch, Taper, make_objective
 
     name = str(train.get("objective", ""))
     try:
@@ -38,7 +38,15 @@ def weigher(train: Mapping[str, Any], baseline: float | None) -> Weigh | None:
         ratios = torch.tensor([[pi - mu for pi, mu in pairs]])
         advantage = torch.tensor([row["reward"] - baseline])
         mask = torch.ones_like(ratios, dtype=torch.bool)
-        weight = objective.weights(ratios, advantage, mask, torch.zeros(1, dtype=torch.long))
+        weight = objective.weights(
+            ScoredBatch(
+                log_ratio=ratios,
+                advantage=advantage,
+                mask=mask,
+                group=torch.zeros(1, dtype=torch.long),
+                behavior_logprobs=torch.tensor([row["behavior_logprobs"]]),
+            )
+        )
         if not advantage.item() or not math.isfinite(weight[0, 0].item()):
             return None
         positive = advantage.item() >= 0

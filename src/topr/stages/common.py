@@ -26,6 +26,7 @@ from topr.records import Split
 from topr.store import Manifest, begin, read_manifest, shard_paths, write_manifest
 from topr.tasks import Task, load_task
 from topr.tasks.prompts import check_prompts, resolve_prompt
+from topr.user_code import code_digest
 
 DATA_VERSIONS = {
     "generate": 2, "grade": 2, "curate": 2, "train": 2, "evaluate": 2, "verify": 2, "import": 1,
@@ -69,7 +70,12 @@ def _file_fingerprint(file: Path, named: bool) -> list[Any]:
 
 
 def grading_version(grader: str) -> str | None:
-    """Return the version of the package that a grader comes from; None: it is topr's own."""
+    """Return the version of the package that a grader comes from, or the hash of a user's file.
+
+    None: it is topr's own.
+    """
+    if ":" in grader:
+        return code_digest(grader)
     if grader != "reasoning_gym":
         return None
     from topr.grading.gym_datasets import version

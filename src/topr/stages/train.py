@@ -39,6 +39,7 @@ from topr.training.data import LEFT_OUT
 from topr.training.distributed import distributed_context
 from topr.training.examples import examples_table
 from topr.training.sharding import reads_weights, shards_weights
+from topr.user_code import code_digest
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ def _open(
     """Open the stage by the inputs that determine the trained weights."""
     scored_by = writers if config.behavior_logprobs == "recompute" else ()
     probed = config.watch == "stop" and config.probe_problems > 0  # a warning changes no number
+    own = [code_digest(config.objective)] if ":" in config.objective else []
     return open_stage(
         work,
         "train",
@@ -129,6 +131,7 @@ def _open(
         seed,
         sorted({str(identity(writer)) for writer in scored_by}),
         probe if probed else None,
+        *own,
     )
 
 

@@ -21,7 +21,13 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from topr.errors import ConfigError, TrainingError
-from topr.objectives import BaselineRole, Objective, make_objective, resolve_baseline
+from topr.objectives import (
+    BaselineRole,
+    Objective,
+    ScoredBatch,
+    make_objective,
+    resolve_baseline,
+)
 from topr.training.arguments import TOPRConfig
 from topr.training.compiling import validate_compiling
 from topr.training.data import Composition
@@ -335,12 +341,15 @@ def any_weight(
         while end < len(order) and groups[order[end]] == groups[order[end - 1]]:
             end += 1
         chosen = order[start:end]
-        advantage = torch.from_numpy(advantages[chosen]).float()
-        group = torch.from_numpy(groups[chosen])
-        mask = torch.ones(len(chosen), 1, dtype=torch.bool)
         for log_rho in PROBES:
-            log_ratio = torch.full((len(chosen), 1), log_rho)
-            if objective.weights(log_ratio, advantage, mask, group).any():
+            batch = ScoredBatch(
+                log_ratio=torch.full((len(chosen), 1), log_rho),
+                advantage=torch.from_numpy(advantages[chosen]).float(),
+                mask=torch.ones(len(chosen), 1, dtype=torch.bool),
+                group=torch.from_numpy(groups[chosen]),
+                behavior_logprobs=torch.full((len(chosen), 1), -1.0),
+            )
+            if objective.weights(batch).any():
                 return True
         start = end
     return False

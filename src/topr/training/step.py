@@ -15,6 +15,7 @@ from torch import Tensor
 from topr.objectives import (
     Normalization,
     Objective,
+    ScoredBatch,
     largest_weight,
     sequence_scale,
     taper_of,
@@ -175,15 +176,27 @@ class Step:
 
     def _ratios(self, positions: Sequence[int], logprobs: Tensor) -> Tensor:
         """Return log pi - log mu of each token, [N]."""
-        behavior = flat_tokens([self.rows[i]["behavior_logprobs"] for i in positions])
-        return logprobs.detach().float() - behavior.to(self.device)
+        return logprobs.detach().float() - self._behavior(positions)
+
+    def _behavior(self, positions: Sequence[int]) -> Tensor:
+        """Return log mu of each token, [N]."""
+        behavior = [self.rows[i]["behavior_logprobs"] for i in positions]
+        return flat_tokens(behavior).to(self.device)
 
     def _weights(self, positions: Sequence[int], ratios: Tensor) -> Tensor:
         """Return the factor of each token's grad log pi, [N], and note what was seen."""
-        log_ratio, mask = spread(ratios, [self.lengths[i] for i in positions])
+        lengths = [self.lengths[i] for i in positions]
+        log_ratio, mask = spread(ratios, lengths)
         at = torch.tensor(positions, device=self.device)
         advantage = self.advantage_B[at]
-        weights = self.objective.weights(log_ratio, advantage, mask, self.group_B[at])
+        batch = ScoredBatch(
+            log_ratio=log_ratio,
+            advantage=advantage,
+            mask=mask,
+            group=self.group_B[at],
+            behavior_logprobs=spread(self._behavior(positions), lengths)[0],
+        )
+        weights = self.objective.weights(batch)
         self.log_ratio_B[at] = log_ratio.sum(dim=-1)
         self.weight_B[at] = token_mean(weights, mask)
         taper = taper_of(largest_weight(weights), advantage)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from objectives.scored import batch_of, weigh
 from topr.errors import ConfigError
 from topr.objectives import (
     OBJECTIVES,
@@ -32,7 +33,7 @@ def random_log_ratio(scale: float = 0.5) -> torch.Tensor:
 
 
 def weights(name, log_ratio, advantage=ADVANTAGE, mask=MASK, group=GROUP):
-    return OBJECTIVES[name].weights(log_ratio, advantage, mask, group)
+    return weigh(name, log_ratio, advantage, mask, group)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
@@ -140,9 +141,8 @@ def test_a_length_normalised_ratio_never_closes_on_long_completions():
     # The reason for the sequence level: 500 tokens, each 1 % less likely. The sequence is
     # exp(-5) = 0.0067 as likely and fades; its geometric mean is exp(-0.01) = 0.99.
     log_ratio = torch.full((1, 500), -0.01)
-    arguments = (log_ratio, torch.tensor([-1.0]), torch.ones(1, 500, dtype=bool), torch.zeros(1))
-    assert OBJECTIVES["topr"].weights(*arguments)[0, 0].item() == pytest.approx(-math.exp(-5))
-    mean_ratio = OBJECTIVES["verl_topr"].weights(*arguments)[0, 0].item()
+    assert weigh("topr", log_ratio, [-1.0])[0, 0].item() == pytest.approx(-math.exp(-5))
+    mean_ratio = weigh("verl_topr", log_ratio, [-1.0])[0, 0].item()
     assert mean_ratio == pytest.approx(-0.99, abs=1e-3)
 
 
@@ -192,8 +192,8 @@ def test_grpo_advantages_by_hand():
     advantage = torch.tensor([1.0, 1.0, -1.0])
     mask = torch.ones(3, 1, dtype=bool)
     for baseline in (0.0, 0.4):  # a baseline cancels out
-        weight = OBJECTIVES["grpo"].weights(
-            torch.zeros(3, 1), advantage - baseline, mask, torch.tensor([7, 7, 7])
+        weight = weigh(
+            "grpo", torch.zeros(3, 1), advantage - baseline, mask, torch.tensor([7, 7, 7])
         )
         assert weight.squeeze(1).tolist() == pytest.approx([0.7071, 0.7071, -1.4142], rel=1e-3)
 
@@ -201,9 +201,7 @@ def test_grpo_advantages_by_hand():
 def test_cispo_keeps_every_tokens_gradient():
     log_ratio = torch.tensor([[0.5, 1.1, 3.0]]).log().repeat(2, 1)
     mask = torch.ones(2, 3, dtype=bool)
-    weight = OBJECTIVES["cispo"].weights(
-        log_ratio, torch.tensor([1.0, -1.0]), mask, torch.tensor([0, 0])
-    )
+    weight = weigh("cispo", log_ratio, torch.tensor([1.0, -1.0]), mask, torch.tensor([0, 0]))
     assert weight[0].tolist() == pytest.approx([0.5, 1.1, 1.2], rel=1e-3)
     assert weight[1].tolist() == pytest.approx([-0.5, -1.1, -1.2], rel=1e-3)
 
@@ -227,8 +225,12 @@ def test_dpo_averages_the_pairs_of_a_group():
     # Two right, one wrong, on policy: 2 pairs, sigma(0) = 1/2, 3 completions:
     # wrong: -beta (1/2 + 1/2) * 3 / (2 * 2); each right one half of that.
     mask = torch.ones(3, 1, dtype=bool)
-    weight = OBJECTIVES["dpo"].weights(
-        torch.zeros(3, 1), torch.tensor([1.0, 1.0, -1.0]), mask, torch.zeros(3, dtype=torch.long)
+    weight = weigh(
+        "dpo",
+        torch.zeros(3, 1),
+        torch.tensor([1.0, 1.0, -1.0]),
+        mask,
+        torch.zeros(3, dtype=torch.long),
     )
     assert weight.squeeze(1).tolist() == pytest.approx([0.0375, 0.0375, -0.075])
 
@@ -258,8 +260,8 @@ def test_a_completion_where_mirror_descent_wants_it_is_left_alone():
     # tau = 0.1, R - mean = -1: log rho = -10.
     log_ratio = torch.tensor([[10.0], [-10.0]])
     mask = torch.ones(2, 1, dtype=bool)
-    weight = OBJECTIVES["opmd"].weights(
-        log_ratio, torch.tensor([1.0, -1.0]), mask, torch.zeros(2, dtype=torch.long)
+    weight = weigh(
+        "opmd", log_ratio, torch.tensor([1.0, -1.0]), mask, torch.zeros(2, dtype=torch.long)
     )
     assert weight.squeeze(1).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
 
@@ -270,9 +272,7 @@ def test_the_look_ahead_is_an_extrapolated_policy_without_its_normaliser():
     extrapolated = ((1 + lambda_) * pi.log() - lambda_ * mu.log()).softmax(-1)
     log_ratio = (pi / mu).log()[:1, None].repeat(2, 1)
     mask = torch.ones(2, 1, dtype=bool)
-    weight = OBJECTIVES["steep_topr"].weights(
-        log_ratio, torch.tensor([1.0, -1.0]), mask, torch.arange(2)
-    )
+    weight = weigh("steep_topr", log_ratio, torch.tensor([1.0, -1.0]), mask, torch.arange(2))
     assert weight.squeeze(1).tolist() == pytest.approx([1.0, -(0.4**2)])
     # With its normaliser it would be less: ours is an upper bound.
     assert (extrapolated / mu)[0].item() < 0.4**2
@@ -348,14 +348,16 @@ def probes():
         ratio = scale * torch.randn(64, 4, generator=generator)
         for rewards in ((1.0, -1.0), (1.0, 0.25)):
             chosen = torch.randint(0, 2, (64,), generator=generator)
-            yield torch.where(mask, ratio, 0.0), torch.tensor(rewards)[chosen], mask, group
+            log_mu = -2 * torch.rand(64, 4, generator=generator)
+            reward = torch.tensor(rewards)[chosen]
+            yield torch.where(mask, ratio, 0.0), reward, mask, group, log_mu
 
 
 def pull(objective, baseline=0.0):
     """All weights on the probes, as one vector."""
     found = [
-        objective.weights(ratio, reward - baseline, mask, group).flatten()
-        for ratio, reward, mask, group in probes()
+        objective.weights(batch_of(ratio, reward - baseline, mask, group, log_mu)).flatten()
+        for ratio, reward, mask, group, log_mu in probes()
     ]
     return torch.cat(found)
 
@@ -363,7 +365,11 @@ def pull(objective, baseline=0.0):
 OTHER_VALUES = {
     "positive": [(0.5, 1.5)], "negative": [(0.25, 0.5)], "level": ["geometric", "token"],
     "lookahead": [0.7], "low": [0.11], "high": [0.33], "group_normalized": [True, False],
-    "delta": [0.2], "tau": [0.4], "beta": [0.7],
+    "delta": [0.2], "tau": [0.4], "beta": [0.7], "beta1": [0.3], "beta2": [0.7],
+    "low_positive": [0.5], "high_positive": [0.1], "low_negative": [0.3], "high_negative": [0.1],
+    "divergence": ["kl"], "threshold": [0.01], "truncate": [1.5], "bound": [0.3],
+    "k_positive": [1.0], "k_negative": [1.0], "lambda_positive": [1.0], "lambda_negative": [1.0],
+    "tau_positive": [2.0], "tau_negative": [2.0], "least": [0.5],
 }  # fmt: skip
 
 
@@ -383,11 +389,11 @@ def test_every_field_of_an_objective_changes_weights_or_is_refused(name):
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_what_an_objective_says_that_it_uses_is_what_it_uses(name):
     objective = OBJECTIVES[name]
-    ratio, reward, mask, group = next(iter(probes()))
+    ratio, reward, mask, group, log_mu = next(iter(probes()))
     signed = torch.where(reward > 0, 1.0, -1.0)
 
     def weights(log_ratio=ratio, advantage=signed):
-        return objective.weights(log_ratio, advantage, mask, group)
+        return objective.weights(batch_of(log_ratio, advantage, mask, group, log_mu))
 
     far = torch.where(mask, -2.0, 0.0)
     depends = not torch.allclose(weights(log_ratio=far), weights(log_ratio=0 * far))

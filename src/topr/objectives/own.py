@@ -1,0 +1,57 @@
+"""An objective of the user's: a dataclass that `module:MyObjective` names, tried out on a small batch
+before it trains.
+"""
+
+import dataclasses
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from topr.errors import ConfigError
+from topr.objectives.base import Objective, ScoredBatch
+from topr.user_code import load_attribute
+
+
+def own_objective(name: str) -> Objective:
+    """Return the objective that `module:MyObjective` names, with its defaults."""
+    found = load_attribute(name, what="objective", error=ConfigError)
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ConfigError(f"objective {name!r} is {found!r}: expected a dataclass, a class")
+    wanted = ("needs_group", "uses", "normalization", "weights")
+    missing = [attribute for attribute in wanted if not hasattr(found, attribute)]
+    fields = {field.name for field in dataclasses.fields(found)}
+    if missing := [attribute for attribute in missing if attribute not in fields]:
+        raise ConfigError(
+            f"objective {name!r} has no {', '.join(missing)}: an objective has "
+            f"{', '.join(wanted)}, see topr.objectives.Objective"
+        )
+    try:
+        return cast("Objective", found())
+    except TypeError as error:
+        raise ConfigError(f"objective {name!r}: each field needs a default ({error})") from None
+
+
+def try_out(name: str, objective: Objective) -> None:
+    """Refuse weights that are not what a step needs, before one is taken."""
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    batch = ScoredBatch(
+        log_ratio=torch.where(mask, -0.5, torch.nan),
+        advantage=torch.tensor([1.0, -1.0]),
+        mask=mask,
+        group=torch.zeros(2, dtype=torch.long),
+        behavior_logprobs=torch.where(mask, -1.0, torch.nan),
+    )
+    found: object = objective.weights(batch)
+    if not isinstance(found, Tensor) or found.shape != mask.shape or found.requires_grad:
+        was = f"{tuple(found.shape)}" if isinstance(found, Tensor) else f"{type(found).__name__}"
+        raise ConfigError(
+            f"objective {name!r}: weights returned {was} for a batch of {tuple(mask.shape)}; "
+            "expected a tensor of one weight for each token, without gradient"
+        )
+    if not torch.isfinite(found).all() or found[~mask].any():
+        raise ConfigError(
+            f"objective {name!r}: weights are {found.tolist()}: not finite, or not 0 where the "
+            "mask is false. End with torch.where(batch.mask, weight, 0.0), and take ratios from "
+            "batch.log_rho, which is 0 there"
+        )

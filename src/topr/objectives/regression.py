@@ -1,0 +1,120 @@
+"""Regressions on the log-ratio: mirror descent, DRO, OAPL, QRPO.
+
+Each descends (target - beta log rho)^2 / (2 beta), whose gradient has the weight
+
+    w = target - beta log rho
+
+They differ by the target. Instead of a taper there is a restoring force, for positives and
+negatives alike: the weight fades as log rho comes to target / beta, and turns beyond it. The
+publications' constant factor in front, 2 beta, is left to the learning rate.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from topr.objectives.base import (
+    Level,
+    Normalization,
+    NotNegative,
+    Positive,
+    ScoredBatch,
+    Uses,
+)
+from topr.objectives.relative import CENTRED, group_max, group_mean
+
+
+def _pull(target_B: Tensor, beta: float, batch: ScoredBatch, level: Level = "sequence") -> Tensor:
+    """Return target - beta log rho at each token, [B, T]."""
+    weight = target_B[:, None].float() - beta * batch.log_rho(level)
+    return torch.where(batch.mask, weight, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MirrorDescent:
+    """Online policy mirror descent, as Kimi k1.5 trains (arXiv 2501.12599, eq. 3), with mu as the
+    reference: target R - mean R of the prompt.
+    """
+
+    tau: NotNegative = 0.1
+
+    needs_group: ClassVar[bool] = True
+    uses: ClassVar[Uses] = CENTRED
+    normalization: ClassVar[Normalization] = "none"
+
+    def weights(self, batch: ScoredBatch) -> Tensor:
+        """Return R - (mean of R over the group) - tau log rho. See `Objective.weights`."""
+        relative = batch.advantage.float() - group_mean(batch.advantage, batch.group)
+        return _pull(relative, self.tau, batch)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DRO:
+    """Direct reward optimisation (Richemond et al., arXiv 2405.19107, eq. 5) with mu as the
+    reference and the baseline c in place of a learned value: target A = R - c.
+    """
+
+    beta: NotNegative = 0.1
+    level: Level = "sequence"
+    """`token` is what verl trains as `dro`: each token is regressed by itself."""
+
+    needs_group: ClassVar[bool] = False
+    uses: ClassVar[Uses] = Uses()
+    normalization: ClassVar[Normalization] = "none"
+
+    def weights(self, batch: ScoredBatch) -> Tensor:
+        """Return A - beta log rho. See `Objective.weights`."""
+        return _pull(batch.advantage, self.beta, batch, self.level)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OAPL:
+    """Optimal-advantage policy optimisation with a lagged inference policy (Ritter et al., arXiv
+    2602.19362): target R - V*, with V* = beta1 log mean exp(R / beta1) over the prompt.
+
+    V* lies between the mean reward (beta1 large) and the best one (beta1 small). `beta1` and
+    `beta2` are choices of this library: the publication's numbers were not at hand.
+    """
+
+    beta1: Positive = 1.0
+    beta2: NotNegative = 0.1
+
+    needs_group: ClassVar[bool] = True
+    uses: ClassVar[Uses] = CENTRED
+    normalization: ClassVar[Normalization] = "none"
+
+    def weights(self, batch: ScoredBatch) -> Tensor:
+        """Return R - V* - beta2 log rho. See `Objective.weights`."""
+        below = batch.advantage.float() - group_max(batch.advantage, batch.group)
+        # V* - max = beta1 log mean exp((R - max) / beta1): nothing overflows, the mean is > 0.
+        optimal = self.beta1 * group_mean((below / self.beta1).exp(), batch.group).log()
+        return _pull(below - optimal, self.beta2, batch)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QRPO:
+    """Quantile reward policy optimisation (Matrenok et al., arXiv 2507.08068, eq. 11): target
+    q - beta log Z, with q the share of the prompt's completions that are not better.
+
+    For rewards that are numbers: q is then even between 0 and 1, and Z = beta (exp(1 / beta) - 1)
+    is exact. With two values of the reward it is not. The reference completions are the prompt's
+    own, with the completion itself among them.
+    """
+
+    beta: Positive = 0.1
+    """A choice of this library; the publication tunes it."""
+
+    needs_group: ClassVar[bool] = True
+    uses: ClassVar[Uses] = CENTRED
+    normalization: ClassVar[Normalization] = "none"
+
+    def weights(self, batch: ScoredBatch) -> Tensor:
+        """Return q - beta log Z - beta log rho. See `Objective.weights`."""
+        same = batch.group[:, None] == batch.group[None, :]
+        not_better = same & (batch.advantage[None, :] <= batch.advantage[:, None])
+        quantile = not_better.float().sum(dim=1) / same.float().sum(dim=1)
+        log_z = math.log(self.beta) + 1 / self.beta + math.log1p(-math.exp(-1 / self.beta))
+        return _pull(quantile - self.beta * log_z, self.beta, batch)
