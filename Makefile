@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-fast test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl models-table check docs bench package format clean
+.PHONY: quickstart test test-fast test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl test-peers models-table check docs bench package format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
@@ -68,6 +68,11 @@ test-verl:  ## the losses for verl, in verl's own registry and configuration
 	.venv-verl/bin/python -m pip install -q -r tests/integrations/requirements-verl.txt
 	.venv-verl/bin/python -m pip install -q --no-deps -e .
 	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -n 0 -o filterwarnings= tests/integrations/test_verl.py
+
+# AReaL without its training stack: one file of it is read.
+test-peers: test-verl  ## objectives beside the losses of TRL, verl and AReaL
+	.venv-verl/bin/python -m pip install -q --no-deps areal==1.0.4
+	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -n 0 -o filterwarnings= tests/peers
 
 models-table: $(READY)  ## write docs/tables/architectures.csv anew: every architecture through trainer and engine
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/architectures.py

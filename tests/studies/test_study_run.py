@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,9 +13,9 @@ import psutil
 import pytest
 
 from topr.config.study import Claim, Study
-from topr.errors import DataError, DivergedError, RunDirectoryError
+from topr.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from topr.progress import Silent
-from topr.studies import Results, read_results, run_study
+from topr.studies import Results, add_objectives, read_results, run_study
 from topr.studies import run as study_run
 from topr.studies.cells import Job, work
 from topr.studies.page import claim_lines, markdown, short, write_page
@@ -54,6 +55,25 @@ STUDY = Study.model_validate(
         "tuning_seed": 2,
     }
 )  # fmt: skip
+
+
+OWN_OBJECTIVE = """
+from dataclasses import dataclass
+
+import torch
+
+from topr.objectives import Uses
+
+
+@dataclass(frozen=True)
+class Halved:
+    needs_group = False
+    uses = Uses(ratio=False)
+    normalization = "length"
+
+    def weights(self, batch):
+        return torch.where(batch.mask, 0.5 * batch.advantage[:, None], 0.0)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +219,35 @@ def test_another_claim_costs_no_cell(done: tuple[Path, Results]) -> None:
     assert line.endswith("This claim was added when the cells were there")
     assert not any("was added" in each for each in earlier)
     run_study(STUDY, folder, jobs=1, progress=Silent())  # as the other tests expect it
+
+
+def test_a_users_objective_becomes_an_arm_on_the_same_rollouts(
+    done: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, before = done
+    (tmp_path / "mine.py").write_text(OWN_OBJECTIVE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPR_CACHE", str(folder.parent / "cache"))
+    together = tmp_path / "study"
+    shutil.copytree(folder, together)
+    after = run_study(add_objectives(STUDY, ["mine:Halved"]), together, jobs=1, progress=Silent())
+    assert [cell for cell in after.cells if cell.arm != "Halved"] == list(before.cells)
+    assert [cell.seed for cell in after.of("Halved")] == [cell.seed for cell in before.of("topr")]
+    assert f"{after.of('Halved')[0].rate:g}" in after.sweep["Halved"].pass_at_1
+    tokens = {cell.final.tokens for arm in ("topr", "Halved") for cell in after.of(arm)}
+    assert len(tokens) == len({cell.final.tokens for cell in before.of("topr")})
+    claims = {found.claim.says: found for found in after.claims()}
+    assert "Halved is above TOPR" in claims
+
+
+def test_an_added_objective_that_is_there_or_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="arm 'topr' already"):
+        add_objectives(STUDY, ["topr"])
+    with pytest.raises(ConfigError, match="no objective 'toppr'"):
+        add_objectives(STUDY, ["toppr"])
+    arm = add_objectives(STUDY, ["nft"]).arms["nft"]
+    assert arm.changes == {"train": {"objective": "nft", "baseline": 0.0}}
 
 
 def test_killed_it_leaves_no_process_and_goes_on(

@@ -27,6 +27,10 @@ def study(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Cells side by side; they share the cores.")
     ] = 2,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(help="A further arm: your objective, module:MyObjective. Can be repeated."),
+    ] = None,
 ) -> None:
     """Run a study: arms over seeds on shared rollouts. Interrupted, it resumes."""
     from topr.config.study import load_study, shipped_studies
@@ -39,9 +43,10 @@ def study(
         raise typer.BadParameter("missing: give a directory, such as -o runs/studies/" + name)
     if jobs == 1:  # cells are computed in this process
         prepare_tensors()
-    from topr.studies import run_study
+    from topr.studies import add_objectives, run_study
     from topr.studies.page import claim_lines
 
+    loaded = add_objectives(loaded, add or [])
     found = run_study(loaded, output, jobs=jobs, progress=ConsoleProgress())
     for line in claim_lines(found):
         out.print(escape(line), soft_wrap=True)

@@ -61,9 +61,10 @@ class Claim(Section):
 class Study(Section):
     """Everything that fixes a study."""
 
-    # What is said of cells can be changed when they are there, and seeds can be added.
+    # What is said of cells can be changed when they are there; seeds and arms can be added: each
+    # cell knows by itself which recipe it was computed from.
     NO_EFFECT: ClassVar[frozenset[str]] = frozenset(
-        {"seeds", "description", "needs", "claims", "metrics", "curves", "axis", "scale"}
+        {"seeds", "arms", "description", "needs", "claims", "metrics", "curves", "axis", "scale"}
     )
 
     name: str

@@ -1,5 +1,6 @@
-"""An objective of the user's: a dataclass that `module:MyObjective` names, tried out on a small batch
-before it trains.
+"""An objective of the user's: a dataclass that `module:MyObjective` names.
+
+It is tried out on a small batch before it trains.
 """
 
 import dataclasses

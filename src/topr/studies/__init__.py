@@ -4,7 +4,8 @@
 imports happen in the processes that compute cells.
 """
 
+from topr.studies.adding import add_objectives
 from topr.studies.results import Results, read_results
 from topr.studies.run import run_study, write_study
 
-__all__ = ["Results", "read_results", "run_study", "write_study"]
+__all__ = ["Results", "add_objectives", "read_results", "run_study", "write_study"]

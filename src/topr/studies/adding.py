@@ -1,0 +1,39 @@
+"""A user's own objectives as further arms of a study of objectives."""
+
+from collections.abc import Sequence
+
+from topr.config.study import Arm, Claim, Study
+from topr.errors import ConfigError
+from topr.objectives import BaselineRole, make_objective
+
+MAIN = "topr"
+"""The arm that an added one is compared with, where the study has it."""
+
+
+def add_objectives(study: Study, paths: Sequence[str]) -> Study:
+    """Return the study with an arm, and a claim against TOPR, for each objective.
+
+    The arm's rate is chosen as the others' are. Its baseline is the study's where the objective
+    subtracts one, and off where it has its own.
+
+    Args:
+        study: whose recipe trains with the objectives.
+        paths: `module:MyObjective`, or names of built-in ones.
+
+    Raises:
+        ConfigError: there is no such objective, or the study has an arm of its name.
+
+    """
+    arms, claims = dict(study.arms), list(study.claims)
+    for path in paths:
+        uses = make_objective(path).uses
+        name = path.rpartition(":")[2]
+        if name in arms:
+            raise ConfigError(f"study {study.name} has an arm {name!r} already: name another class")
+        train: dict[str, object] = {"objective": path}
+        if uses.baseline is not BaselineRole.SUBTRACTED:
+            train["baseline"] = None if uses.baseline is BaselineRole.CANCELS else 0.0
+        arms[name] = Arm(label=name, changes={"train": train})
+        if MAIN in study.arms:
+            claims.append(Claim(says=f"{name} is above TOPR", arm=name, than=MAIN))
+    return study.model_copy(update={"arms": arms, "claims": tuple(claims)})
