@@ -55,6 +55,12 @@ def table(path: Path) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
+def own_objective() -> str:
+    """Return the example of an objective as a block of code."""
+    text = (DOCS.parent / "examples" / "own_objective.py").read_text(encoding="utf-8")
+    return f"```python\n{text}```"
+
+
 def studies() -> str:
     """Return every study in full: its claims, what people read in them, tables and figures."""
     parts = []
@@ -157,4 +163,5 @@ PARTS: dict[str, Callable[[], str]] = {
     "<!-- recipe keys -->": recipe_keys,
     "<!-- command line -->": command_line,
     "<!-- studies -->": studies,
+    "<!-- own objective -->": own_objective,
 }

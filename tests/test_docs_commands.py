@@ -132,6 +132,18 @@ def test_the_example_of_own_completions(clone, tmp_path):
     assert (tmp_path / "out/report.html").is_file()
 
 
+def test_the_example_of_an_own_objective_trains(clone):
+    shutil.copy(ROOT / "examples/own_objective.py", clone)
+    shown = run(
+        clone, "topr", "run", "quickstart", "-o", "run", "iterations=1", "compare={}",
+        "model.path=runs/quickstart/iteration-01/model", "task.train_problems=16",
+        "task.test_problems=4", "evaluate.n=16", "grade.none_right=warn", "train.max_steps=2",
+        "train.objective=own_objective:Cautious", "train.objective_args={limit: 1.5}",
+    )  # fmt: skip
+    assert "Cautious (iteration 1): pass@1" in shown
+    assert (clone / "run/iteration-01/model/model.safetensors").is_file()
+
+
 def test_the_example_of_an_own_reward():
     shown = run(ROOT / "examples", sys.executable, "own_reward.py")
     assert [line.split()[0] for line in shown.splitlines()] == ["1.0", "-1.0", "-1.0", "None"]

@@ -1,5 +1,7 @@
 """`train.objective: module:MyObjective`, from a file in the working directory."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -88,3 +90,11 @@ def test_what_is_wrong_with_it_is_said(name, arguments, words):
         make_objective(name, **arguments)
     for word in words:
         assert word in str(error.value)
+
+
+def test_the_example_of_the_documents_fades_positives_too(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    cautious = make_objective("own_objective:Cautious", limit=2.0)
+    log_ratio = torch.tensor([[1.0], [4.0], [0.5], [4.0]]).log()
+    weight = cautious.weights(batch_of(log_ratio, [1.0, 1.0, -1.0, -1.0]))
+    assert weight[:, 0].tolist() == pytest.approx([1.0, 0.5, -0.5, -1.0])
