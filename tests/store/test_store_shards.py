@@ -235,3 +235,12 @@ def test_datasets_reads_shards_and_we_read_what_it_writes(
     assert loaded[0]["logprobs"] is None
     loaded.to_parquet(tmp_path / "written.parquet")
     assert list(table_to_rollouts(read_table(tmp_path / "written.parquet"))) == ROLLOUTS
+
+
+def test_log_probabilities_are_stored_byte_by_byte(directory: Path) -> None:
+    (path, *_) = sorted(directory.glob("*.parquet"))
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert "BYTE_STREAM_SPLIT" in columns["logprobs.list.element"].encodings
+    assert "RLE_DICTIONARY" in columns["prompt"].encodings
+    assert "RLE_DICTIONARY" not in columns["completion_ids.list.element"].encodings

@@ -46,6 +46,7 @@ def write_metrics(directory: Path, results: Sequence[Evaluated]) -> None:
             text = path.read_text(encoding="utf-8") if path.is_file() else ""
             for line in text.splitlines():
                 lines.append({"kind": kind, "where": where} | json.loads(line))
+                lines[-1].pop("weight_histogram", None)  # of the log alone: half of a line
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_text_atomic(directory / "metrics.jsonl", text)
 

@@ -29,6 +29,7 @@ from topr.stages.train_sources import GradedRows
 from topr.store import (
     Manifest,
     atomic_path,
+    parquet_options,
     write_json_atomic,
     write_text_atomic,
 )
@@ -284,7 +285,7 @@ def _write(
     work, target = directory / "training", directory / "model"
     write_text_atomic(work / LOG_FILE, log_lines(trainer.state.log_history))
     with atomic_path(work / "examples.parquet", overwrite=True) as path:
-        pq.write_table(examples, path)
+        pq.write_table(examples, path, **parquet_options(examples.schema))
     details = {**details, "made": fingerprint(target)}
     write_json_atomic(target / "topr.json", details)
     files = (LOG_FILE, "examples.parquet")

@@ -2,6 +2,7 @@
 
 from topr.store.atomic import atomic_path, write_json_atomic, write_text_atomic
 from topr.store.cells import as_messages, column_values, has_column, nested_names, value_at
+from topr.store.encoding import parquet_options
 from topr.store.journal import Journal, journal_path
 from topr.store.lock import locked
 from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
@@ -37,6 +38,7 @@ __all__ = [
     "journal_path",
     "locked",
     "nested_names",
+    "parquet_options",
     "read_batches",
     "read_file",
     "read_manifest",

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from topr.errors import DataError
 from topr.store.atomic import atomic_path
+from topr.store.encoding import parquet_options
 from topr.store.reading import ROW_GROUP, SHARDS, contents_of, files_of, read_file, stream_file
 from topr.store.references import CHOSEN_KEYS, KEYS, ROW, Reference, with_reference
 from topr.store.schema import ROLLOUT_SCHEMA, conform
@@ -80,7 +81,7 @@ def copy_shard(path: Path, target: Path) -> None:
     schema = pa.unify_schemas([ROLLOUT_SCHEMA, *schemas], promote_options="permissive")
     with (
         atomic_path(target, overwrite=False) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer,
     ):
         for table in stream_tables([path]):
             parts = [schema.empty_table(), table]
@@ -90,7 +91,8 @@ def copy_shard(path: Path, target: Path) -> None:
 
 def _write(path: Path, table: pa.Table) -> Path:
     with atomic_path(path, overwrite=False) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+        options = parquet_options(table.schema)
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP, **options)
     return path
 
 

@@ -32,7 +32,7 @@ from topr.runs.preparation import check_logprobs
 from topr.stages.draw import draw
 from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
 from topr.stages.train_arguments import adapter_of, training_arguments
-from topr.store import read_table
+from topr.store import parquet_options, read_table
 from topr.tasks import Task
 from topr.training import TOPRTrainer
 from topr.training.diagnostics import NoEffectWarnings
@@ -156,7 +156,7 @@ def _train(recipe: Recipe, start: ModelConfig, graded: pa.Table) -> dict[str, An
 def _stored(table: pa.Table) -> int:
     """Return the bytes of a shard."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, **parquet_options(table.schema))
     return int(sink.tell())
 
 
