@@ -311,7 +311,6 @@ def _log_row(rng: random.Random, name: str, step: int, steps: int) -> dict[str, 
         "gradient_share/positive": 1 / (1 + 1.6 * weight),
         "effective_positive_share": 0.383,
         "weight_histogram": {
-            "edges": [round(0.05 * i, 2) for i in range(21)],
             "positive": positive,
             "negative": negative,
         },

@@ -169,7 +169,7 @@ def test_an_axis_around_constant_values_has_room(values):
 def test_histograms_are_of_the_first_the_middle_and_the_last_step():
     log = []
     for step in (10, 20, 30):
-        counts = {"edges": [0, 0.5, 1], "positive": [0, 3, 1], "negative": [step, 0, 0]}
+        counts = {"positive": [0, 3, 1], "negative": [step, 0, 0]}
         log.append({"step": step, "weight_histogram": counts})
     (found,) = training_figures([training(log)])
     assert [figure.title for figure in found.histograms] == [

@@ -20,7 +20,7 @@ PAIR = {
     "difference": 0.1, "ci": [0.0, 0.2],
 }  # fmt: skip
 ROW = {"problem_id": "a", "samples": 4}
-BINS = {"edges": [0.0, 1.0], "positive": [1, 0], "negative": [1, 0]}
+BINS = {"positive": [1, 0], "negative": [1, 0]}
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +159,9 @@ def test_odd_values_in_the_summary_break_nothing(run, summary):
         ("iteration-01/training/log.jsonl", {"loss": -1e308, "step": 2}),
         ("iteration-01/training/log.jsonl", {"loss": 10**400}),
         ("iteration-01/training/log.jsonl", {"step": 10**400}),
-        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"edges": [0.0]}}),
-        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"edges": [0.0, 0.0]}}),
-        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"positive": ["x"]}}),
+        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"positive": [1]}}),
+        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"negative": [1, 0, 2]}}),
+        ("iteration-01/training/log.jsonl", {"weight_histogram": BINS | {"positive": ["x", 0]}}),
         ("iteration-01/training/manifest.json", {"details": {"watch": "warn"}}),
         ("iteration-01/training/manifest.json", {"details": {"watch": {"alarms": [1]}}}),
         ("iteration-01/dataset/manifest.json", {"details": {"steps": [1, {"dropped": "x"}]}}),

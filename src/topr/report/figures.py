@@ -6,7 +6,6 @@ with every logged value; trainings are compared by their running means alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
@@ -219,14 +218,14 @@ _WHEN = (("First", 0.0), ("Middle", 0.5), ("Last", 1.0))
 
 
 def _histogram(title: str, histogram: Mapping[str, Any]) -> Figure:
-    """Bars side by side within a bin; a bin beyond the last edge holds what exceeds it."""
-    edges = histogram["edges"]
-    bins = [(low, high, f"weight {low:g} to {high:g}") for low, high in pairwise(edges)]
-    step = bins[-1][1] - bins[-1][0]
-    bins.append((edges[-1], edges[-1] + step, f"weight above {edges[-1]:g}"))
-    counts = {key: list(histogram[key])[: len(bins)] for key, *_ in SIGNED}
+    """Bars side by side within a bin. Bins share weights of 0 to 1 evenly; the last is above."""
+    counts = {key: list(histogram[key]) for key, *_ in SIGNED}
+    inside = len(histogram["positive"]) - 1
+    step = 1 / inside
+    bins = [(i * step, f"weight {i * step:g} to {(i + 1) * step:g}") for i in range(inside)]
+    bins.append((1.0, "weight above 1"))
     plane = Plane(
-        x=Axis(title="weight", low=edges[0], high=edges[-1] + step),
+        x=Axis(title="weight", low=0.0, high=1.0 + step),
         y=Axis.around([n for row in counts.values() for n in row], zero=True, title="completions"),
     )
     marks = [
@@ -235,22 +234,21 @@ def _histogram(title: str, histogram: Mapping[str, Any]) -> Figure:
             says=f"{plural(int(count), 'completion')}, {name}, {where}", color=color,
         )
         for side, (key, color, name) in enumerate(SIGNED)
-        for (low, _, where), count in zip(bins, counts[key], strict=False)
+        for (low, where), count in zip(bins, counts[key], strict=False)
         if count
     ]  # fmt: skip
     return Figure(title=title, caption="", svg=plane.draw(marks, title=title))
 
 
 def _is_histogram(value: Any) -> bool:
-    """Whether it has counts of both signs, and two edges or more, which rise."""
-    lists: list[Any] = [as_mapping(value).get(key) for key in ("edges", "positive", "negative")]
-    if not all(
-        isinstance(found, list) and found and all(as_number(n) is not None for n in found)
+    """Whether it has as many counts of both signs, two or more."""
+    lists: list[Any] = [as_mapping(value).get(key) for key, *_ in SIGNED]
+    return all(
+        isinstance(found, list)
+        and len(found) == len(lists[0]) > 1
+        and all(as_number(n) is not None for n in found)
         for found in lists
-    ):
-        return False
-    edges = lists[0]
-    return len(edges) > 1 and all(low < high for low, high in pairwise(edges))
+    )
 
 
 def _caption(metric: str) -> str:

@@ -116,11 +116,10 @@ class StepStatistics:
         """Completion tokens since the last line, by the time since."""
         return round(self.sums["tokens"] / max(time.perf_counter() - self.since, 1e-9), 1)
 
-    def histogram(self) -> dict[str, list[float] | list[int]]:
+    def histogram(self) -> dict[str, list[int]]:
         """Return counts of taper weights in 20 bins over [0, 1] and one above 1."""
         positive, negative = self.histograms.long().tolist()
-        edges = [i / BINS for i in range(BINS + 1)]
-        return {"edges": edges, "positive": positive, "negative": negative}
+        return {"positive": positive, "negative": negative}
 
 
 def _signs(advantage: Tensor) -> dict[str, Tensor]:
