@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 
 from topr._version import __version__
-from topr.cli import data, info, publishing, running, start, studies, training, verifying
+from topr.cli import advising, data, info, publishing, running, start, studies, training, verifying
 from topr.cli.console import err, log_to_console
 from topr.cli.overview import arrange
 from topr.errors import ConfigError, ToprError
@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for module in (running, start, training, verifying, studies, data, publishing, info):
+for module in (running, start, training, verifying, studies, data, publishing, info, advising):
     module.register(app)
 arrange(app)
 

@@ -8,7 +8,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Run": ("run", "init", "recipes"),
     "One stage at a time": ("generate", "grade", "curate", "train", "eval"),
     "Verifiers": ("verify", "vote"),
-    "Look at results": ("report", "compare", "lineage"),
+    "Look at data and results": ("advise", "report", "compare", "lineage"),
     "Other tools and the hub": ("import", "export", "card", "push"),
     "Research": ("study", "results"),
     "About topr": ("schema", "env"),
@@ -47,6 +47,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "topr verify solutions.jsonl -m ./verifier -o scored --question problem",
     ),
     "vote": ("topr vote scored", "topr vote answers.jsonl --score reward --problem question_id"),
+    "advise": (
+        "topr advise runs/quickstart/iteration-01/graded",
+        "topr advise graded.jsonl --json",
+    ),
     "report": ("topr report runs/quickstart", "topr report runs/a runs/b -o both.html"),
     "compare": (
         "topr compare runs/a runs/b",
