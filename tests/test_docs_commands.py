@@ -5,6 +5,7 @@ Two things stand in: `make` only looks whether its target is there, and runs of 
 made small. A model that has learned how an answer ends takes the place of the quickstart's.
 """
 
+import json
 import os
 import re
 import shutil
@@ -147,3 +148,17 @@ def test_the_example_of_an_own_objective_trains(clone):
 def test_the_example_of_an_own_reward():
     shown = run(ROOT / "examples", sys.executable, "own_reward.py")
     assert [line.split()[0] for line in shown.splitlines()] == ["1.0", "-1.0", "-1.0", "None"]
+
+
+def test_the_notebook_runs_and_holds_no_outputs(tmp_path):
+    notebook = json.loads((ROOT / "examples/first_run.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    shown = run(tmp_path, sys.executable, "-c", "\n".join("".join(c["source"]) for c in code))
+    assert re.search(r"^topr: pass@1 [\d.]+% \[", shown, re.MULTILINE)
+    assert re.search(r"^256 completions, \d+ of them right$", shown, re.MULTILINE)
+    assert "weight of wrong completions" in shown
+    assert (tmp_path / "runs/first-run/report.html").is_file()

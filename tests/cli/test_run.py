@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from command_line import listens_to_interrupts
+from topr.runs.replacing import removable
 from topr.store import read_table
 
 # A run that takes every path in seconds: tiny base, few problems, several shards and checkpoints.
@@ -78,6 +80,7 @@ def test_a_run_leaves_what_it_says(straight):
     left = {path.name for path in (straight / "iteration-01/training").iterdir()}
     assert left == {"log.jsonl", "probes.jsonl", "examples.parquet", "manifest.json", ".lock"}
     assert not list(straight.rglob("*.bin"))
+    assert len(removable(straight)) > 50, "all of it has names that --overwrite knows"
 
 
 def _is_in(stage: str, run: Path) -> bool:
@@ -116,6 +119,9 @@ def test_killed_in_every_stage_it_ends_with_the_undisturbed_numbers(straight, ca
         assert process.returncode == (130 if stage == "generate" else -signal.SIGKILL)
         said = process.stdout.read().decode()
         assert ("the same command resumes here" in said) == (stage == "generate")
+        assert (f"continues from {killed}: " in said) == (stage != "evaluate")
+        if stage == "save":
+            assert re.search(r"iteration 1, training, step (4|6|8|10) of 11", said)
         process.stdout.close()
         assert not (killed / "summary.json").exists()
     done = topr(cache, "run", "quickstart", "-o", killed, *OVERRIDES)
@@ -143,6 +149,7 @@ def test_started_again_a_finished_run_does_nothing_and_another_recipe_is_refused
     before = (straight / "iteration-01/model/model.safetensors").stat().st_mtime_ns
     again = topr(cache, "run", "quickstart", "-o", straight, *OVERRIDES)
     assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith(f"{straight} is finished")
     assert (straight / "iteration-01/model/model.safetensors").stat().st_mtime_ns == before
     other = topr(cache, "run", "quickstart", "-o", straight, *OVERRIDES, "train.learning_rate=1e-5")
     assert other.returncode == 1

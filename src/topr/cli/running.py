@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
+from topr.cli.overwriting import Resume, Yes, make_room
 from topr.cli.sources import hub_or_path
 from topr.records import Several, Split
 
@@ -64,10 +65,13 @@ def run(
         bool,
         typer.Option("--no-measure", help="With --dry-run: checks and counts, no completions."),
     ] = False,
+    resume: Resume = True,
+    yes: Yes = False,
 ) -> None:
     """Run a recipe: generate, grade, curate, train, evaluate, again. Interrupted, it resumes."""
     from topr.config import load_recipe
     from topr.errors import ConfigError
+    from topr.runs.replacing import names_in, removable
 
     if no_measure and not dry_run:
         raise ConfigError("--no-measure belongs to --dry-run: add that, or leave it out")
@@ -77,16 +81,24 @@ def run(
             "what the run would take, add --dry-run"
         )
     loaded = load_recipe(recipe, overrides or [])
+    reads = [recipe, *names_in(loaded.model_dump(mode="json"))]
     prepare_tensors()
     if dry_run:
+        if output is not None and not resume:
+            removable(output, reads)
         from topr.runs import plan
 
-        for line in plan.dry_run(loaded, output, ConsoleProgress(), measured=not no_measure):
+        there = output if resume else None  # what is to be removed is not counted as done
+        for line in plan.dry_run(loaded, there, ConsoleProgress(), measured=not no_measure):
             out.print(escape(line), soft_wrap=True)
         return
     assert output is not None  # noqa: S101 - refused above
     from topr.runs import loop
+    from topr.runs.recipe_checks import check_recipe
 
+    if not resume:
+        check_recipe(loaded)  # before anything is removed
+    make_room(output, reads, resume=resume, yes=yes)
     progress = ConsoleProgress()
     summary = loop.run(loaded, output, progress)
     progress.results(summary["recipe"], summary["models"])

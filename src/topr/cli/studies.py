@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
+from topr.cli.overwriting import Resume, Yes, make_room
 from topr.cli.running import Overrides, prepare_tensors
 
 
@@ -31,6 +32,8 @@ def study(
         list[str] | None,
         typer.Option(help="A further arm: your objective, module:MyObjective. Can be repeated."),
     ] = None,
+    resume: Resume = True,
+    yes: Yes = False,
 ) -> None:
     """Run a study: arms over seeds on shared rollouts. Interrupted, it resumes."""
     from topr.config.study import load_study, shipped_studies
@@ -41,6 +44,13 @@ def study(
     loaded = load_study(name, overrides or [])
     if output is None:
         raise typer.BadParameter("missing: give a directory, such as -o runs/studies/" + name)
+    from topr.runs.replacing import names_in
+    from topr.studies.run import check_study
+
+    if not resume:
+        check_study(loaded)  # before anything is removed
+    reads = [name, *names_in(loaded.model_dump(mode="json"))]
+    make_room(output, reads, resume=resume, yes=yes)
     if jobs == 1:  # cells are computed in this process
         prepare_tensors()
     from topr.studies import add_objectives, run_study

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
+from topr.cli.overwriting import Resume, Yes, make_room
 from topr.cli.running import (
     ModelPath,
     Output,
@@ -59,6 +60,8 @@ def train(
             help="Recipe whose validation problems the model answers now and then while it trains."
         ),
     ] = None,
+    resume: Resume = True,
+    yes: Yes = False,
 ) -> None:
     """Train a model on graded completions. Settings: train.KEY=VALUE."""
     from topr.config import ModelConfig, TrainConfig, load_recipe, load_section
@@ -79,6 +82,9 @@ def train(
             soft_wrap=True,
         )
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
+    reads = [dataset, model, recipe or "", probe or "", *(behavior_model or ())]
+    make_room(output, [str(each) for each in reads if each], resume=resume, yes=yes)
+    done = (output / "training" / "manifest.json").is_file()
     prepare_tensors()
     from topr.models.gguf import plain_model
     from topr.stages.probe import asked_source
@@ -90,6 +96,8 @@ def train(
         probes = asked_source(load_recipe(probe), config, start, progress)
     manifest = _train(dataset, output, start, config, seed, behavior_model or (), probes)
     if not launched()[0]:  # The first process says it.
+        if done:
+            out.print(f"{escape(str(output))} is finished: nothing was trained again")
         _show(manifest, output)
 
 

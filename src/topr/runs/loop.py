@@ -26,6 +26,7 @@ from topr.grading.survey import first_look
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
 from topr.report import write_report
+from topr.runs.continuing import continues_from
 from topr.runs.directory import lock_run_directory
 from topr.runs.plan import brief
 from topr.runs.preparation import check_logprobs, decide_prompt, prepare, quotas
@@ -74,11 +75,11 @@ def run(
     check_recipe(recipe)
     progress = progress or Silent()
     recipe = decide_prompt(recipe, directory, progress)
-    with (
-        lock_run_directory(recipe, directory),
-        closing(_Run(recipe, directory, progress)) as started,
-    ):
-        summary = started.execute()
+    with lock_run_directory(recipe, directory):
+        if told := continues_from(directory):
+            progress.say(told)
+        with closing(_Run(recipe, directory, progress)) as started:
+            summary = started.execute()
         if report:
             progress.say(f"report: {write_report(directory)}")
         return summary

@@ -24,7 +24,12 @@ from topr.stages.callbacks import Bar, CompleteCheckpoints, LogFile, Snapshots, 
 from topr.stages.common import OpenStage, data_fingerprint, open_stage
 from topr.stages.probe import Probe, ProbeSource
 from topr.stages.train_arguments import adapter_of, training_arguments
-from topr.stages.train_files import drop_checkpoints, last_complete, save_model
+from topr.stages.train_files import (
+    drop_checkpoints,
+    last_complete,
+    last_step,
+    save_model,
+)
 from topr.stages.train_sources import GradedRows
 from topr.store import (
     Manifest,
@@ -89,6 +94,8 @@ def train_model(
             distributed.run_on_rank0(lambda: drop_checkpoints(work))  # killed after its manifest
             return stage.done
         rows = GradedRows(datasets)
+        if step := last_step(work):
+            progress.say(f"continues from {directory}: {step}")
         progress.say(f"loading {model.path}")
         loaded = _load(model, config, args)
         set_seed(seed)
@@ -160,8 +167,6 @@ def _set_callbacks(
 def _run(trainer: TOPRTrainer, config: TrainConfig, progress: Progress) -> None:
     """Train, from the last complete checkpoint where there is one."""
     resume = trainer.distributed.run_on_rank0(lambda: last_complete(trainer.directory))
-    if resume is not None:
-        progress.say(f"resuming training from {resume.name}")
     if config.behavior_logprobs == "recompute" and not trainer.sharded:
         with progress.bar("recomputing log mu", len(trainer.rows), "completions") as advance:
             trainer.prepare_behavior(lambda n: advance(n))

@@ -1,5 +1,6 @@
 """The files of a training other than its log: models, written atomically, and checkpoints."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -102,6 +103,16 @@ def _newest(work: Path) -> str | None:
         return None
     found: str | None = get_last_checkpoint(str(work))  # type: ignore[no-untyped-call]
     return found
+
+
+def last_step(work: Path) -> str | None:
+    """Return where a training continues, as "step 40 of 100"; None: from its beginning."""
+    steps = [p for p in work.glob("checkpoint-*") if (p / COMPLETE).is_file()]
+    if not steps:
+        return None
+    newest = max(steps, key=lambda path: int(path.name.rpartition("-")[2]))
+    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
+    return f"step {state['global_step']} of {state['max_steps']}"
 
 
 def last_complete(work: Path) -> Path | None:

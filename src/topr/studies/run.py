@@ -22,6 +22,7 @@ from topr.runs.directory import lock_run_directory
 from topr.runs.environment import environment, prepare_process
 from topr.store import write_text_atomic
 from topr.studies.cells import (
+    CELL_FILE,
     STANDARD_ERROR,
     Done,
     Job,
@@ -58,9 +59,10 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
         ToprError: what a cell raises.
 
     """
-    check_matplotlib()
-    _check_arms(study)
+    check_study(study)
     with lock_run_directory(study, directory):
+        if done := sum(1 for _ in directory.rglob(CELL_FILE)):
+            progress.say(f"continues from {directory}: {done} cells are done")
         with _pool(jobs) as pool:
             grid = _Grid(study, directory, pool, progress)
             sweep = grid.sweep()
@@ -78,10 +80,16 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
     return results
 
 
-def _check_arms(study: Study) -> None:
-    """Refuse now what the last arm would be refused for when all others are done."""
+def check_study(study: Study) -> None:
+    """Refuse now what the last arm would be refused for when all others are done.
+
+    Raises:
+        ConfigError: figures cannot be drawn here, or an arm's recipe does not fit.
+
+    """
     from topr.runs.recipe_checks import check_recipe
 
+    check_matplotlib()
     for arm in study.arms:
         try:
             check_recipe(study.cell(arm, study.seeds[0], None, "test"))
