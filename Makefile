@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: quickstart test test-fast test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl test-peers models-table check docs bench package format clean
+.PHONY: quickstart test test-fast test-real-model test-gpu test-vllm test-llama-cpp test-sglang test-verl test-peers test-lowest models-table check docs bench package format clean
 
 quickstart: $(READY)  ## set up, then run the built-in recipe: a model gets better in minutes
 	$(BIN)/topr run quickstart -o runs/quickstart
@@ -74,6 +74,22 @@ test-peers: test-verl  ## objectives beside the losses of TRL, verl and AReaL
 	.venv-verl/bin/python -m pip install -q --no-deps areal==1.0.4
 	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -n 0 -o filterwarnings= tests/peers
 
+# torch is the one of constraints.txt: older ones for a CPU are not on PyPI.
+LOWEST_TESTS := $(addprefix tests/,test_public_names.py test_objectives.py test_hub.py store models \
+  report/test_report_mathml.py grading/test_grading_math.py grading/test_grading_pool.py \
+  training/test_adapters.py training/test_trainer.py engines/test_transformers.py \
+  engines/test_server.py cli/test_help.py cli/test_wrong_usage.py)
+test-lowest:  ## the lowest versions that pyproject.toml allows: import, dry run, some tests (minutes)
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q uv
+	grep '^torch==' constraints.txt > .venv-lowest/torch.txt
+	.venv-lowest/bin/uv pip compile -q -p .venv-lowest/bin/python --resolution lowest-direct \
+	  --extra gguf -c .venv-lowest/torch.txt -o .venv-lowest/lowest.txt pyproject.toml
+	.venv-lowest/bin/python -m pip install -q -c .venv-lowest/lowest.txt -e '.[gguf]' \
+	  pytest pytest-timeout pytest-xdist hypothesis duckdb matplotlib
+	.venv-lowest/bin/topr run quickstart --dry-run --no-measure
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-lowest/bin/python -m pytest -o filterwarnings= $(LOWEST_TESTS)
+
 models-table: $(READY)  ## write docs/tables/architectures.csv anew: every architecture through trainer and engine
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/architectures.py
 
@@ -89,7 +105,8 @@ format: $(READY)
 
 docs: $(READY)  ## build the documentation into site/
 	$(BIN)/python -m pip install -q -c constraints.txt --group docs
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python docs/site_pages.py .site-pages
+	$(BIN)/zensical build --strict --clean
 
 package: $(READY)  ## a wheel in dist/, and whether it holds the whole package (builds with what PyPI has)
 	rm -rf dist
@@ -110,4 +127,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl .venv-sglang .llama-cpp .real-models site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-trl .venv-vllm .venv-verl .venv-sglang .venv-lowest .llama-cpp .real-models site .site-pages .mypy_cache .pytest_cache .ruff_cache

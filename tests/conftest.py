@@ -1,5 +1,7 @@
 """Fixtures that every folder of tests shares. Being here also puts `tests/` on the import path."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data here: {SHARED_DATA} is not a directory")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_it_was() -> Iterator[None]:
+    """Undo what a command that runs in this process does to the logger that other tests look at."""
+    logger = logging.getLogger("topr")
+    before = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = before[0], before[1]
+    logger.setLevel(before[2])

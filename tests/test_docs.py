@@ -25,8 +25,8 @@ LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
 
 
 @pytest.fixture(scope="module")
-def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+def site() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_pages", DOCS / "site_pages.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,8 +43,8 @@ def test_they_are_short():
     assert sum(map(words, PAGES)) <= 25_000
 
 
-def test_every_key_of_a_recipe_is_in_the_reference_with_type_meaning_and_anchor(hooks):
-    page = hooks.recipe_keys()
+def test_every_key_of_a_recipe_is_in_the_reference_with_type_meaning_and_anchor(site):
+    page = site.recipe_keys()
     for name, section in recipe_schema()["$defs"].items():
         for key, field in section.get("properties", {}).items():
             if "const" in field or name == "Comparison" or "$ref" in field:
@@ -57,8 +57,8 @@ def test_every_key_of_a_recipe_is_in_the_reference_with_type_meaning_and_anchor(
     assert {"train.learning_rate", "task.gsm8k.few_shot", "generate.vllm.args"} <= set(anchors)
 
 
-def test_types_are_written_as_python_writes_them(hooks):
-    page = hooks.recipe_keys()
+def test_types_are_written_as_python_writes_them(site):
+    page = site.recipe_keys()
     for line in (
         "`float > 0`, default `5e-07`",
         "`int >= 1 | None`, default `null`",
@@ -71,35 +71,34 @@ def test_types_are_written_as_python_writes_them(hooks):
     assert "Any" not in {kind.split("`")[1] for kind in re.findall(r"^`.+`, ", page, re.MULTILINE)}
 
 
-def test_every_command_is_in_the_reference(hooks):
-    page = hooks.command_line()
+def test_every_command_is_in_the_reference(site):
+    page = site.command_line()
     group: Any = typer.main.get_command(app)
     for name in group.commands:
         part = page.split(f"## topr {name}\n")[1].split("\n## ")[0]
         assert "--help" in part
 
 
-def test_every_study_is_shown_in_full(hooks):
-    page = hooks.studies()
+def test_every_study_is_shown_in_full(site):
+    page = site.studies()
     for folder in (path.parent for path in DOCS.glob("results/*/results.json")):
         assert f"\n## {folder.name}\n" in f"\n{page}"
     assert page.count("**Reading.**") == len(list(DOCS.glob("results/*/notes.md")))
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
-def test_a_table_is_a_table_and_is_shown_somewhere(path, hooks):
+def test_a_table_is_a_table_and_is_shown_somewhere(path, site):
     with path.open(encoding="utf-8", newline="") as file:
         head, *rows = csv.reader(file)
     assert rows
     assert {len(row) for row in rows} == {len(head)}
-    pipes = re.findall(r"(?<!\\)\|", hooks.table(path).splitlines()[-1])
+    pipes = re.findall(r"(?<!\\)\|", site.table(path).splitlines()[-1])
     assert len(pipes) == len(head) + 1  # a bar inside a cell is escaped
     assert any(f"tables/{path.name})" in page.read_text(encoding="utf-8") for page in PAGES)
 
 
-def test_a_link_to_a_table_becomes_the_table(hooks):
-    page = type("Page", (), {"file": type("File", (), {"src_uri": "engines/vllm.md"})})
-    shown = hooks.on_page_markdown("a\n\n[Table: x](../tables/vllm.csv)\n\nb", page)
+def test_a_link_to_a_table_becomes_the_table(site):
+    shown = site.whole("a\n\n[Table: x](../tables/vllm.csv)\n\nb", Path("engines"))
     assert "| --- |" in shown
     assert "](../tables" not in shown
 

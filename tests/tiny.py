@@ -24,6 +24,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from topr.stages.train_arguments import CHECKPOINTING
+
 PAD, BOS, EOS, TURN_START, TURN_END = range(5)
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 # A few merges, so that one token holds several characters and words begin with a space.
@@ -113,6 +115,11 @@ ARCHITECTURES: dict[str, Callable[..., PreTrainedConfig]] = {
     "gemma3": _gemma3,
     "gpt_neox": _gpt_neox,
 }
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Compute them anew in the backward pass."""
+    getattr(model, f"{CHECKPOINTING}_enable")()  # transformers renamed it
 
 
 def tiny_model(

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from rollouts_for_training import made_rows, plain_logprobs
-from tiny import EOS, PAD, tiny_model, tiny_tokenizer
+from tiny import EOS, PAD, checkpoint_activations, tiny_model, tiny_tokenizer
 from topr.config import ModelConfig, TrainConfig
 from topr.errors import ConfigError, TrainingError
 from topr.models.evaluation_mode import evaluate, evaluate_when_run
@@ -163,7 +163,7 @@ def test_noise_on_the_embeddings_is_refused(tmp_path):
 
 def test_a_trainer_of_others_runs_a_model_in_evaluation_mode_and_keeps_its_own_name_for_it():
     model = tiny_model()
-    model.activation_checkpointing_enable()
+    checkpoint_activations(model)
     evaluate_when_run(model)
     seen = []
     for module in model.model.modules():
@@ -183,7 +183,7 @@ def test_a_trainer_of_others_runs_a_model_in_evaluation_mode_and_keeps_its_own_n
 def test_layers_that_checkpoint_fill_no_cache():
     model = tiny_model()
     expected = model(torch.arange(5, 25)[None]).logits
-    model.activation_checkpointing_enable()
+    checkpoint_activations(model)
     evaluate(model)
     found = model(torch.arange(5, 25)[None], use_cache=True).logits
     torch.testing.assert_close(found, expected)

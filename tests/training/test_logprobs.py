@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.attention.flex_attention import flex_attention
 
 from rollouts_for_training import as_rows, made_rows, plain_logprobs
-from tiny import ARCHITECTURES, tiny_model
+from tiny import ARCHITECTURES, checkpoint_activations, tiny_model
 from topr.errors import TrainingError
 from topr.training import attention, head
 from topr.training.attention import Tree, tree_attention
@@ -214,7 +214,7 @@ def test_gradient_checkpointing_changes_nothing():
     model = tiny_model()
     rows = rows_with_a_common_start()
     expected, _ = plain_gradients(model, rows)
-    model.activation_checkpointing_enable()
+    checkpoint_activations(model)
     model.train()
     assert_same(gradients(model, SHARED, rows)[0], expected, 1e-4)
 

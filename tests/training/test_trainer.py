@@ -15,9 +15,10 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from rollouts_for_training import made_rows, plain_logprobs
-from tiny import EOS, TURN_END, save_tiny, tiny_model, tiny_tokenizer
+from tiny import EOS, TURN_END, checkpoint_activations, save_tiny, tiny_model, tiny_tokenizer
 from topr.errors import ConfigError, DataError, DivergedError, ModelError, TrainingError
 from topr.objectives import make_objective
+from topr.stages.train_arguments import CHECKPOINTING
 from topr.training import TOPRConfig, TOPRTrainer
 from topr.training.data import prepare_rows
 from topr.training.step import BackwardSkipping
@@ -457,7 +458,7 @@ def test_log_rho_is_0_under_autocast_too(tmp_path):
 def test_gradient_checkpointing_does_not_change_the_gradient(tmp_path, drifted_rows):
     plain = gradients(make_trainer(tmp_path, drifted_rows))
     trainer = make_trainer(tmp_path, drifted_rows, micro_batch_tokens=100)
-    trainer.model.activation_checkpointing_enable()
+    checkpoint_activations(trainer.model)
     assert_same(gradients(trainer), plain)
 
 
@@ -731,13 +732,13 @@ def moved(tmp_path, **arguments):
     model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: shapes.add(ids[0].shape))
     trainer.train()
     assert len(shapes) > 4
-    assert model.is_gradient_checkpointing == ("activation_checkpointing" in arguments)
+    assert model.is_gradient_checkpointing == (CHECKPOINTING in arguments)
     return torch.cat([p.detach().flatten() for p in model.parameters()]) - before
 
 
 def test_gradient_checkpointing_trains_the_same(tmp_path):
     expected = moved(tmp_path)
-    found = moved(tmp_path, activation_checkpointing=True)
+    found = moved(tmp_path, **{CHECKPOINTING: True})
     assert expected.norm() > 0.01
     assert (found - expected).norm() < 1e-5 * expected.norm()
 

@@ -68,6 +68,11 @@ class ServerProcess:
             EngineError: its program cannot be run.
 
         """
+        if sys.platform == "win32":
+            raise EngineError(
+                "topr starts no server on Windows, where it could not end one with all that it has "
+                "started: start it yourself and give generate.server.url, or use WSL"
+            )
         port = _free_port()
         self.url = f"http://{HOST}:{port}/v1"
         command = _filled(config.command or _vllm(model, config), model, port)

@@ -41,6 +41,11 @@ class _Worker:
     """One process, its socket, and the completions that it was given and has not answered."""
 
     def __init__(self, start: Start) -> None:
+        if sys.platform == "win32":
+            raise GradingError(
+                "grading needs processes that take over a socket and can be killed with their "
+                "children, which Windows has not: use WSL, Linux or macOS"
+            )
         ours, theirs = socket.socketpair()
         path = [entry or str(Path.cwd()) for entry in sys.path]
         with theirs:

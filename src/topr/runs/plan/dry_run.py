@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import torch
 from rich.filesize import decimal
@@ -138,13 +139,13 @@ def _answers(
     free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
     most, stays = whole.disk + whole.passing, decimal(int(whole.disk))
     yield f"disk    {_room(most, free)}; {stays} stay when it is done"
-    device, there = "this machine", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    device, there = "this machine", psutil.virtual_memory().total
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0)
         device, there = gpu.name, gpu.total_memory
     seen = f"with {len(measured.lengths)} completions side by side"
     yield f"memory  {_room(measured.memory, there)} ({device}, {seen})"
-    if os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
+    if psutil.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
         yield "note    other programs keep this machine busy: without them it is faster"
     if recipe.verifier is not None:
         yield "note    the verifier's own run is not counted: it trains on what this run generates"

@@ -1,12 +1,15 @@
-"""What the site adds to the pages while it is built: the recipe keys and the commands, from the
-code; the studies, from their results; tables, from CSV files. No text of its own.
+"""The pages of the site, written for its builder: `python docs/site_pages.py DIRECTORY`.
 
-A page asks for a part with a comment such as `<!-- recipe keys -->`. A line that is a link to a CSV
-file, `[Table](tables/speed-gpu.csv)`, becomes the table.
+They are those of this folder and what is made: the recipe keys and the commands, from the code; the
+studies, from their results; tables, from CSV files. No text of its own. A page asks for a part with
+a comment such as `<!-- recipe keys -->`. A line that is a link to a CSV file,
+`[Table](tables/speed-gpu.csv)`, becomes the table.
 """
 
 import csv
 import re
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,13 +42,22 @@ TABLE = re.compile(r"^\[Table\b[^\]]*\]\((\S+\.csv)\)$", re.MULTILINE)
 Schema: TypeAlias = dict[str, Any]
 
 
-def on_page_markdown(text: str, page: Any, **_: Any) -> str:
-    """Put in the parts that a page asks for, and show the tables that it links: mkdocs calls it."""
+def write_pages(directory: Path) -> None:
+    """Write all pages, pictures and samples into a directory, which is made anew."""
+    shutil.rmtree(directory, ignore_errors=True)
+    kept = shutil.ignore_patterns("*.py", "__pycache__", STUDIES.name)
+    shutil.copytree(DOCS, directory, ignore=kept)
+    for page in directory.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(whole(text, page.parent.relative_to(directory)), encoding="utf-8")
+
+
+def whole(text: str, folder: Path) -> str:
+    """Return a page of a folder with the parts that it asks for, and the tables that it links."""
     for comment, part in PARTS.items():
         if comment in text:
             text = text.replace(comment, part())
-    folder = DOCS / Path(page.file.src_uri).parent
-    return TABLE.sub(lambda found: table(folder / found[1]), text)
+    return TABLE.sub(lambda found: table(DOCS / folder / found[1]), text)
 
 
 def table(path: Path) -> str:
@@ -165,3 +177,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "<!-- studies -->": studies,
     "<!-- own objective -->": own_objective,
 }
+
+if __name__ == "__main__":
+    write_pages(Path(sys.argv[1]))
