@@ -113,7 +113,7 @@ class JsonlTask:
     def _given(self, source: Source, index: int) -> Prompt:
         """Return the prompt of a row as it is written there, with the template around text."""
         config = self._config
-        advice = "Expected text, or a list of {role, content}, as task.prompt_column names it"
+        advice = "Expected text, or a list of {role, content}: task.prompt_column=NAME says where"
         value = source.messages(index, config.prompt_column, advice)
         if isinstance(value, list):
             if config.template != _PLACE and config.prompt != "plain":
