@@ -132,7 +132,7 @@ def _refuse_other_recipe(recipe: Section, path: Path) -> None:
         raise RunDirectoryError(
             f"{path.parent} holds a run of another recipe; it differs in "
             f"{'; '.join(differing[:5])}. Nothing is overwritten: give another output directory, "
-            "or the same recipe to resume"
+            "the same recipe to resume, or --overwrite to remove what is there"
         )
 
 
