@@ -42,6 +42,18 @@ def test_columns_that_wait_for_grades_are_filled_in_their_place():
         grade_table(table, "numeric", ONE)
 
 
+def test_gold_answers_in_the_column_that_grading_writes_are_kept_as_gold():
+    given = pa.table({"completion": ["#### 5", "#### 6"], "answer": ["5", "5"]})
+    table = grade_table(given, "numeric", ONE, gold_column="answer")
+    assert table.column_names == ["completion", "gold", "grade", "reward", "answer"]
+    assert table["gold"].to_pylist() == ["5", "5"]
+    assert table["answer"].to_pylist() == ["5", "6"]
+    with pytest.raises(DataError, match="'answer' already holds values"):
+        grade_table(given.append_column("gold", given["answer"]), "numeric", ONE)
+    with pytest.raises(DataError, match=r"no column 'answer'.*--gold"):
+        grade_table(given.drop_columns(["answer"]), "numeric", ONE, gold_column="answer")
+
+
 @pytest.mark.parametrize(
     ("rule", "grades", "rewards"),
     [

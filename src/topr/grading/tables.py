@@ -41,7 +41,7 @@ def grade_table(
 
     Columns of these names are filled in where they are all null. Truncated rows (`finish_reason`)
     are treated as `config.truncated` says. A user's function is given all other columns, and the
-    gold answers as `answer`.
+    gold answers as `answer`. Gold answers that stand in such a column are kept as `gold`.
 
     Built-in graders are given what a completion says outside its thinking, also where the
     `prompt` ends in the mark that begins the thinking, and where that mark is a special token,
@@ -68,6 +68,11 @@ def grade_table(
     """
     if grader in GOLD_COLUMNS and gold_column == "gold":
         gold_column, golds = GOLD_COLUMNS[grader], None
+    there = table.column_names
+    if gold_column in GRADE_FIELDS and gold_column in there and "gold" not in there:
+        # Gold answers where grading writes: they are kept as `gold`.
+        names = ["gold" if name == gold_column else name for name in there]
+        table, gold_column = table.rename_columns(names), "gold"
     _check_columns(table, [completion_column, *([gold_column] if grader in GRADERS else [])])
     completions = [text or "" for text in _texts(table, completion_column)]
     known: Iterable[str | None] = [None] * len(completions)
@@ -170,7 +175,8 @@ def _check_columns(table: pa.Table, needed: list[str]) -> None:
         if column_values(table.slice(0, 1), name) is None and column_values(table, name) is None:
             raise DataError(
                 f"the table has no column {name!r}, which grading reads: its columns are "
-                f"{', '.join(table.column_names) or '(none)'}. Rename one, or say which it is"
+                f"{', '.join(table.column_names) or '(none)'}. Rename one, or name "
+                "yours: --completion and --gold, in Python completion= and gold="
             )
     for name in GRADE_FIELDS:
         if name in table.column_names and table[name].null_count < table.num_rows:
