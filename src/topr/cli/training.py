@@ -96,9 +96,7 @@ def train(
         probes = asked_source(load_recipe(probe), config, start, progress)
     manifest = _train(dataset, output, start, config, seed, behavior_model or (), probes)
     if not launched()[0]:  # The first process says it.
-        if done:
-            out.print(f"{escape(str(output))} is finished: nothing was trained again")
-        _show(manifest, output)
+        _show(manifest, output, again=done)
 
 
 def _train(
@@ -132,7 +130,7 @@ def _train(
     return manifest
 
 
-def _show(manifest: "Manifest", output: Path) -> None:
+def _show(manifest: "Manifest", output: Path, *, again: bool) -> None:
     """Say what was made, how it went, and what to do next."""
     from topr.stages.train import alarm_lines
 
@@ -140,6 +138,7 @@ def _show(manifest: "Manifest", output: Path) -> None:
     kinds = ("unscored", "empty", "too_long", "truncated", "greedy")
     left_out = [f"{found[kind]} {kind}" for kind in kinds if found.get(kind)]
     lines = [
+        *([f"{output} is finished: nothing was trained again"] if again else []),
         f"trained {found['steps']} steps of {found['objective']} on {found['rows']} completions, "
         f"{found['positive_share']:.1%} positive"
         + (f" (left out: {', '.join(left_out)})" if left_out else ""),

@@ -68,11 +68,7 @@ def grade_table(
     """
     if grader in GOLD_COLUMNS and gold_column == "gold":
         gold_column, golds = GOLD_COLUMNS[grader], None
-    there = table.column_names
-    if gold_column in GRADE_FIELDS and gold_column in there and "gold" not in there:
-        # Gold answers where grading writes: they are kept as `gold`.
-        names = ["gold" if name == gold_column else name for name in there]
-        table, gold_column = table.rename_columns(names), "gold"
+    table, gold_column = _gold_kept(table, gold_column)
     _check_columns(table, [completion_column, *([gold_column] if grader in GRADERS else [])])
     completions = [text or "" for text in _texts(table, completion_column)]
     known: Iterable[str | None] = [None] * len(completions)
@@ -89,6 +85,14 @@ def grade_table(
         progress=progress,
     )
     return _with_grades(table, _truncation_ruled(table, grades, config))
+
+
+def _gold_kept(table: pa.Table, column: str) -> tuple[pa.Table, str]:
+    """Return a table whose gold answers are where grading does not write, and their column."""
+    there = table.column_names
+    if column not in GRADE_FIELDS or column not in there or "gold" in there:
+        return table, column
+    return table.rename_columns(["gold" if name == column else name for name in there]), "gold"
 
 
 def _truncation_ruled(table: pa.Table, grades: list[Grade], config: GradeConfig) -> list[Grade]:

@@ -94,9 +94,7 @@ def train_model(
             distributed.run_on_rank0(lambda: drop_checkpoints(work))  # killed after its manifest
             return stage.done
         rows = GradedRows(datasets)
-        if step := last_step(work):
-            progress.say(f"continues from {directory}: {step}")
-        progress.say(f"loading {model.path}")
+        _say_start(work, model, progress)
         loaded = _load(model, config, args)
         set_seed(seed)
         trainer = TOPRTrainer(
@@ -118,6 +116,12 @@ def train_model(
         return distributed.run_on_rank0(
             lambda: _write(trainer, examples, directory, stage, details)
         )
+
+
+def _say_start(work: Path, model: ModelConfig, progress: Progress) -> None:
+    if step := last_step(work):
+        progress.say(f"continues from {work.parent}: {step}")
+    progress.say(f"loading {model.path}")
 
 
 def _open(
