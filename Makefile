@@ -75,7 +75,7 @@ test-peers: test-verl  ## objectives beside the losses of TRL, verl and AReaL
 	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest -n 0 -o filterwarnings= tests/peers
 
 # torch is the one of constraints.txt: older ones for a CPU are not on PyPI.
-LOWEST_TESTS := $(addprefix tests/,test_public_names.py test_objectives.py test_hub.py store models \
+LOWEST_TESTS := $(addprefix tests/,test_public_names.py objectives test_hub.py store models \
   report/test_report_mathml.py grading/test_grading_math.py grading/test_grading_pool.py \
   training/test_adapters.py training/test_trainer.py engines/test_transformers.py \
   engines/test_server.py cli/test_help.py cli/test_wrong_usage.py)
