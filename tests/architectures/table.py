@@ -17,7 +17,7 @@ _MADE_WITH = re.compile(r"^With transformers .*:$", re.MULTILINE)
 REASONS = {
     "that follow, and no sampler": "tokens that follow count",
     "changes its own weights": "changes its weights when run",
-    "no backward pass in evaluation mode": "no gradient in evaluation mode",
+    "no gradient passes through it": "no gradient in evaluation mode",
     "the model ends at": "changes beyond its positions",
     "it returns no": "no cache",
     "nats a token at a length": "decoded, it is another function",

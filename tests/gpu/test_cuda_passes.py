@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch._dynamo.utils import counters
 from torch.nn.utils.rnn import pad_sequence
@@ -165,4 +166,4 @@ def test_in_bfloat16_gradients_point_the_same_way(model_on, architecture, stored
 
 @pytest.mark.parametrize("architecture", SHARING)
 def test_prompts_are_shared(model_on, architecture, caplog):
-    assert forward_of(model_on(architecture), rows()) == SHARED, caplog.text
+    assert forward_of(model_on(architecture), Dataset.from_list(rows())) == SHARED, caplog.text

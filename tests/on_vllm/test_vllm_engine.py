@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from datasets import Dataset
 from transformers import GenerationConfig
 
 from tiny import EOS, PAD, save_tiny, tiny_tokenizer
@@ -21,6 +22,7 @@ from topr.errors import EngineError
 from topr.models.files import fingerprint
 from topr.models.loading import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
+from topr.training.fitting import forward_of
 from topr.training.recompute import recompute
 
 TOKENIZER = tiny_tokenizer()
@@ -84,7 +86,8 @@ def test_logprobs_are_those_that_the_trainer_computes(
         }
         for rollout in drawn.values()
     ]
-    ours = recompute(load_model(ModelConfig(path=str(model_path))), rows)
+    model, kept = load_model(ModelConfig(path=str(model_path))), Dataset.from_list(rows)
+    ours = list(recompute(model, kept, forward=forward_of(model, kept)))
     theirs = [np.asarray(rollout.logprobs, np.float32) for rollout in drawn.values()]
     assert sum(map(len, ours)) > 200
     assert np.concatenate(theirs).min() < -3  # not only near 0, where all would agree

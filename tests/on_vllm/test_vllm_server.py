@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from datasets import Dataset
 from transformers import GenerationConfig
 
 from command_line import read_jsonl, topr
@@ -32,6 +33,7 @@ from topr.engines.server_process import VLLM
 from topr.models.loading import load_model
 from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import read_table
+from topr.training.fitting import forward_of
 from topr.training.recompute import recompute
 
 pytestmark = pytest.mark.timeout(900)
@@ -151,7 +153,9 @@ def test_logprobs_are_those_that_the_trainer_computes(
         }
         for rollout in drawn.values()
     ]
-    ours = recompute(load_model(ModelConfig(path=str(model_path), device="cpu")), rows)
+    model = load_model(ModelConfig(path=str(model_path), device="cpu"))
+    kept = Dataset.from_list(rows)
+    ours = list(recompute(model, kept, forward=forward_of(model, kept)))
     theirs = [np.asarray(rollout.logprobs, np.float32) for rollout in drawn.values()]
     assert sum(map(len, ours)) > 200
     assert np.concatenate(theirs).min() < -3  # not only near 0, where all would agree

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +16,7 @@ from topr.runs.lineage import read_lineage
 from topr.runs.loop import run
 from topr.runs.recipe_checks import _check_adapter, check_recipe
 from topr.store import read_manifest, read_table
+from topr.training.mapped_rows import map_rows
 
 pytestmark = pytest.mark.slow
 
@@ -65,9 +65,9 @@ def test_log_mu_is_recomputed_with_the_model_that_wrote_the_row(done):
     # Iteration 3 trains the base on what two later models wrote: none of its rows is its own.
     for iteration in (1, 2, 3):
         assert details(done, iteration)["behavior_gap"]["behavior_gap/sequence_max"] < 1e-3
-    cached = sorted((done / "iteration-03/training").glob("behavior-logprobs-*.parquet"))
+    cached = sorted((done / "iteration-03/training").glob("behavior-logprobs-*.arrow"))
     assert len(cached) == 2  # one per model
-    recomputed = [v for path in cached for v in pq.read_table(path)["logprobs"].to_pylist()]
+    recomputed = [v for path in cached for v in map_rows(path)["behavior_logprobs"].to_pylist()]
     written = [value for i in (2, 3) for value in _logprobs(done / f"iteration-{i:02d}/dataset")]
     sums = sorted(float(np.sum(value)) for value in recomputed)
     assert sums == pytest.approx(sorted(float(np.sum(value)) for value in written), abs=1e-3)

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -20,6 +21,7 @@ from transformers.models.llama import modeling_llama
 
 from tiny import tiny_model, tiny_tokenizer
 from topr.errors import TrainingError
+from topr.training.batches import longest_row
 from topr.training.fitting import forward_of, validate_gradient
 from topr.training.logprobs import Forward
 
@@ -38,10 +40,13 @@ def rows(longest):
     """Two rows, the longer of `longest` tokens."""
     chance = random.Random(0)
     ids = [chance.randrange(5, VOCABULARY) for _ in range(longest)]
-    return [
-        {"group": 0, "prompt_ids": ids[:9], "completion_ids": ids[20:25], "temperature": 1.0},
-        {"group": 1, "prompt_ids": ids[:20], "completion_ids": ids[20:], "temperature": 1.0},
-    ]
+    lengths = ((ids[:9], ids[20:25]), (ids[:20], ids[20:]))
+    return Dataset.from_list(
+        [
+            {"group": group, "prompt_ids": prompt, "completion_ids": completion, "temperature": 1.0}
+            for group, (prompt, completion) in enumerate(lengths)
+        ]
+    )
 
 
 def after_embedding(model, change):
@@ -169,11 +174,6 @@ def test_a_row_longer_than_the_model_has_positions_for_is_refused():
 
 
 def test_the_longest_row_of_a_dataset_is_found():
-    from datasets import Dataset
-
-    from topr.training.batches import longest_row
-
     given = [{"prompt_ids": [1] * n, "completion_ids": [2] * (9 - n // 2)} for n in (3, 8, 5)]
     assert longest_row(Dataset.from_list(given)) == given[1]
     assert longest_row(Dataset.from_list(given).select([0, 2])) == given[2]
-    assert longest_row(given) == given[1]

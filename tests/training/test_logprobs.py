@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.nn.attention.flex_attention import flex_attention
 
@@ -236,14 +237,18 @@ def test_a_token_of_weight_0_has_no_gradient_and_costs_no_other_any():
     assert_same(ours, {n: p.grad for n, p in model.named_parameters()}, 1e-4)
 
 
+def way_of(model, layout="auto"):
+    return forward_of(model, Dataset.from_list(rows_with_a_common_start()), layout)
+
+
 def test_prompts_are_not_shared_in_float64():
     # torch's kernel has no backward pass for all of it.
-    assert not forward_of(tiny_model().double(), rows_with_a_common_start()).share
+    assert not way_of(tiny_model().double()).share
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_the_way_is_found_by_trying(architecture, caplog):
-    way = forward_of(tiny_model(architecture), rows_with_a_common_start())
+    way = way_of(tiny_model(architecture))
     expected = {
         **dict.fromkeys(SHARING, SHARED),
         "gemma2": PLAIN,  # soft-capped logits, and sliding layers
@@ -255,20 +260,20 @@ def test_the_way_is_found_by_trying(architecture, caplog):
 
 def test_a_window_that_slides_is_refused(caplog):
     model = tiny_model("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert forward_of(model, rows_with_a_common_start()) == CHUNKED
+    assert way_of(model) == CHUNKED
     assert "sliding" in caplog.text
     with pytest.raises(TrainingError, match="layout=shared does not fit Qwen2ForCausalLM"):
-        forward_of(model, rows_with_a_common_start(), "shared")
+        way_of(model, "shared")
 
 
 def test_padded_is_kept_to_where_it_is_asked_for():
-    assert forward_of(tiny_model(), rows_with_a_common_start(), "padded") == CHUNKED
+    assert way_of(tiny_model(), "padded") == CHUNKED
 
 
 def test_the_models_own_attention_comes_back():
     model = tiny_model()
     before = model.config._attn_implementation
-    forward_of(model, rows_with_a_common_start())
+    way_of(model)
     assert model.config._attn_implementation == before
 
 

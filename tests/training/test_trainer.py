@@ -195,7 +195,7 @@ def test_recomputed_logprobs_are_cached(tmp_path, monkeypatch):
     rows = made_rows(logprobs=False)
     first = make_trainer(tmp_path, rows, behavior_logprobs="recompute")
     first.prepare_behavior()
-    monkeypatch.setattr("topr.training.behavior.recompute_windows", None)  # a call would fail
+    monkeypatch.setattr("topr.training.behavior.recompute", None)  # a call would fail
     second = make_trainer(tmp_path, rows, behavior_logprobs="recompute")
     second.prepare_behavior()
     assert second.rows["behavior_logprobs"] == first.rows["behavior_logprobs"]

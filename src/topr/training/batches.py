@@ -247,10 +247,8 @@ def _split_padded(sizes: Sequence[int], budget: int | None) -> list[list[int]]:
     return parts
 
 
-def longest_row(rows: Sequence[Row] | Dataset) -> Row:
+def longest_row(rows: Dataset) -> Row:
     """Return the row with the most tokens, the first of several."""
-    if not isinstance(rows, Dataset):
-        return max(rows, key=lambda row: len(row["prompt_ids"]) + len(row["completion_ids"]))
     lengths = (
         np.concatenate([part.value_lengths() for part in column_parts(rows, name)])
         for name in ("prompt_ids", "completion_ids")

@@ -6,7 +6,7 @@ that differs, or sampling parameters that were not recorded, before they shut ev
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,19 @@ from datasets import Dataset
 from torch import nn
 
 from topr.errors import DataError
+from topr.store import atomic_path
 from topr.training.cache_key import cache_key
 from topr.training.distributed import SINGLE_PROCESS, DistributedContext
 from topr.training.fitting import Layout, forward_of
 from topr.training.logprobs import Forward
-from topr.training.mapped_rows import column_of, numbers_of, write_once_per_node, write_rows
-from topr.training.recompute import LogProbs, read_cache, recompute, recompute_windows, write_cache
+from topr.training.mapped_rows import (
+    column_of,
+    map_rows,
+    numbers_of,
+    write_once_per_node,
+    write_rows,
+)
+from topr.training.recompute import LogProbs, recompute
 
 logger = logging.getLogger(__name__)
 
@@ -169,8 +176,9 @@ class Behavior:
 
             With writer_N = [0, 1, 0] the first cache has rows 0 and 2, and the second has row 1.
             """
-            readers = [read_cache(cache) for cache in caches]
-            write_rows(path, LOGPROBS, ({COLUMN: next(readers[k])} for k in writer_N))
+            readers = [iter(map_rows(cache)[COLUMN]) for cache in caches]
+            found = (np.asarray(next(readers[k]).values) for k in writer_N)
+            write_rows(path, LOGPROBS, ({COLUMN: values} for values in found))
 
         table, _ = write_once_per_node(self.directory, COLUMN, self.distributed, write)
         return table[COLUMN]
@@ -182,18 +190,21 @@ class Behavior:
         model = self.model if writer is None else writer
         forward = self._forward(writer, rows)
         key = cache_key(model, rows, forward, self.numerics)
-        path = self.directory / f"behavior-logprobs-{key}.parquet"
+        path = self.directory / f"behavior-logprobs-{key}.arrow"
         if all(self.distributed.gather(path.is_file())):
             return path
         logger.info("recomputing the behaviour log-probabilities of %d rows", len(rows))
-        windows = recompute_windows(
+        found = recompute(
             model, rows, forward=forward, tokens=self.tokens, progress=progress,
             distributed=self.distributed, sharded=self.sharded,
         )  # fmt: skip
         if self.distributed.local_rank == 0:
-            write_cache(path, windows, self.distributed.rank)
+            own = path.with_name(f".{self.distributed.rank}-{path.name}")  # nodes may share a disk
+            with atomic_path(own, overwrite=True) as temporary:
+                write_rows(temporary, LOGPROBS, ({COLUMN: values} for values in found))
+            own.replace(path)
         else:
-            deque(windows, maxlen=0)
+            deque(found, maxlen=0)
         self.distributed.barrier()
         return path
 
@@ -266,7 +277,7 @@ def rows_by_revision(rows: Dataset) -> dict[str, int]:
     return {name: count for name, count in zip(revisions, counts, strict=True) if name}
 
 
-def measure_gap(ours: Sequence[LogProbs], theirs: Sequence[LogProbs]) -> LogprobMismatch:
+def measure_gap(ours: Iterable[LogProbs], theirs: Iterable[LogProbs]) -> LogprobMismatch:
     """Return how far two sources of log mu lie apart on the same rows."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     tokens = np.abs(np.concatenate(differences))

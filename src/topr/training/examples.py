@@ -35,13 +35,14 @@ def examples_table(trainer: TOPRTrainer, take: Callable[[list[int]], pa.Table]) 
     rows = trainer.rows.select(chosen)
     with trainer.accelerator.autocast():
         model = trainer.accelerator.unwrap_model(trainer.model)
-        policy = recompute(model, rows, forward=trainer.forward, distributed=trainer.distributed)
+        forward, distributed = trainer.forward, trainer.distributed
+        policy = list(recompute(model, rows, forward=forward, distributed=distributed))
     pieces = [trainer.tokenizer.batch_decode([[i] for i in ids]) for ids in rows["completion_ids"]]
     floats = pa.list_(pa.float32())
     added = {
         "tokens": pa.array(pieces, pa.list_(pa.string())),
         "behavior_logprobs": pa.array(rows["behavior_logprobs"], floats),
-        "policy_logprobs": pa.array([values.tolist() for values in policy], floats),
+        "policy_logprobs": pa.array(policy, floats),
     }
     table = take(list(rows["row"]))
     for name, column in added.items():

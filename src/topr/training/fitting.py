@@ -51,7 +51,7 @@ Failures = (
 
 
 @torch.no_grad()
-def forward_of(model: nn.Module, rows: Sequence[Row] | Dataset, layout: Layout = "auto") -> Forward:
+def forward_of(model: nn.Module, rows: Dataset, layout: Layout = "auto") -> Forward:
     """Find the fastest way of running a model that gives the numbers of single sequences.
 
     Args:
@@ -158,7 +158,6 @@ class _Trial:
                     before, self._said(row, once=True),
                     "depend on the sequences that it was given before",
                 )  # fmt: skip
-            self._try_backward()
         except TrainingError:
             raise
         except Failures as error:
@@ -173,21 +172,6 @@ class _Trial:
                 "would be trained and saved is not what was loaded. Where its config has "
                 "rescale_every (RWKV), set that to 0"
             )
-
-    @torch.enable_grad()
-    def _try_backward(self) -> None:
-        """Take a gradient of one weight through all layers: some can in train mode alone."""
-        trained = next((each for each in self.model.parameters() if each.requires_grad), None)
-        if trained is None:  # it is only scored
-            return
-        (said,) = self._run(PLAIN.batch(self.short[-1:]))
-        try:
-            torch.autograd.grad(said.sum(), trained, allow_unused=True)
-        except Failures as error:
-            raise TrainingError(
-                f"{self.name} cannot be trained: it has no backward pass in evaluation mode, and "
-                f"in train mode it is another policy ({type(error).__name__}: {error})"
-            ) from error
 
     def try_chunks(self) -> str | None:
         """Return None where the head can be applied in chunks, else why not; and log that."""
