@@ -21,6 +21,7 @@ from topr.engines.completions import (
     LLAMA_CPP,
     Answer,
     Prompt,
+    ServedModel,
     body,
     finalize_completion,
     read_answer,
@@ -38,7 +39,8 @@ SAMPLING = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=9, stop=("x",),
 
 def request(kind: int, sampling: SamplingParams = SAMPLING, **changes: Any) -> dict[str, Any]:
     capabilities = dataclasses.replace(KINDS[kind], **changes)
-    return body(PROMPT, sampling, 77, capabilities, model="m", end_ids=(2, 4), extra={"a": 1})
+    model = ServedModel(name="m", end_ids=(2, 4), extra={"a": 1})
+    return body(PROMPT, sampling, 77, capabilities, model)
 
 
 def test_a_request_says_all_that_fixes_the_distribution() -> None:

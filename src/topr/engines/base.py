@@ -1,6 +1,6 @@
 """What every engine does: prompts and sampling parameters in, rollouts out as they finish."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,6 +9,8 @@ from topr.records import FinishReason, Rollout, SamplingParams
 
 if TYPE_CHECKING:  # it takes seconds to import, and an engine may live elsewhere
     from transformers import PreTrainedTokenizerBase
+
+    from topr.models.facts import ModelFacts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +25,21 @@ class Request:
     first_sample: int = 0
     gold: str | None = None
     question: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One completion to draw: a request, and which of its numbers."""
+
+    request: Request
+    number: int
+
+
+def samples_of(requests: Iterable[Request]) -> Iterator[Sample]:
+    """Yield all that requests ask for, in their order."""
+    for request in requests:
+        for number in range(request.first_sample, request.first_sample + request.n):
+            yield Sample(request=request, number=number)
 
 
 class Engine(Protocol):
@@ -72,8 +89,7 @@ class Engine(Protocol):
 
 def make_rollout(
     engine: Engine,
-    request: Request,
-    sample: int,
+    sample: Sample,
     sampling: SamplingParams,
     iteration: int,
     *,
@@ -81,10 +97,22 @@ def make_rollout(
     logprobs: tuple[float, ...] | None,
     reason: FinishReason,
 ) -> Rollout:
-    """Return the record of one completion; its text is that of its ids, without special tokens."""
+    """Return the record of one completion; its text is that of its ids, without special tokens.
+
+    Raises:
+        EngineError: the model's logits were not numbers.
+
+    """
+    request = sample.request
+    if any(value != value for value in logprobs or ()):  # NaN alone differs from itself
+        raise EngineError(
+            f"{engine.model_name} gave logits that are NaN or infinite on problem "
+            f"{request.problem_id!r}; its weights may have diverged, or float16 overflowed: try "
+            "dtype float32 or bfloat16"
+        )
     return Rollout(
         problem_id=request.problem_id,
-        sample=sample,
+        sample=sample.number,
         prompt=request.prompt,
         prompt_ids=request.prompt_ids,
         completion=str(engine.tokenizer.decode(list(ids), skip_special_tokens=True)),
@@ -101,35 +129,35 @@ def make_rollout(
     )
 
 
-def validate_request(
-    request: Request, sampling: SamplingParams, *, vocabulary: int, positions: int | None
+def validate_requests(
+    requests: Iterable[Request], sampling: SamplingParams, facts: "ModelFacts"
 ) -> None:
-    """Refuse a prompt that the model cannot complete.
+    """Refuse prompts that the model cannot complete.
 
     Args:
-        request: the prompt.
-        sampling: its `max_tokens` must fit behind the prompt.
-        vocabulary: the model knows the ids below it.
-        positions: tokens of prompt and completion at most; None: any number.
+        requests: the prompts.
+        sampling: its `max_tokens` must fit behind each.
+        facts: how many token ids the model knows, and for how many tokens it has positions.
 
     Raises:
-        EngineError: the prompt is empty, holds an unknown id, or leaves no room for `max_tokens`.
+        EngineError: a prompt is empty, holds an unknown id, or leaves no room for `max_tokens`.
 
     """
-    where, length = f"problem {request.problem_id!r}", len(request.prompt_ids)
-    if not length:
-        raise EngineError(
-            f"{where} has an empty prompt; a model needs one token at least, such as its "
-            "beginning-of-sequence token"
-        )
-    if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocabulary:
-        raise EngineError(
-            f"{where} has token id {max(request.prompt_ids)}, but the model knows ids 0 to "
-            f"{vocabulary - 1}; tokenise prompts with the model's own tokenizer"
-        )
-    if positions is not None and length + sampling.max_tokens > positions:
-        raise EngineError(
-            f"{where} has a prompt of {length} tokens; with max_tokens={sampling.max_tokens} "
-            f"that is {length + sampling.max_tokens}, and the model ends at {positions}; lower "
-            "max_tokens, or shorten or drop the problem"
-        )
+    for request in requests:
+        where, length = f"problem {request.problem_id!r}", len(request.prompt_ids)
+        if not length:
+            raise EngineError(
+                f"{where} has an empty prompt; a model needs one token at least, such as its "
+                "beginning-of-sequence token"
+            )
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < facts.vocabulary:
+            raise EngineError(
+                f"{where} has token id {max(request.prompt_ids)}, but the model knows ids 0 to "
+                f"{facts.vocabulary - 1}; tokenise prompts with the model's own tokenizer"
+            )
+        if facts.positions is not None and length + sampling.max_tokens > facts.positions:
+            raise EngineError(
+                f"{where} has a prompt of {length} tokens; with max_tokens={sampling.max_tokens} "
+                f"that is {length + sampling.max_tokens}, and the model ends at "
+                f"{facts.positions}; lower max_tokens, or shorten or drop the problem"
+            )

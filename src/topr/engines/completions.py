@@ -94,15 +94,24 @@ class Answer:
     """They are where llama.cpp alone puts them."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """What all requests to a server have in common."""
+
+    name: str
+    """What the server calls the model."""
+    end_ids: Collection[int]
+    """Tokens that end a text."""
+    extra: Mapping[str, Any]
+    """Further fields, laid over the others."""
+
+
 def body(
     prompt: Prompt,
     sampling: SamplingParams,
     seed: int,
     capabilities: ServerCapabilities,
-    *,
-    model: str,
-    end_ids: Collection[int],
-    extra: Mapping[str, Any],
+    model: ServedModel,
 ) -> dict[str, Any]:
     """Return the request for one sample.
 
@@ -111,16 +120,14 @@ def body(
         sampling: how; its own seed does not count here.
         seed: of this sample.
         capabilities: what the server takes.
-        model: what the server calls the model.
-        end_ids: tokens that end a text.
-        extra: laid over all that.
+        model: what is asked.
 
     Raises:
         EngineError: the server has no top-k.
 
     """
     fields: dict[str, Any] = {
-        "model": model,
+        "model": model.name,
         "prompt": list(prompt.ids) if capabilities.takes_ids else prompt.text,
         "n": 1,
         "max_tokens": sampling.max_tokens,
@@ -139,7 +146,7 @@ def body(
             "top_k": sampling.top_k or -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
-            "stop_token_ids": sorted(end_ids),
+            "stop_token_ids": sorted(model.end_ids),
             "return_token_ids": True,
             "skip_special_tokens": False,
         }
@@ -148,7 +155,7 @@ def body(
             f"the server takes OpenAI's own fields alone, and generate.top_k={sampling.top_k} is "
             "none of them: set it to 0, or use a server that knows it"
         )
-    return fields | dict(extra)
+    return fields | dict(model.extra)
 
 
 def read_answer(answer: Any) -> Answer:

@@ -4,14 +4,22 @@ Not here: the wire format (`topr.engines.completions`).
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from topr.engines.client import RefusedError, Session
-from topr.engines.completions import KINDS, Answer, Prompt, ServerCapabilities, body, read_answer
+from topr.engines.completions import (
+    KINDS,
+    Answer,
+    Prompt,
+    ServedModel,
+    ServerCapabilities,
+    body,
+    read_answer,
+)
 from topr.records import FinishReason, SamplingParams
 
 PROMPT = "One day, when the rain had stopped, she went"
@@ -32,21 +40,14 @@ CHANGE = 0.2
 
 
 async def probe(
-    session: Session,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    model: str,
-    end_ids: frozenset[int],
-    extra: Mapping[str, Any],
+    session: Session, tokenizer: PreTrainedTokenizerBase, model: ServedModel
 ) -> ServerCapabilities:
     """Ask a server for a few tokens, to see what it takes and gives.
 
     Args:
         session: with the server.
         tokenizer: the model's.
-        model: what the server calls the model.
-        end_ids: tokens that end a text.
-        extra: further fields of each request.
+        model: what is asked.
 
     Raises:
         RefusedError: it takes no request that topr knows.
@@ -54,7 +55,7 @@ async def probe(
 
     """
     prompt = Prompt(ids=tuple(tokenizer(PROMPT)["input_ids"]), text=PROMPT)
-    probes = _Probes(session, prompt, model=model, end_ids=end_ids, extra=extra)
+    probes = _Probes(session, prompt, model)
     for number, kind in enumerate(KINDS, start=1):
         try:
             answer = await probes.ask(kind, GREEDY)
@@ -77,7 +78,7 @@ async def probe(
     first = answer.ids[0]
     if (await probes.ask(kind, GREEDY, ends=[first])).ids == ():
         kind = replace(kind, gives_logprobs=False)  # the end is left out, and so is its number
-    texts = [str(tokenizer.decode([token])) for token in answer.ids if token not in end_ids]
+    texts = [str(tokenizer.decode([token])) for token in answer.ids if token not in model.end_ids]
     text = next((text for text in texts if text and "\ufffd" not in text), "")
     if not text:  # nothing to try a stop string with
         return kind
@@ -91,17 +92,8 @@ async def probe(
 class _Probes:
     """Requests for a few tokens after one prompt."""
 
-    def __init__(
-        self,
-        session: Session,
-        prompt: Prompt,
-        *,
-        model: str,
-        end_ids: Collection[int],
-        extra: Mapping[str, Any],
-    ) -> None:
-        self._session, self._prompt = session, prompt
-        self._model, self._end_ids, self._extra = model, end_ids, extra
+    def __init__(self, session: Session, prompt: Prompt, model: ServedModel) -> None:
+        self._session, self._prompt, self._model = session, prompt, model
 
     async def ask(
         self,
@@ -112,10 +104,8 @@ class _Probes:
         ends: Collection[int] | None = None,
     ) -> Answer:
         """Return the answer; `ends` are tokens that end it, in place of the model's."""
-        ends = self._end_ids if ends is None else ends
-        fields = body(
-            self._prompt, sampling, seed, kind, model=self._model, end_ids=ends, extra=self._extra
-        )
+        model = self._model if ends is None else replace(self._model, end_ids=ends)
+        fields = body(self._prompt, sampling, seed, kind, model)
         return await self._session.ask("completions", read_answer, fields, longest=1.0)
 
     async def ask_if_taken(

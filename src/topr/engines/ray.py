@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Engine, Request, validate_request
+from topr.engines.base import Engine, Request, validate_requests
 from topr.errors import ConfigError, EngineError
 from topr.models.facts import ModelFacts, model_facts
 from topr.models.loading import load_tokenizer
@@ -173,13 +173,7 @@ class RayEngine(Engine):
                 engine refuses or fails; workers die again and again.
 
         """
-        for request in requests:
-            validate_request(
-                request,
-                sampling,
-                vocabulary=self.facts.vocabulary,
-                positions=self.facts.positions,
-            )
+        validate_requests(requests, sampling, self.facts)
         return self._rollouts(requests, sampling, iteration) if requests else iter(())
 
     def _rollouts(
@@ -273,18 +267,8 @@ def blocks_of(requests: Sequence[Request], shard_problems: int, workers: int) ->
     given without Ray; fewer only where some of the workers would have nothing to do.
     """
     size = min(shard_problems, math.ceil(len(requests) / workers))
-    rows = [
-        {
-            "problem_id": request.problem_id,
-            "prompt": request.prompt,
-            "prompt_ids": request.prompt_ids,
-            "n": request.n,
-            "first_sample": request.first_sample,
-            "gold": request.gold,
-            "question": request.question,
-        }
-        for request in requests
-    ]
+    names = REQUEST_SCHEMA.names
+    rows = [{name: getattr(request, name) for name in names} for request in requests]
     return [
         pa.Table.from_pylist(rows[start : start + size], schema=REQUEST_SCHEMA)
         for start in range(0, len(rows), size)

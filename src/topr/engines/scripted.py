@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from topr.engines.base import Engine, Request, make_rollout
+from topr.engines.base import Engine, Request, make_rollout, samples_of
 from topr.engines.rng import uniform_stream
 from topr.engines.stops import StopStrings
 from topr.errors import EngineError
@@ -72,29 +72,13 @@ class ScriptedEngine(Engine):
 
         """
         stops = StopStrings(self.tokenizer, sampling.stop)
-        for request in requests:
-            for sample in range(request.first_sample, request.first_sample + request.n):
-                yield self._rollout(request, sample, sampling, stops, iteration)
-
-    def _rollout(
-        self,
-        request: Request,
-        sample: int,
-        sampling: SamplingParams,
-        stops: StopStrings,
-        iteration: int,
-    ) -> Rollout:
-        ids, reason = self._tokens(self._text(request, sample), sampling.max_tokens, stops)
-        return make_rollout(
-            self,
-            request,
-            sample,
-            sampling,
-            iteration,
-            ids=ids,
-            logprobs=self._token_logprobs(request, sample, ids, sampling.seed),
-            reason=reason,
-        )
+        for sample in samples_of(requests):
+            text = self._text(sample.request, sample.number)
+            ids, reason = self._tokens(text, sampling.max_tokens, stops)
+            logprobs = self._token_logprobs(sample.request, sample.number, ids, sampling.seed)
+            yield make_rollout(
+                self, sample, sampling, iteration, ids=ids, logprobs=logprobs, reason=reason
+            )
 
     def _text(self, request: Request, sample: int) -> str:
         if not isinstance(self.script, Mapping):

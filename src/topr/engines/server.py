@@ -7,8 +7,8 @@ process of a server that topr starts (`topr.engines.server_process`).
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,11 +18,19 @@ from transformers import PreTrainedTokenizerBase
 from topr.config.engines import ServerConfig
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.background import in_background
-from topr.engines.base import Engine, Request, make_rollout, validate_request
+from topr.engines.base import (
+    Engine,
+    Request,
+    Sample,
+    make_rollout,
+    samples_of,
+    validate_requests,
+)
 from topr.engines.client import Endpoint, Session
 from topr.engines.completions import (
     Answer,
     Prompt,
+    ServedModel,
     ServerCapabilities,
     body,
     finalize_completion,
@@ -40,16 +48,6 @@ from topr.records import Rollout, SamplingParams
 from topr.tokenization.ends import Ends
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """One completion to ask for."""
-
-    request: Request
-    prompt: Prompt
-    sample: int
-    seed: int
 
 
 class ServerEngine(Engine):
@@ -93,7 +91,7 @@ class ServerEngine(Engine):
         self._facts = facts
         self._config = config
         self._served = served
-        self._served_name, self._capabilities = self._handshake()
+        self._model, self._capabilities = self._handshake()
         if served is not None:
             served.check_alive()  # else another server has taken its port, and was met
         self._warned = False
@@ -177,40 +175,26 @@ class ServerEngine(Engine):
                 answered for `patience` seconds.
 
         """
-        for request in requests:
-            validate_request(
-                request,
-                sampling,
-                vocabulary=self._facts.vocabulary,
-                positions=self._facts.positions,
-            )
-        rows = [
-            _Row(
-                request=request,
-                prompt=prompt,
-                sample=sample,
-                seed=request_seed(sampling.seed, request.problem_id, sample),
-            )
-            for request, prompt in [(request, self._prompt(request)) for request in requests]
-            for sample in range(request.first_sample, request.first_sample + request.n)
-        ]
-        return self._rollouts(rows, sampling, iteration)
+        validate_requests(requests, sampling, self._facts)
+        prompts = {request.problem_id: self._prompt(request) for request in requests}
+        return self._rollouts(list(samples_of(requests)), prompts, sampling, iteration)
 
     def _rollouts(
-        self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int
-    ) -> Iterator[Rollout]:
+        self, samples: Sequence[Sample], prompts: Mapping[str, Prompt], sampling: SamplingParams,
+        iteration: int,
+    ) -> Iterator[Rollout]:  # fmt: skip
         stops = StopStrings(self.tokenizer, sampling.stop)
         ends = Ends(self.tokenizer, self._facts.eos_ids)
         left_out = self._capabilities.unaccounted_params(sampling)
         self._warn_of(left_out)
 
-        def ask(put: Callable[[tuple[_Row, Answer]], None]) -> Awaitable[None]:
-            return self._ask_all(rows, sampling, put)
+        def ask(put: Callable[[tuple[Sample, Answer]], None]) -> Awaitable[None]:
+            return self._ask_all(samples, prompts, sampling, put)
 
-        for row, answer in in_background(ask):
+        for sample, answer in in_background(ask):
             complete = finalize_completion(
                 replace(answer, logprobs=None) if left_out else answer,
-                row.request.prompt,
+                sample.request.prompt,
                 self.tokenizer,
                 stops,
                 ends,
@@ -218,31 +202,27 @@ class ServerEngine(Engine):
             )
             if complete.logprobs is None:
                 self._warn("gave a completion without a log-probability of each of its tokens")
-            yield self._rollout(row, complete, sampling, iteration)
+            assert complete.ids is not None  # noqa: S101 - `finalize_completion` tokenised a text
+            yield make_rollout(
+                self, sample, sampling, iteration,
+                ids=complete.ids, logprobs=complete.logprobs, reason=complete.reason,
+            )  # fmt: skip
 
     async def _ask_all(
-        self,
-        rows: Sequence[_Row],
-        sampling: SamplingParams,
-        put: Callable[[tuple[_Row, Answer]], None],
-    ) -> None:
-        """Ask for all rows, `concurrency` of them at a time."""
-        left = iter(rows)
-        workers = min(self._config.concurrency, len(rows))
+        self, samples: Sequence[Sample], prompts: Mapping[str, Prompt], sampling: SamplingParams,
+        put: Callable[[tuple[Sample, Answer]], None],
+    ) -> None:  # fmt: skip
+        """Ask for all samples, `concurrency` of them at a time."""
+        left = iter(samples)
+        workers = min(self._config.concurrency, len(samples))
 
         async def work(session: Session) -> None:
-            for row in left:
-                fields = body(
-                    row.prompt,
-                    sampling,
-                    row.seed,
-                    self._capabilities,
-                    model=self._served_name,
-                    end_ids=self._facts.eos_ids,
-                    extra=self._config.extra_body,
-                )
-                spread = row.seed / 2**31
-                put((row, await session.ask("completions", read_answer, fields, spread=spread)))
+            for sample in left:
+                problem = sample.request.problem_id
+                seed = request_seed(sampling.seed, problem, sample.number)
+                fields = body(prompts[problem], sampling, seed, self._capabilities, self._model)
+                answer = await session.ask("completions", read_answer, fields, spread=seed / 2**31)
+                put((sample, answer))
 
         try:
             async with Session(self._endpoint, workers) as session, asyncio.TaskGroup() as group:
@@ -251,24 +231,20 @@ class ServerEngine(Engine):
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    def _handshake(self) -> tuple[str, ServerCapabilities]:
+    def _handshake(self) -> tuple[ServedModel, ServerCapabilities]:
         """Return what the server calls the model, and what it takes and gives."""
 
-        async def handshake(put: Callable[[tuple[str, ServerCapabilities]], None]) -> None:
+        async def handshake(put: Callable[[tuple[ServedModel, ServerCapabilities]], None]) -> None:
             async with Session(self._endpoint) as session:
                 name = self._config.model
                 if name is not None:
                     name = name.replace("{model}", model_word(self.model_name))
                 else:
                     name = self._find(await session.ask("models", _models, longest=1.0))
-                capabilities = await probe(
-                    session,
-                    self.tokenizer,
-                    model=name,
-                    end_ids=self._facts.eos_ids,
-                    extra=self._config.extra_body,
+                model = ServedModel(
+                    name=name, end_ids=self._facts.eos_ids, extra=self._config.extra_body
                 )
-                put((name, capabilities))
+                put((model, await probe(session, self.tokenizer, model)))
 
         (met,) = in_background(handshake)
         return met
@@ -327,21 +303,6 @@ class ServerEngine(Engine):
             "the server at %s %s; training on its rollouts needs train.behavior_logprobs=recompute",
             self._endpoint.url, what,
         )  # fmt: skip
-
-    def _rollout(
-        self, row: _Row, answer: Answer, sampling: SamplingParams, iteration: int
-    ) -> Rollout:
-        assert answer.ids is not None  # noqa: S101 - `finalize_completion` tokenised a text
-        return make_rollout(
-            self,
-            row.request,
-            row.sample,
-            sampling,
-            iteration,
-            ids=answer.ids,
-            logprobs=answer.logprobs,
-            reason=answer.reason,
-        )
 
 
 def _models(answer: Any) -> dict[str, set[str]]:

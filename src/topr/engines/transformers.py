@@ -7,14 +7,20 @@ Not here: how rows are decoded side by side (`topr.engines.decoding`) and how a 
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Engine, Request, make_rollout, validate_request
+from topr.engines.base import (
+    Engine,
+    Request,
+    Sample,
+    make_rollout,
+    samples_of,
+    validate_requests,
+)
 from topr.engines.batch_sizing import MOST, rows_that_fit
 from topr.engines.decoding import Decoded, Decoding
 from topr.engines.kv_cache import Batching
@@ -23,7 +29,7 @@ from topr.engines.stops import StopStrings
 from topr.engines.trial import find_batching, kept_bytes
 from topr.errors import EngineError
 from topr.models.devices import resolve_device
-from topr.models.facts import eos_ids
+from topr.models.facts import ModelFacts, eos_ids
 from topr.models.lengths import named_lengths, positions_of
 from topr.models.loading import load
 from topr.records import FinishReason, Rollout, SamplingParams
@@ -36,14 +42,6 @@ SCORE_BYTES = 16
 """Of logits, and of what is made of them to choose a token, for each token of the vocabulary."""
 SLACK_SHARE = 1.25
 """Columns of a cache in addition to those in use: see `topr.engines.kv_cache`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """One completion to draw."""
-
-    request: Request
-    sample: int
 
 
 class TransformersEngine(Engine):
@@ -78,7 +76,12 @@ class TransformersEngine(Engine):
         self.model_name = model_name
         self.revision = revision
         self.batch_size = batch_size
-        self._eos_ids = sorted(eos_ids(model, tokenizer))
+        embedding: Any = model.get_input_embeddings()
+        self._facts = ModelFacts(
+            eos_ids=eos_ids(model, tokenizer),
+            vocabulary=int(embedding.weight.shape[0]),
+            positions=positions_of(model.config),
+        )
         self.batching = Batching.REFILLED
         """How completions are decoded: found by trying before the first is."""
         self._tried: dict[bool, tuple[int, Batching]] = {}
@@ -124,36 +127,36 @@ class TransformersEngine(Engine):
             ModelError: log-probabilities as recorded would not be those of a plain forward pass.
 
         """
-        for request in requests:
-            self._refuse_unfit(request, sampling)
+        validate_requests(requests, sampling, self._facts)
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         self._try(longest + sampling.max_tokens, sharing=self._pays_to_share(requests))
         batch_size = self._room(requests, sampling) if requests else 1
-        rows = [
-            _Row(request=request, sample=request.first_sample + offset)
-            for request in sorted(requests, key=lambda request: -len(request.prompt_ids))
-            for offset in range(request.n)
-        ]
-        return self._rollouts(rows, sampling, iteration, min(batch_size, len(rows)))
+        ordered = sorted(requests, key=lambda request: -len(request.prompt_ids))
+        samples = list(samples_of(ordered))
+        return self._rollouts(samples, sampling, iteration, min(batch_size, len(samples)))
 
     def _rollouts(
-        self, rows: Sequence[_Row], sampling: SamplingParams, iteration: int, batch_size: int
+        self, samples: Sequence[Sample], sampling: SamplingParams, iteration: int, batch_size: int
     ) -> Iterator[Rollout]:
         decoding = Decoding(
             self.model,
-            [row.request.prompt_ids for row in rows],
+            [sample.request.prompt_ids for sample in samples],
             lambda number: uniform_stream(
-                sampling.seed, rows[number].request.problem_id, rows[number].sample
+                sampling.seed, samples[number].request.problem_id, samples[number].number
             ),
             sampling,
-            eos_ids=self._eos_ids,
+            eos_ids=sorted(self._facts.eos_ids),
             stops=StopStrings(self.tokenizer, sampling.stop),
             batch_size=batch_size,
             batching=self.batching,
         )
-        while ended := self._advance(decoding, rows, sampling, batch_size):
-            for decoded in ended:
-                yield self._rollout(rows[decoded.number], decoded, sampling, iteration)
+        while ended := self._advance(decoding, samples, sampling, batch_size):
+            for each in ended:
+                reason = FinishReason.STOP if each.stopped else FinishReason.LENGTH
+                yield make_rollout(
+                    self, samples[each.number], sampling, iteration,
+                    ids=each.ids, logprobs=each.logprobs, reason=reason,
+                )  # fmt: skip
 
     def _try(self, reach: int, *, sharing: bool) -> None:
         """See to a way of decoding that is right for sequences of up to `reach` tokens."""
@@ -188,8 +191,7 @@ class TransformersEngine(Engine):
         # Of a prompt that is held once, each of its rows takes a part.
         sharing = self.batching is Batching.SHARED
         longest = max(len(r.prompt_ids) // (r.n if sharing else 1) for r in requests)
-        embedding: Any = self.model.get_input_embeddings()
-        scores = SCORE_BYTES * int(embedding.weight.shape[0])
+        scores = SCORE_BYTES * self._facts.vocabulary
         kept = SLACK_SHARE * sum(self._kept_bytes()) * (longest + sampling.max_tokens)
         return rows_that_fit(self.model.device, scores + int(kept))
 
@@ -200,49 +202,19 @@ class TransformersEngine(Engine):
         return self._kept
 
     def _advance(
-        self, decoding: Decoding, rows: Sequence[_Row], sampling: SamplingParams, batch_size: int
-    ) -> list[Decoded]:
+        self, decoding: Decoding, samples: Sequence[Sample], sampling: SamplingParams,
+        batch_size: int,
+    ) -> list[Decoded]:  # fmt: skip
         try:
             with _evaluating(self.model):
-                ended = decoding.advance()
+                return decoding.advance()
         except torch.OutOfMemoryError as error:
-            longest = max(len(row.request.prompt_ids) for row in rows)
+            longest = max(len(sample.request.prompt_ids) for sample in samples)
             raise EngineError(
                 f"the device ran out of memory with {batch_size} completions side by side, prompts "
                 f"of up to {longest} tokens and {sampling.max_tokens} new tokens; lower the "
                 f"engine's batch_size, now {self.batch_size}"
             ) from error
-        for decoded in ended:
-            if any(value != value for value in decoded.logprobs):  # NaN alone differs from itself
-                raise EngineError(
-                    f"{self.model_name} gave logits that are NaN or infinite on problem "
-                    f"{rows[decoded.number].request.problem_id!r}; its weights may have diverged, "
-                    "or float16 overflowed: try dtype float32 or bfloat16"
-                )
-        return ended
-
-    def _rollout(
-        self, row: _Row, decoded: Decoded, sampling: SamplingParams, iteration: int
-    ) -> Rollout:
-        return make_rollout(
-            self,
-            row.request,
-            row.sample,
-            sampling,
-            iteration,
-            ids=decoded.ids,
-            logprobs=decoded.logprobs,
-            reason=FinishReason.STOP if decoded.stopped else FinishReason.LENGTH,
-        )
-
-    def _refuse_unfit(self, request: Request, sampling: SamplingParams) -> None:
-        embedding: Any = self.model.get_input_embeddings()
-        validate_request(
-            request,
-            sampling,
-            vocabulary=int(embedding.weight.shape[0]),
-            positions=positions_of(self.model.config),
-        )
 
 
 @contextmanager

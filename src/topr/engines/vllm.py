@@ -8,13 +8,21 @@ others; vLLM's prefix cache computes their common prompt once. Not here: several
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import Engine, Request, make_rollout, validate_request
+from topr.engines.base import (
+    Engine,
+    Request,
+    Sample,
+    make_rollout,
+    samples_of,
+    validate_requests,
+)
 from topr.engines.rng import request_seed
 from topr.errors import ConfigError, EngineError
 from topr.models.facts import ModelFacts, model_facts
@@ -113,11 +121,7 @@ class VllmEngine(Engine):
                 "generate.vllm.gpu_memory_utilization, max_model_len or tensor_parallel_size"
             ) from error
         limits = (facts.positions, int(llm.model_config.max_model_len))
-        facts = ModelFacts(
-            eos_ids=facts.eos_ids,
-            vocabulary=facts.vocabulary,
-            positions=min(limit for limit in limits if limit is not None),
-        )
+        facts = replace(facts, positions=min(limit for limit in limits if limit is not None))
         return cls(llm, tokenizer, facts, model_name=model.path, revision=revision)
 
     def close(self) -> None:
@@ -139,13 +143,7 @@ class VllmEngine(Engine):
 
         """
         _refuse_temperature(sampling.temperature)
-        for request in requests:
-            validate_request(
-                request,
-                sampling,
-                vocabulary=self.facts.vocabulary,
-                positions=self.facts.positions,
-            )
+        validate_requests(requests, sampling, self.facts)
         return self._rollouts(requests, sampling, iteration)
 
     def _rollouts(
@@ -156,29 +154,23 @@ class VllmEngine(Engine):
 
         core = self.llm.llm_engine
         shared = sampling_arguments(sampling, self.facts.eos_ids)
-        samples = (
-            (request, sample)
-            for request in requests
-            for sample in range(request.first_sample, request.first_sample + request.n)
-        )
-        names = itertools.count()
-        waiting: dict[str, tuple[Request, int]] = {}
+        samples, names = samples_of(requests), itertools.count()
+        waiting: dict[str, Sample] = {}
         ended = Event()
         Thread(target=_watch, args=(core.engine_core, ended), daemon=True).start()
         try:
             while True:
-                for request, sample in itertools.islice(samples, QUEUE - len(waiting)):
-                    seed = request_seed(sampling.seed, request.problem_id, sample)
-                    prompt, name = tokens_input(list(request.prompt_ids)), str(next(names))
+                for sample in itertools.islice(samples, QUEUE - len(waiting)):
+                    seed = request_seed(sampling.seed, sample.request.problem_id, sample.number)
+                    prompt, name = tokens_input(list(sample.request.prompt_ids)), str(next(names))
                     core.add_request(name, prompt, _params({**shared, "seed": seed}))
-                    waiting[name] = request, sample
+                    waiting[name] = sample
                 if not waiting:
                     return
                 for output in core.step():
                     if output.finished:
-                        request, sample = waiting.pop(output.request_id)
-                        written = output.outputs[0]
-                        yield self._rollout(request, sample, written, sampling, iteration)
+                        sample = waiting.pop(output.request_id)
+                        yield self._rollout(sample, output.outputs[0], sampling, iteration)
         except EngineDeadError as error:
             raise EngineError(
                 f"vLLM's process ended with {len(waiting)} completions to draw; its own log above "
@@ -190,29 +182,15 @@ class VllmEngine(Engine):
             core.abort_request(list(waiting))
 
     def _rollout(
-        self, request: Request, sample: int, written: Any, sampling: SamplingParams, iteration: int
+        self, sample: Sample, written: Any, sampling: SamplingParams, iteration: int
     ) -> Rollout:
         ids = tuple(int(token) for token in written.token_ids)
-        logprobs = tuple(
-            float(at[token].logprob) for token, at in zip(ids, written.logprobs, strict=True)
-        )
-        if any(value != value for value in logprobs):  # NaN alone differs from itself
-            raise EngineError(
-                f"{self.model_name} gave logits that are NaN or infinite on problem "
-                f"{request.problem_id!r}; its weights may have diverged, or float16 overflowed: "
-                "try dtype float32 or bfloat16"
-            )
-        if sampling.temperature == 0:
-            logprobs = (0.0,) * len(ids)  # of the one token that greedy decoding leaves
+        found = [float(at[token].logprob) for token, at in zip(ids, written.logprobs, strict=True)]
+        if sampling.temperature == 0:  # of the one token that greedy decoding leaves, or NaN
+            found = [value - value for value in found]
+        reason = FinishReason(written.finish_reason)
         return make_rollout(
-            self,
-            request,
-            sample,
-            sampling,
-            iteration,
-            ids=ids,
-            logprobs=logprobs,
-            reason=FinishReason(written.finish_reason),
+            self, sample, sampling, iteration, ids=ids, logprobs=tuple(found), reason=reason
         )
 
 

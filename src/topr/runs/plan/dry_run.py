@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from topr.config import ModelConfig, Recipe
 from topr.engines import Request
-from topr.engines.base import validate_request
+from topr.engines.base import validate_requests
 from topr.grading.survey import survey
 from topr.models.facts import model_facts
 from topr.models.files import is_adapter
@@ -118,7 +118,7 @@ def _check_longest(
         sampling = sampling_params(recipe.generate, task.stop, recipe.seed)
         most = max(sampling.max_tokens, recipe.evaluate.max_tokens or 0)
         sampling = replace(sampling, max_tokens=most)
-        validate_request(longest, sampling, vocabulary=facts.vocabulary, positions=facts.positions)
+        validate_requests([longest], sampling, facts)
     return longest
 
 
