@@ -59,7 +59,7 @@ _TAG = re.compile(
     r"|<(conclusion|output|solution|response|result)>(?=\s{0,9}[^<>\n]{1,300}?\s{0,9}</\1>)",
     re.I,
 )
-_BOX = re.compile(
+BOX = re.compile(
     r"\\f(?:rame)?box(?:\[[^\[\]\n]{0,20}\]){0,2}(?![a-zA-Z])|\\box(?:ed)?(?![a-zA-Z])"
 )
 
@@ -102,7 +102,7 @@ def find_markers(text: str) -> list[Marker]:
         (("A:", "A :", "A："), _SHORT_LABEL, Kind.LABEL),
         (("####",), _HASHES, Kind.HASHES),
         (("<",), _TAG, Kind.TAG),
-        (("box",), _BOX, Kind.BOX),
+        (("box",), BOX, Kind.BOX),
     ):
         if any(hint in text for hint in hints):
             found += [(kind, match) for match in _ends(pattern.finditer(text))]

@@ -163,7 +163,7 @@ def _states_several(text: str, markers: list[Marker], index: int, statement: Sta
             return False
         if earlier.kind is not Kind.BOX:
             return several
-        box = _box(text, earlier.end)
+        box = content_of_box(text, earlier.end)
         several = several or (box is not None and box[0] not in statement.text)
     return False
 
@@ -189,14 +189,14 @@ def _boxes(text: str, markers: list[Marker], index: int) -> tuple[str, int]:
     A minus that stands before a box as a sign (not as a subtraction) belongs to the answer.
     """
     marker = markers[index]
-    box = _box(text, marker.end)
+    box = content_of_box(text, marker.end)
     if box is None:
         return "", marker.end
     parts, start = [_sign(text, marker.start) + box[0]], marker.start
     for earlier in reversed(markers[max(0, index - 12) : index]):
         if earlier.kind is not Kind.BOX:
             continue
-        previous = _box(text, earlier.end)
+        previous = content_of_box(text, earlier.end)
         if previous is None or not 0 <= start - previous[1] <= 80:
             break
         if JOINED.fullmatch(text, previous[1], start) is None:
@@ -234,7 +234,7 @@ def _sign(text: str, start: int) -> str:
     return "-" if not before or before[-1] in "=$([:,\n" or before.endswith("\\approx") else ""
 
 
-def _box(text: str, position: int) -> tuple[str, int] | None:
+def content_of_box(text: str, position: int) -> tuple[str, int] | None:
     r"""Content and end of a box whose command ends at `position`; `\boxed 12` holds 12."""
     opening = position
     while opening < len(text) and text[opening].isspace():

@@ -4,9 +4,7 @@ Each task is a class in its own file, made from its section of a recipe. Importi
 package imports none of them.
 """
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
 from topr.config import PromptConfig, TaskConfig
 from topr.errors import ConfigError
@@ -15,25 +13,15 @@ from topr.tasks.base import Split, Task
 __all__ = ["TASKS", "Split", "Task", "load_task"]
 
 
-def _lazy(module: str, name: str) -> Callable[[Any], Task]:
-    """Return a constructor that imports its module when it is called: some are heavy."""
-
-    def construct(config: Any) -> Task:
-        task: Task = getattr(import_module(module), name)(config)
-        return task
-
-    return construct
-
-
-TASKS: dict[str, Callable[[Any], Task]] = {
-    "arithmetic": _lazy("topr.tasks.arithmetic", "ArithmeticTask"),
-    "gsm8k": _lazy("topr.tasks.gsm8k", "Gsm8kTask"),
-    "math": _lazy("topr.tasks.competition_math", "MathTask"),
-    "verifier": _lazy("topr.verifier.task", "VerifierTask"),
-    "reasoning_gym": _lazy("topr.tasks.reasoning_gym", "ReasoningGymTask"),
-    "jsonl": _lazy("topr.tasks.jsonl", "JsonlTask"),
+TASKS: dict[str, str] = {
+    "arithmetic": "topr.tasks.arithmetic:ArithmeticTask",
+    "gsm8k": "topr.tasks.gsm8k:Gsm8kTask",
+    "math": "topr.tasks.competition_math:MathTask",
+    "verifier": "topr.verifier.task:VerifierTask",
+    "reasoning_gym": "topr.tasks.reasoning_gym:ReasoningGymTask",
+    "jsonl": "topr.tasks.jsonl:JsonlTask",
 }
-"""From the `name` in a recipe's `task` section to what makes the task."""
+"""Name in recipes to `module:class`, which is made from the section `task`: some are heavy."""
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -44,7 +32,8 @@ def load_task(config: TaskConfig) -> Task:
             has not been decided: see `topr.tasks.prompts.resolve_prompt`.
 
     """
-    task = TASKS[config.name](config)
+    module, _, name = TASKS[config.name].partition(":")
+    task: Task = getattr(import_module(module), name)(config)
     if isinstance(config, PromptConfig) and config.undecided:
         raise ConfigError(
             "task.prompt=auto is decided by the model's tokenizer: take what "

@@ -4,22 +4,18 @@ Dataset: Hendrycks et al. 2021, arXiv 2103.03874; test problems: the 500 of Ligh
 arXiv 2305.20050. Prompt: Lewkowycz et al. 2022, arXiv 2206.14858, appendix D.2.
 """
 
-import logging
-import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable
 from functools import cached_property
 
 from topr.config import MathConfig
 from topr.errors import DataError
-from topr.records import Problem
+from topr.grading.markers import BOX
+from topr.grading.statements import content_of_box
 from topr.records.golds import read_gold
-from topr.tasks.base import Split
-from topr.tasks.prompts import TextForm, make_prompt
-from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub, read_hub, read_hub_subsets
-from topr.tasks.splits import Splits, divide, pick, question_key
-
-logger = logging.getLogger(__name__)
+from topr.tasks.prompts import TextForm
+from topr.tasks.question_set import QuestionSet
+from topr.tasks.sources import EmptyCellError, Source, read_hub, read_hub_subsets
+from topr.tasks.splits import question_key
 
 # Widely used copies of this prompt have a stray brace after the first problem; it is left out.
 EXAMPLES: tuple[tuple[str, str], ...] = (
@@ -79,105 +75,45 @@ _ADVICE = (
     "MATH has the columns 'problem' and 'solution', the latter with its answer in \\boxed{}, or "
     "'problem' and 'answer'; for other columns use task.name=jsonl"
 )
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\boxed\s+(?P<bare>[^\s$.,]+)")
 
 
-class MathTask:
+class MathTask(QuestionSet[MathConfig]):
     """MATH, from the hub or from local files of the same fields."""
 
     name = "math"
     grader = "math"
+    column = "problem"
+    form, instruction, examples, advice = FORM, INSTRUCTION, EXAMPLES, _ADVICE
+    # The examples' closing words end an answer at once, and what runs on after them could only be
+    # another problem. "\nProblem:" catches a model that leaves the closing words out.
+    stops = ("I hope it is correct.", "\nProblem:")
 
-    def __init__(self, config: MathConfig) -> None:
-        self._config = config
-        # The examples' closing words end an answer at once, and what runs on after them could
-        # only be another problem. "\nProblem:" catches a model that leaves the closing words out.
-        # A chat model ends its turn itself, and must be trained to.
-        self.stop: tuple[str, ...] = (
-            ("I hope it is correct.", "\nProblem:") if config.prompt == "plain" else ()
-        )
+    def read_hub(self, kind: str, split: str) -> Source:
+        """See `QuestionSet`."""
+        if kind == "test":
+            return read_hub(self._config.test_dataset, None, split, instead="test_file")
+        return read_hub_subsets(self._config.dataset, split, instead="train_file")
 
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """All problems of a split, shuffled: the dataset is stored in the order of its subjects.
-
-        Raises:
-            DataError: the source cannot be read, or a row lacks its problem or solution.
-            ConfigError: the recipe gives this split no problems.
-
-        """
-        return pick(self._splits, split, what=self.name)
+    def gold(self, source: Source, index: int, kind: str) -> tuple[str, str | None]:
+        """See `QuestionSet`. A row of a level that is not asked for is left out unsaid."""
+        if not self._wants(source, index):
+            return "", ""
+        gold, whole = _gold(source, index)
+        if not gold:
+            return gold, "with an empty answer"
+        if kind == "train" and not whole:
+            # Often all boxes together are the answer: half an answer would be rewarded, and the
+            # whole one punished. The test keeps them, as everybody's does.
+            return gold, "with several different boxed answers"
+        question = source.text(index, self.column, _ADVICE)
+        if kind == "train" and question_key(question) in self._in_prompt:
+            # The four examples are training problems; their prompt would hold the solution.
+            return gold, "that are examples in the prompt"
+        return gold, None
 
     @cached_property
-    def _splits(self) -> Splits:
-        config = self._config
-        return divide(
-            self._train(),
-            self._test(),
-            what=self.name,
-            seed=config.seed,
-            validation_problems=config.validation_problems,
-            train_problems=config.train_problems,
-            test_problems=config.test_problems,
-        )
-
-    def _train(self) -> list[Problem]:
-        config = self._config
-        source = (
-            read_file_or_hub(
-                config.train_file, config.split, key="train_file", chosen=config.split != "train"
-            )
-            if config.train_file is not None
-            else read_hub_subsets(config.dataset, config.split, instead="train_file")
-        )
-        in_prompt = {question_key(problem) for problem, _ in EXAMPLES[: config.few_shot]}
-        left_out: Counter[str] = Counter()
-
-        def problem(index: int) -> Problem | None:
-            if not self._wants(source, index):
-                return None
-            question = source.text(index, "problem", _ADVICE)
-            gold, whole = _gold(source, index)
-            if not gold:
-                left_out["with an empty answer"] += 1
-            elif not whole:
-                # Often all boxes together are the answer: half an answer would be rewarded, and
-                # the whole one punished. The test keeps them, as everybody's does.
-                left_out["with several different boxed answers"] += 1
-            elif question_key(question) in in_prompt:
-                # The four examples are training problems; their prompt would hold the solution.
-                left_out["that are examples in the prompt"] += 1
-            else:
-                return self._problem(source, index, "train", gold)
-            return None
-
-        problems = source.each(problem)
-        self._warn(source, left_out)
-        return problems
-
-    def _test(self) -> list[Problem]:
-        config = self._config
-        source = (
-            read_file_or_hub(
-                config.test_file,
-                config.test_split,
-                key="test_file",
-                chosen=config.test_split != "test",
-            )
-            if config.test_file is not None
-            else read_hub(config.test_dataset, None, config.test_split, instead="test_file")
-        )
-        left_out: Counter[str] = Counter()
-
-        def problem(index: int) -> Problem | None:
-            if not self._wants(source, index):
-                return None
-            gold, _ = _gold(source, index)
-            left_out["with an empty answer"] += not gold
-            return self._problem(source, index, "test", gold) if gold else None
-
-        problems = source.each(problem)
-        self._warn(source, left_out)
-        return problems
+    def _in_prompt(self) -> set[Hashable]:
+        return {question_key(problem) for problem, _ in self._examples}
 
     def _wants(self, source: Source, index: int) -> bool:
         """Return whether a problem is of the levels that are asked for: 3, or "Level 3"."""
@@ -193,65 +129,22 @@ class MathTask:
             )
         return str(found).removeprefix("Level").strip() in {str(level) for level in levels}
 
-    def _warn(self, source: Source, left_out: Counter[str]) -> None:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
-        if reasons:
-            logger.warning(
-                "%s: of %d problems left out: %s", source.name, len(source.rows), reasons
-            )
-
-    def _problem(self, source: Source, index: int, split: str, gold: str) -> Problem:
-        row = source.rows[index]
-        question = source.text(index, "problem", _ADVICE).strip()
-        return Problem(
-            id=source.identifier(index, "id", _ADVICE)
-            if "id" in row
-            else f"math-{split}-{index:05d}",
-            prompt=make_prompt(
-                self._config,
-                question,
-                FORM,
-                instruction=INSTRUCTION,
-                examples=EXAMPLES[: self._config.few_shot],
-            ),
-            answer=gold,
-            question=question,
-            columns=row,
-        )
-
 
 def boxed(solution: str) -> list[str]:
-    r"""Return what stands in each outermost \boxed{} or \fbox{}, in order, unchanged.
+    r"""Return what stands in each outermost \boxed{} or \fbox{}, in order.
 
     >>> boxed(r"Either $\boxed{-2}$ or \fbox{$\frac{1}{2}$}.")
     ['-2', '$\\frac{1}{2}$']
     """
     found = []
     position = 0
-    while (match := _BOX.search(solution, position)) is not None:
-        if match["bare"] is not None:
-            found.append(match["bare"])
-            position = match.end()
-            continue
-        end = _closing_brace(solution, match.end())
-        if end is None:
+    while (match := BOX.search(solution, position)) is not None:
+        box = content_of_box(solution, match.end())
+        if box is None:
             break
-        found.append(solution[match.end() : end])
-        position = end + 1
+        found.append(box[0])
+        position = box[1]
     return found
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    """Return where the brace that was opened before `start` is closed."""
-    depth = 1
-    for position in range(start, len(text)):
-        if text[position] == "{":
-            depth += 1
-        elif text[position] == "}":
-            depth -= 1
-            if depth == 0:
-                return position
-    return None
 
 
 def _gold(source: Source, index: int) -> tuple[str, bool]:
@@ -265,9 +158,8 @@ def _gold(source: Source, index: int) -> tuple[str, bool]:
         return given.strip(), True
     boxes = boxed(source.text(index, "solution", _ADVICE))
     if given is None and not boxes:
-        raise source.fail(
-            index, "column 'solution' has no \\boxed{} answer", _ADVICE, EmptyCellError
-        )
+        problem = "column 'solution' has no \\boxed{} answer"
+        raise source.fail(index, problem, _ADVICE, EmptyCellError)
     gold = boxes[-1] if given is None else given
     # An answer other than the last box was written by somebody who looked at the whole.
     whole = len(set(boxes)) <= 1 or gold != boxes[-1]

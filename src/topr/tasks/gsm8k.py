@@ -3,15 +3,10 @@
 Dataset: Cobbe et al. 2021, arXiv 2110.14168. Prompt: Wei et al. 2022, arXiv 2201.11903, table 20.
 """
 
-from collections.abc import Sequence
-from functools import cached_property
-
 from topr.config import Gsm8kConfig
-from topr.records import Problem
-from topr.tasks.base import Split
-from topr.tasks.prompts import TextForm, make_prompt
-from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub, read_hub
-from topr.tasks.splits import Splits, divide, pick
+from topr.tasks.prompts import TextForm
+from topr.tasks.question_set import QuestionSet
+from topr.tasks.sources import EmptyCellError, Source, read_hub
 
 EXAMPLES: tuple[tuple[str, str], ...] = (
     (
@@ -74,76 +69,26 @@ _ADVICE = (
 )
 
 
-class Gsm8kTask:
+class Gsm8kTask(QuestionSet[Gsm8kConfig]):
     """GSM8K, from the hub or from local files of the same fields."""
 
     name = "gsm8k"
     grader = "numeric"
+    column = "question"
+    form, instruction, examples, advice = FORM, INSTRUCTION, EXAMPLES, _ADVICE
+    # A base model writes another question after its answer. "\nQuestion:" is also the end of
+    # "\n\nQuestion:".
+    stops = ("\nQuestion:",)
 
-    def __init__(self, config: Gsm8kConfig) -> None:
-        self._config = config
-        # A base model writes another question after its answer. "\nQuestion:" is also
-        # the end of "\n\nQuestion:". A chat model ends its turn itself.
-        self.stop: tuple[str, ...] = ("\nQuestion:",) if config.prompt == "plain" else ()
-
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """All problems of a split, shuffled.
-
-        Raises:
-            DataError: the source cannot be read, or a row lacks its question or answer.
-            ConfigError: the recipe gives this split no problems.
-
-        """
-        return pick(self._splits, split, what=self.name)
-
-    @cached_property
-    def _splits(self) -> Splits:
+    def read_hub(self, kind: str, split: str) -> Source:
+        """See `QuestionSet`."""
         config = self._config
-        return divide(
-            self._read("train", config.train_file, config.split),
-            self._read("test", config.test_file, config.test_split),
-            what=self.name,
-            seed=config.seed,
-            validation_problems=config.validation_problems,
-            train_problems=config.train_problems,
-            test_problems=config.test_problems,
-        )
+        return read_hub(config.dataset, config.subset, split, instead=f"{kind}_file")
 
-    def _read(self, kind: str, file: str | None, split: str) -> list[Problem]:
-        config = self._config
-        key = f"{kind}_file"
-        source = (
-            read_file_or_hub(file, split, key=key, chosen=split != kind)
-            if file is not None
-            else read_hub(config.dataset, config.subset, split, instead=key)
-        )
-        return source.each(lambda index: self._problem(source, index, kind))
-
-    def _problem(self, source: Source, index: int, kind: str) -> Problem:
-        row = source.rows[index]
-        question = source.text(index, "question", _ADVICE).strip()
-        return Problem(
-            id=source.identifier(index, "id", _ADVICE)
-            if "id" in row
-            else f"gsm8k-{kind}-{index:05d}",
-            prompt=make_prompt(
-                self._config,
-                question,
-                FORM,
-                instruction=INSTRUCTION,
-                examples=EXAMPLES[: self._config.few_shot],
-            ),
-            answer=_gold(source, index),
-            question=question,
-            columns=row,
-        )
-
-
-def _gold(source: Source, index: int) -> str:
-    """Return the text after the last ####, as it stands: graders read thousands commas."""
-    _, mark, gold = source.text(index, "answer", _ADVICE).rpartition("####")
-    if not mark or not gold.strip():
-        raise source.fail(
-            index, "column 'answer' does not end in '#### N'", _ADVICE, EmptyCellError
-        )
-    return gold.strip()
+    def gold(self, source: Source, index: int, kind: str) -> tuple[str, str | None]:
+        """Return the text after the last ####, as it stands: graders read thousands commas."""
+        _, mark, gold = source.text(index, "answer", _ADVICE).rpartition("####")
+        if not mark or not gold.strip():
+            problem = "column 'answer' does not end in '#### N'"
+            raise source.fail(index, problem, _ADVICE, EmptyCellError)
+        return gold.strip(), None
