@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from topr.cli.console import ConsoleProgress, out
 from topr.cli.sources import hub_or_path
+from topr.errors import ConfigError
 from topr.records import SamplingParams, Several
 
 if TYPE_CHECKING:
@@ -174,7 +175,6 @@ def _import(
 def _source(name: str, subset: str | None, split: str | None) -> "tuple[RowStream, list[Any]]":
     """Return the rows of a file, a folder or a hub dataset's split, and what identifies them."""
     from topr import hub
-    from topr.errors import ConfigError
     from topr.interop import RowStream
 
     if subset is None and split is None:
@@ -205,7 +205,6 @@ def _lines(text: str) -> str:
 
 def _finish_words(given: list[str]) -> "dict[str, Finish]":
     """Return what `--finish-reason WORD=MEANING` says."""
-    from topr.errors import ConfigError
     from topr.tokenization.ends import Finish
 
     meanings = {finish.value: finish for finish in Finish}

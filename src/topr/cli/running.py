@@ -13,6 +13,7 @@ from rich.markup import escape
 from topr.cli.console import ConsoleProgress, out
 from topr.cli.overwriting import Resume, Yes, make_room
 from topr.cli.sources import hub_or_path
+from topr.errors import ConfigError
 from topr.records import Several, Split
 
 RecipeName = Annotated[
@@ -70,7 +71,6 @@ def run(
 ) -> None:
     """Run a recipe: generate, grade, curate, train, evaluate, again. Interrupted, it resumes."""
     from topr.config import load_recipe
-    from topr.errors import ConfigError
     from topr.runs.replacing import names_in, removable
 
     if no_measure and not dry_run:
@@ -256,7 +256,6 @@ def curate(
 
 def _most_candidates(recipe: Any, graded: Path | None) -> int | None:
     from topr.curation import max_candidates
-    from topr.errors import ConfigError
 
     most = max_candidates(recipe.curate)
     if graded is not None and most is None:

@@ -20,6 +20,7 @@ from topr.cli.running import (
     with_model,
 )
 from topr.cli.sources import hub_or_path
+from topr.errors import ConfigError, DataError
 from topr.runs.environment import launched
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ def train(
     """Train a model on graded completions. Settings: train.KEY=VALUE."""
     from topr.config import ModelConfig, TrainConfig, load_recipe, load_section
     from topr.config.mistakes import validate
-    from topr.errors import DataError
     from topr.interop import RowStream
 
     config = load_section(TrainConfig, "train", recipe, overrides or [])
@@ -171,12 +171,16 @@ def evaluate(
         from topr.evaluation import SCORED_COLUMNS, score
         from topr.interop import read_rows
         from topr.store import read_table
+        from topr.store.atomic import refuse_existing
 
         config = load_section(EvaluateConfig, "evaluate", None, overrides or [])
         if model is not None:
-            _refuse_model(source, model)
-        if (output / RESULT_FILE).exists():
-            _refuse(output / RESULT_FILE)
+            raise ConfigError(
+                f"--model {model} with {source}: these are completions that are there already, and "
+                "no model is asked for more; give a recipe to evaluate a model, or leave --model "
+                "out"
+            )
+        refuse_existing(output / RESULT_FILE)
         path = hub_or_path(source)
         shards = path.is_dir()
         rollouts = read_table(path, SCORED_COLUMNS) if shards else _named(read_rows(path))
@@ -235,18 +239,3 @@ def _number(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{value[0]:.4f}, {value[1]:.4f}]"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _refuse_model(source: str, model: str) -> None:
-    from topr.errors import ConfigError
-
-    raise ConfigError(
-        f"--model {model} with {source}: these are completions that are there already, and no "
-        "model is asked for more; give a recipe to evaluate a model, or leave --model out"
-    )
-
-
-def _refuse(path: Path) -> None:
-    from topr.errors import RunDirectoryError
-
-    raise RunDirectoryError(f"{path} exists already and is not overwritten: write elsewhere")

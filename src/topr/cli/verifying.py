@@ -12,6 +12,7 @@ from rich.markup import escape
 from topr.cli.console import ConsoleProgress, out
 from topr.cli.running import Output, Overrides, RecipeOption, prepare_tensors
 from topr.cli.sources import hub_or_path
+from topr.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,6 @@ def _asked(recipe: str | None, overrides: list[str], model: Path) -> tuple[Any, 
     )
     from topr.config.mistakes import validate
     from topr.config.recipe import override_section
-    from topr.errors import ConfigError
     from topr.verifier.task import PROMPT_FILE, noted_prompt
 
     if recipe is None:

@@ -5,7 +5,7 @@ No rollouts here: everything is computed from the counts per problem that a resu
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +116,12 @@ def read_evaluation(path: Path) -> EvalResult:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values["schema"] != SCHEMA:
             raise ValueError(f"schema {values['schema']}, expected {SCHEMA}")
-        return EvalResult(
-            name=values["name"],
-            iteration=values["iteration"],
-            model=values["model"],
-            split=values["split"],
-            metrics={
-                key: tuple(value) if key.endswith("_ci") else value
-                for key, value in values["metrics"].items()
-            },
-            per_problem=tuple(values["per_problem"]),
-        )
+        found = {each.name: values[each.name] for each in fields(EvalResult)}
+        found["metrics"] = {
+            key: tuple(value) if key.endswith("_ci") else value
+            for key, value in values["metrics"].items()
+        }
+        return EvalResult(**found | {"per_problem": tuple(values["per_problem"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} cannot be read as an evaluation ({type(error).__name__}: {error}). Expected "

@@ -7,7 +7,7 @@ decided in `topr.grading.mathematics`.
 import re
 
 from topr.grading.markup import with_ascii_signs
-from topr.grading.numbers import IN_WORDS, number_words
+from topr.grading.numbers import IN_WORDS, number_words, rules
 
 _COMMANDS = (
     "frac|dfrac|tfrac|cfrac|sqrt|pi|text|mathrm|mathbf|cdot|times|left|right|begin|end|infty|pm|mp"
@@ -41,11 +41,7 @@ _ROWS = re.compile(
 _FUNCTIONS = "sqrt|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|arcsin|arccos|arctan"
 
 
-def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
-    return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
-
-
-_SPELLING = _rules(
+_SPELLING = rules(
     (rf"(?<!\\)\\\\(?=(?:{_COMMANDS})(?![a-zA-Z]))", r"\\"),
     (r"(?<=\d)(?:\{,\}|,?\s*\\[!,;:]\s*)(?=\d{3}(?!\d))", ","),
     (r"(?<!\\)\\(?:[!,;: ]|q?quad|displaystyle|limits)|~", " "),
@@ -89,7 +85,7 @@ _SPELLING = _rules(
     (r"(?<=\))\s*or\s*(?=\()", ","),
 )
 _SYMBOLS = "[kcdm]?m|k?g|m?s|m?L|[kM]?[NJWVAK]|k?Pa|[kM]?Hz|mol|rad|h|min|lbs?|ft|in|yd|mi"
-_TAIL = _rules(
+_TAIL = rules(
     (rf"(?<=[\d)}}])\s*\\frac\s*(?:\{{\s*{WRAPPER}\s*\{{[a-zA-Z ]+\}}\s*\}}\s*){{2}}$", ""),
     (
         rf"(?<=[\d)}}])\s*\\(?:mathrm|text)\s*\{{\s*(?:(?:{_SYMBOLS})(?:\s*\^\s*\{{?-?\d\}}?)?"

@@ -30,18 +30,19 @@ _SCALES = {
 DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\.\d+|\d+)"
 
 
-def _rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+def rules(*pairs: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Return patterns and what each becomes, compiled."""
     return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
 
 
-_TYPOGRAPHY = _rules(
+_TYPOGRAPHY = rules(
     (r"\u2044", "/"),
     (r"([A-Za-z])[\u00b2\u00b3](?!\w)", r"\1"),
     (r"×", "*"),
     (r"≈|→", "="),
     (r"[€£¥₹°]", ""),
 )
-_LATEX = _rules(
+_LATEX = rules(
     (r"\\displaystyle|\\left|\\right|\\[()\[\]]|\\(?=[.;,]\s|$)", " "),
     (r"\\[dtc]frac", r"\\frac"),
     (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
@@ -60,7 +61,7 @@ _LATEX = _rules(
     (r"\\(?:approx|equiv)", "="),
     (r"\\pm", "±"),
 )
-_REWRITES = _rules(
+_REWRITES = rules(
     (r"\*\*(?=[.,]\d)", ""),
     (r"\*\*|__|~", " "),
     (r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ","),
@@ -135,14 +136,14 @@ def _from_words(text: str) -> int:
 def plain(text: str) -> str:
     """LaTeX, currency, percent signs, quotes and typographic signs taken off."""
     if text.isascii():
-        rules = _REWRITES
+        applied = _REWRITES
     else:
         text = with_ascii_signs(text)
         for sign, fraction in _VULGAR.items():
             if sign in text:
                 text = re.sub(rf"(?<=\d){sign}", f" {fraction}", text).replace(sign, fraction)
-        rules = _TYPOGRAPHY + _REWRITES
-    for pattern, replacement in _LATEX + rules if "\\" in text else rules:
+        applied = _TYPOGRAPHY + _REWRITES
+    for pattern, replacement in _LATEX + applied if "\\" in text else applied:
         text = pattern.sub(replacement, text)
     return text.strip()
 

@@ -11,6 +11,11 @@ from topr.errors import DataError
 from topr.store import Manifest, read_manifest, shard_paths, stream_tables
 
 WRITER = ("model", "revision")
+TRAINED = (
+    "made", "written_by", "objective", "steps", "optimizer", "optimizer_state", "learning_rate",
+    "lr_scheduler_type", "positive_share", "baseline",
+)  # fmt: skip
+"""What a `Training` has as the manifest has it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,16 +169,7 @@ def _training(directory: Path, folder: Path, manifest: Manifest) -> Training:
     return Training(
         place=str(folder.relative_to(directory)),
         started_from=found["revision"],
-        made=found["made"],
         datasets=tuple(os.path.relpath(folder / place, directory) for place in found["datasets"]),
-        written_by=found["written_by"],
-        objective=found["objective"],
-        steps=found["steps"],
-        optimizer=found["optimizer"],
-        optimizer_state=found["optimizer_state"],
-        learning_rate=found["learning_rate"],
-        lr_scheduler_type=found["lr_scheduler_type"],
-        positive_share=found["positive_share"],
-        baseline=found["baseline"],
+        **{name: found[name] for name in TRAINED},
         weights_removed=found.get("weights_removed"),
     )

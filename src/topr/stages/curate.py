@@ -5,6 +5,7 @@ at, some 100 bytes a row.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,7 @@ def curate_rollouts(graded: Path, config: CurateConfig, directory: Path) -> Mani
                 **result.report,
                 "tokens": int(tokens_N.sum()),
                 "tokens_kept": int(tokens_N[result.keep].sum()),
-                "steps": [
-                    {
-                        "rule": step.rule,
-                        "rows": step.rows,
-                        "kept": step.kept,
-                        "dropped": dict(step.dropped),
-                        "problems": step.problems,
-                        "positives": step.positives,
-                    }
-                    for step in result.steps
-                ],
+                "steps": [asdict(step) for step in result.steps],
             },
         )
 

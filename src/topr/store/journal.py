@@ -8,7 +8,6 @@ import errno
 import json
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
@@ -62,12 +61,7 @@ class Journal:
         self._file.truncate(whole)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file; it stays."""
         self._file.close()
 
