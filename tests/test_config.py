@@ -4,7 +4,7 @@ import pytest
 
 from topr.config import dump_recipe, load_recipe, shipped_recipes
 from topr.config.engines import ServerConfig
-from topr.config.recipe import derived_sections
+from topr.config.recipe import comparisons
 from topr.errors import ConfigError, RunDirectoryError, ToprError
 from topr.runs.directory import lock_run_directory as held
 from topr.runs.loop import run
@@ -128,7 +128,7 @@ def test_a_comparison_may_set_the_other_of_baseline_and_share():
     recipe = load_recipe(
         "quickstart", ["train.baseline=null", "train.effective_positive_share=0.2"]
     )
-    _, sft = derived_sections(recipe, recipe.compare["sft"], where="here")
+    _, sft = comparisons(recipe)["sft"]
     assert (sft.baseline, sft.effective_positive_share) == (0.0, None)
 
 
@@ -216,9 +216,9 @@ def test_a_run_that_would_fail_hours_later_is_refused_at_once(tmp_path, override
 def test_rules_without_options_are_written_as_bare_names():
     bare = load_recipe("quickstart", ["curate.steps=[drop_duplicates, {rule: positives}]"])
     assert [step.rule for step in bare.curate.steps] == ["drop_duplicates", "positives"]
-    sections, _ = derived_sections(bare, bare.compare["reinforce"], where="here")
+    sections, _ = comparisons(bare)["reinforce"]
     assert sections == bare.curate
-    sections, _ = derived_sections(bare, bare.compare["sft"], where="here")
+    sections, _ = comparisons(bare)["sft"]
     assert [step.rule for step in sections.steps] == ["positives"]
 
 

@@ -108,17 +108,24 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     values = read_values(source, overrides, shipped_recipes(), what="recipe")
     values.setdefault("name", Path(str(source)).stem)
     recipe = validate(Recipe, values, where=f"recipe {source}")
-    for name, comparison in recipe.compare.items():
-        derived_sections(recipe, comparison, where=f"recipe {source}, compare.{name}")
+    comparisons(recipe, f"recipe {source}, ")
     if recipe.verifier is not None:
         verifier_recipe(recipe, candidates="", test_candidates="", generator="")
     return recipe
 
 
+def comparisons(recipe: Recipe, source: str = "") -> dict[str, tuple[CurateConfig, TrainConfig]]:
+    """Return the sections `curate` and `train` of each comparison, by its name."""
+    return {
+        name: derived_sections(recipe, comparison, where=f"{source}compare.{name}")
+        for name, comparison in recipe.compare.items()
+    }
+
+
 def derived_sections(
     recipe: Recipe, comparison: Comparison, *, where: str
 ) -> tuple[CurateConfig, TrainConfig]:
-    """Return a comparison's own `curate` and `train`: the recipe's with its differences."""
+    """Return the recipe's own sections with the differences of a comparison."""
     train = recipe.train.model_dump()
     if comparison.train.get("objective", recipe.train.objective) != recipe.train.objective:
         train |= {"taper": None, "objective_args": {}}  # they belong to the recipe's objective

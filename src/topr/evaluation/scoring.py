@@ -149,10 +149,7 @@ def _read(table: pa.Table) -> _Rows:
     truncated_unread_N = (outcome_N == Outcome.TRUNCATED) & unread_N
     encoded = pa.chunked_array(table["problem_id"]).combine_chunks().dictionary_encode()
     problem_N = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    greedy_N = np.zeros(len(table), dtype=bool)
-    if (sampling := _kind(table, "sampling")) and sampling.get_field_index("temperature") >= 0:
-        greedy_N = pc.struct_field(table["sampling"], "temperature").to_numpy() == 0
-    sample_N = np.ones_like(greedy_N) if greedy_N.all() else ~greedy_N
+    sample_N, greedy_N = sample_rows(table), _greedy_rows(table)
     problems = len(encoded.dictionary)
 
     def count(mask_N: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -178,6 +175,20 @@ def _read(table: pa.Table) -> _Rows:
         correct_P=count(outcome_N == Outcome.CORRECT),
         scored_P=scored_P,
     )
+
+
+def sample_rows(table: pa.Table) -> NDArray[np.bool_]:
+    """Return which rows count as samples: greedy ones only where there are no others."""
+    greedy_N = _greedy_rows(table)
+    return np.ones_like(greedy_N) if greedy_N.all() else ~greedy_N
+
+
+def _greedy_rows(table: pa.Table) -> NDArray[np.bool_]:
+    sampling = _kind(table, "sampling")
+    if sampling is None or sampling.get_field_index("temperature") < 0:
+        return np.zeros(len(table), dtype=np.bool_)
+    found: NDArray[np.bool_] = pc.struct_field(table["sampling"], "temperature").to_numpy() == 0
+    return found
 
 
 def _kind(table: pa.Table, name: str) -> pa.DataType | None:

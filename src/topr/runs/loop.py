@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from topr.config import (
-    Comparison,
     CurateConfig,
     EvaluateConfig,
     ModelConfig,
@@ -19,7 +18,7 @@ from topr.config import (
     VerifierConfig,
     verifier_recipe,
 )
-from topr.config.recipe import derived_sections
+from topr.config.recipe import comparisons
 from topr.engines.lazy import LazyEngine
 from topr.evaluation import headline
 from topr.grading.survey import first_look
@@ -135,8 +134,8 @@ class _Run:
             self._validate(model, objective, iteration, folder)
             self._remove_unneeded(iteration)
             self.progress.results(f"after iteration {iteration}", model_lines(self.results))
-        for name, comparison in recipe.compare.items():
-            self._compare(name, comparison, self.directory / "iteration-01" / "graded")
+        for name, (curate, train) in comparisons(recipe).items():
+            self._compare(name, curate, train, self.directory / "iteration-01" / "graded")
         summary = write_summary(recipe, self.results, self.validations, self.directory)
         result = summary["kept"]["iteration"]
         if recipe.loop.keep == "best":
@@ -149,10 +148,9 @@ class _Run:
         """Measure the starting model."""
         self._evaluate(self.start, BASE, 0, self.directory / "iteration-00")
 
-    def _compare(self, name: str, comparison: Comparison, graded: Path) -> None:
+    def _compare(self, name: str, curate: CurateConfig, train: TrainConfig, graded: Path) -> None:
         """Train the starting model in another way on the first iteration's rollouts."""
         folder = self.directory / "compare" / name
-        curate, train = derived_sections(self.recipe, comparison, where=f"compare.{name}")
         dataset = self._curate(curate, 1, graded, folder)
         model = self._train(self.start, train, 1, [dataset], folder, [self.start])
         self._evaluate_snapshots(model, train, name, 1, folder)

@@ -16,7 +16,7 @@ from topr.config import (
     TrainConfig,
     VerifierConfig,
 )
-from topr.config.recipe import derived_sections
+from topr.config.recipe import comparisons
 from topr.curation import max_candidates
 from topr.engines import Engine
 from topr.errors import ConfigError
@@ -178,11 +178,8 @@ def check_adapters(recipe: Recipe, start: ModelConfig) -> None:
 
 def _trainings(recipe: Recipe) -> dict[str, TrainConfig]:
     """Return the sections `train` that a run trains with, by their names in the recipe."""
-    found = {"train": recipe.train}
-    for name, comparison in recipe.compare.items():
-        where = f"compare.{name}"
-        found[f"{where}.train"] = derived_sections(recipe, comparison, where=where)[1]
-    return found
+    compared = {f"compare.{name}.train": train for name, (_, train) in comparisons(recipe).items()}
+    return {"train": recipe.train} | compared
 
 
 def quotas(recipe: Recipe, iteration: int) -> list[CurateConfig]:
@@ -193,6 +190,5 @@ def quotas(recipe: Recipe, iteration: int) -> list[CurateConfig]:
     """
     found = [recipe.curate]
     if iteration == 1:
-        for name, comparison in recipe.compare.items():
-            found.append(derived_sections(recipe, comparison, where=f"compare.{name}")[0])
+        found += [curate for curate, _ in comparisons(recipe).values()]
     return [curate for curate in found if max_candidates(curate) is not None]

@@ -18,7 +18,7 @@ from topr.config import (
     TrainConfig,
     VerifierConfig,
 )
-from topr.config.recipe import derived_sections, verifier_recipe
+from topr.config.recipe import comparisons, verifier_recipe
 from topr.curation import max_candidates, most_per_problem, whole_draw_rule
 from topr.engines import check_engine
 from topr.errors import ConfigError
@@ -60,8 +60,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_loop(recipe)
     pooled = min(recipe.loop.window or recipe.iterations, recipe.iterations)
     _check_training(recipe, recipe.curate, recipe.train, iterations=pooled)
-    for name, comparison in recipe.compare.items():
-        curate, train = derived_sections(recipe, comparison, where=f"compare.{name}")
+    for curate, train in comparisons(recipe).values():
         _check_training(recipe, curate, train, iterations=1)
 
 

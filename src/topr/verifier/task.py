@@ -14,11 +14,11 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from topr import hub
 from topr.config.tasks import VerifierConfig
 from topr.errors import ConfigError, DataError
+from topr.evaluation.scoring import sample_rows
 from topr.interop import ColumnMap, read_rows
 from topr.interop.column_map import USUAL_NAMES
 from topr.interop.row_values import read_grades
@@ -208,9 +208,7 @@ def read_candidates(source: str, columns: ColumnMap | None = None) -> list[Candi
     path = hub.local(source)
     table = read_table(path, COLUMNS) if path.is_dir() else read_rows(path)
     if path.is_dir():
-        temperature = pc.struct_field(table.column("sampling"), "temperature")
-        sampled = pc.greater(temperature, 0)
-        table = table.filter(sampled) if pc.any(sampled).as_py() else table
+        table = table.filter(pa.array(sample_rows(table)))
     found = [c for c in candidates_of(table, columns) if c.right is not None]
     if not found:
         raise DataError(

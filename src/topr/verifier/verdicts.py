@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from topr.evaluation.scoring import sample_rows
 from topr.grading.check import read_verdict, verdict_place
 from topr.metrics import Interval
 from topr.verifier.votes import balanced_accuracy, calibration_error, roc_auc
@@ -63,10 +63,7 @@ def scores(checks: pa.Table, tokenizer: "PreTrainedTokenizerBase") -> dict[str, 
         return str(tokenizer.decode(list(ids), skip_special_tokens=True))
 
     found: dict[str, list[tuple[str | None, float]]] = {}
-    temperature = pc.struct_field(checks.column("sampling"), "temperature")
-    sampled = pc.greater(temperature, 0)
-    if pc.any(sampled).as_py():
-        checks = checks.filter(sampled)
+    checks = checks.filter(pa.array(sample_rows(checks)))
     for batch in checks.select(CHECK_COLUMNS).to_batches(max_chunksize=ROWS):
         for row in batch.to_pylist():
             found.setdefault(row["problem_id"], []).append(_read(row, decode))

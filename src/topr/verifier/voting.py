@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from topr.errors import DataError
-from topr.evaluation.scoring import GOLD, AnswerClass, answer_class
+from topr.evaluation.scoring import GOLD, AnswerClass, answer_class, sample_rows
 from topr.interop import ColumnMap
 from topr.metrics import Interval, bootstrap_interval, paired_difference
 from topr.records import SAYS_NOTHING, Outcome
@@ -154,14 +154,10 @@ def _ballots(
     if None in outcomes:
         raise DataError(f"{outcomes.count(None)} of {len(outcomes)} candidates have no grade")
     numbers = _scores(table, score)
-    temperatures = [1.0] * len(outcomes)
-    if "sampling" in table.column_names:
-        temperatures = [each["temperature"] for each in table.column("sampling").to_pylist()]
-    greedy_too = any(temperatures) and not all(temperatures)
     rows: dict[Any, list[int]] = {}
-    for i, name in enumerate(table.column(str(named)).to_pylist()):
-        if not (greedy_too and temperatures[i] == 0):
-            rows.setdefault(name, []).append(i)
+    names = table.column(str(named)).to_pylist()
+    for i in np.flatnonzero(sample_rows(table)).tolist():
+        rows.setdefault(names[i], []).append(i)
     answers = table.column("answer").to_pylist()
     ballots = []
     for indices in rows.values():

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from topr.config import AllRule, CapRule, CurateConfig, Recipe, TrainConfig
-from topr.config.recipe import derived_sections
+from topr.config.recipe import comparisons
 from topr.curation import Columns, curate, finished, max_candidates, most_per_problem
 from topr.errors import DataError
 from topr.records import Split
@@ -114,8 +114,7 @@ def planned(recipe: Recipe, task: Task, graded: pa.Table | None = None) -> list[
         stages += _drawn(now, "", folder)
         stages.append(_trained(recipe, task, recipe.curate, recipe.train, pooled, "train", folder))
         stages += _evaluated(recipe, task, "evaluate", folder, recipe.train.snapshots, best=True)
-    for name, comparison in recipe.compare.items():
-        config, train = derived_sections(recipe, comparison, where=f"compare.{name}")
+    for name, (config, train) in comparisons(recipe).items():
         label, folder = f"compare {name}:", Path("compare") / name
         stages.append(_trained(recipe, task, config, train, [first], f"{label} train", folder))
         stages += _evaluated(recipe, task, f"{label} evaluate", folder, train.snapshots)
