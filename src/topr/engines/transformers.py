@@ -6,7 +6,6 @@ Not here: how rows are decoded side by side (`topr.engines.decoding`) and how a 
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -29,6 +28,7 @@ from topr.engines.stops import StopStrings
 from topr.engines.trial import find_batching, kept_bytes
 from topr.errors import EngineError
 from topr.models.devices import resolve_device
+from topr.models.evaluation_mode import evaluating
 from topr.models.facts import ModelFacts, eos_ids
 from topr.models.lengths import named_lengths, positions_of
 from topr.models.loading import load
@@ -165,7 +165,7 @@ class TransformersEngine(Engine):
         if passed <= tried:
             return
         try:
-            with _evaluating(self.model):
+            with evaluating(self.model):
                 self.batching = find_batching(self.model, self.tokenizer, reach, sharing=sharing)
         except torch.OutOfMemoryError as error:
             raise EngineError(
@@ -197,7 +197,7 @@ class TransformersEngine(Engine):
 
     def _kept_bytes(self) -> list[int]:
         if self._kept is None:
-            with _evaluating(self.model):
+            with evaluating(self.model):
                 self._kept = kept_bytes(self.model)
         return self._kept
 
@@ -206,7 +206,7 @@ class TransformersEngine(Engine):
         batch_size: int,
     ) -> list[Decoded]:  # fmt: skip
         try:
-            with _evaluating(self.model):
+            with evaluating(self.model):
                 return decoding.advance()
         except torch.OutOfMemoryError as error:
             longest = max(len(sample.request.prompt_ids) for sample in samples)
@@ -215,14 +215,3 @@ class TransformersEngine(Engine):
                 f"of up to {longest} tokens and {sampling.max_tokens} new tokens; lower the "
                 f"engine's batch_size, now {self.batch_size}"
             ) from error
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Turn dropout off for a while."""
-    training = model.training
-    model.train(False)
-    try:
-        yield
-    finally:
-        model.train(training)

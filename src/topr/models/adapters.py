@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from topr.errors import ModelError
+from topr.models.evaluation_mode import evaluating
 
 SHORT = 16
 """Tokens of the sequence that functions are compared on."""
@@ -138,12 +139,8 @@ def short_logits(model: PreTrainedModel | nn.Module) -> Tensor:
     size = int(causal.get_input_embeddings().weight.shape[0])
     generator = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(size, (1, SHORT), generator=generator)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         logits: Tensor = causal(input_ids=ids_BT.to(causal.device), use_cache=False).logits[0]
-    finally:
-        model.train(training)
     return logits.float().cpu()
 
 

@@ -1,6 +1,5 @@
 """What is known of a model without its weights: from its configs and its tokenizer."""
 
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -16,9 +14,9 @@ from transformers import (
 
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
-from topr.models.files import ADAPTER, is_adapter
+from topr.models.files import base_of, is_adapter
 from topr.models.lengths import positions_of
-from topr.models.places import cannot_load, checked_path
+from topr.models.places import checked_path, read_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +47,11 @@ def model_facts(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Mode
         ModelError: there is no such model.
 
     """
-    path, revision = checked_path(config), config.revision or "main"
+    found = read_config(config).get_text_config()
     try:
-        found = AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=config.trust_remote_code
-        ).get_text_config()
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(cannot_load("model", config, error)) from error
-    try:
-        generation = GenerationConfig.from_pretrained(path, revision=revision)
+        generation = GenerationConfig.from_pretrained(
+            checked_path(config), revision=config.revision or "main"
+        )
     except OSError:  # a model need not have one
         generation = None
     return ModelFacts(
@@ -81,18 +75,15 @@ def named_vocabulary(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def _named_configs(config: ModelConfig) -> list[Any]:
-    path, revision = checked_path(config), config.revision or "main"
-    if is_adapter(Path(path)):
-        found = json.loads((Path(path) / ADAPTER).read_text(encoding="utf-8"))
-        path, revision = found["base_model_name_or_path"], found.get("revision") or "main"
+    directory = Path(checked_path(config))
+    if is_adapter(directory):
+        config = config.model_copy(update=base_of(directory))
     owners: list[Any] = []
     with suppress(OSError, ValueError):
-        owners.append(GenerationConfig.from_pretrained(path, revision=revision))
-    with suppress(OSError, ValueError, ImportError):
-        named = AutoConfig.from_pretrained(
-            path, revision=revision, trust_remote_code=config.trust_remote_code
-        )
-        owners.append(named.get_text_config())
+        revision = config.revision or "main"
+        owners.append(GenerationConfig.from_pretrained(config.path, revision=revision))
+    with suppress(ModelError):
+        owners.append(read_config(config).get_text_config())
     return owners
 
 

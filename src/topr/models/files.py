@@ -22,6 +22,12 @@ def is_adapter(directory: Path) -> bool:
     return (directory / ADAPTER).is_file() and not (directory / "config.json").is_file()
 
 
+def base_of(directory: Path) -> dict[str, Any]:
+    """Return `path` and `revision` of the model that an adapter belongs to."""
+    found = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
+    return {"path": found["base_model_name_or_path"], "revision": found.get("revision")}
+
+
 def fingerprint(path: str | Path) -> str:
     """Name the weights and config of a local model directory by their content.
 

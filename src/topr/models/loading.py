@@ -5,7 +5,6 @@ sampling (`topr.engines`), training (`topr.training`), and the arithmetic task's
 (`topr.tasks`).
 """
 
-import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +24,7 @@ from topr.errors import ModelError
 from topr.models.adapters import refuse_tied, require_same, short_logits
 from topr.models.devices import resolve_device
 from topr.models.dtypes import resolve_dtype
-from topr.models.files import ADAPTER, fingerprint, is_adapter
+from topr.models.files import base_of, fingerprint, is_adapter
 from topr.models.places import cannot_load, checked_path
 from topr.models.without_weights import model_without_weights
 
@@ -120,8 +119,7 @@ def _load_adapted(
             f"{directory} holds an adapter alone, which cannot be added into weights of "
             f"{quantize}: train with lora.merge, and start from what that wrote"
         )
-    found = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
-    base = {"path": found["base_model_name_or_path"], "revision": found.get("revision")}
+    base = base_of(directory)
     try:
         model = load_model(config.model_copy(update=base))
     except ModelError as error:

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from topr.config.sections import ModelConfig
 from topr.errors import ModelError
@@ -26,15 +26,25 @@ def identity(config: ModelConfig) -> str | None:
         if removed(directory) is None:  # weights that are gone have their name still
             checked_path(config)
         return fingerprint(config.path)
+    return getattr(read_config(config), "_commit_hash", None) or config.revision
+
+
+def read_config(config: ModelConfig) -> PreTrainedConfig:
+    """Return a model's own config.
+
+    Raises:
+        ModelError: there is no such model.
+
+    """
     try:
-        found = AutoConfig.from_pretrained(
+        found: PreTrainedConfig = AutoConfig.from_pretrained(
             checked_path(config),
             revision=config.revision or "main",
             trust_remote_code=config.trust_remote_code,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(cannot_load("model", config, error)) from error
-    return getattr(found, "_commit_hash", None) or config.revision
+    return found
 
 
 def checked_path(config: ModelConfig, *, weights: bool = True) -> str:

@@ -160,7 +160,7 @@ def _gold(source: Source, index: int) -> tuple[str, bool]:
     if given is None and not boxes:
         problem = "column 'solution' has no \\boxed{} answer"
         raise source.fail(index, problem, _ADVICE, EmptyCellError)
-    gold = boxes[-1] if given is None else given
+    gold = (boxes[-1] if given is None else given).strip()
     # An answer other than the last box was written by somebody who looked at the whole.
     whole = len(set(boxes)) <= 1 or gold != boxes[-1]
-    return gold.strip(), whole
+    return gold, whole

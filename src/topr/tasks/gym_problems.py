@@ -1,18 +1,19 @@
 """Items of reasoning_gym's datasets, different from each other: made in a process of their own.
 
-Started as `python -m topr.tasks.gym_problems` by `make_items`: a fixed hash seed, so that datasets
-that go through sets make the same items in every process, and what they print or seed stays there.
-In: one JSON `Order`. Out: one JSON line, its items or an error. No splits and no prompts.
+`make_items` starts that process, whose `main` it calls: a fixed hash seed, so that datasets that go
+through sets make the same items in every process, and what they print or seed stays there. No
+splits and no prompts.
 """
 
 import hashlib
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ def make_items(
     scoring = {"reward": reward, "threshold": threshold, "label": label}
     paths = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "topr.tasks.gym_problems"],
-        input=json.dumps([[asdict(one) for one in wanted], scoring]).encode(),
+        [sys.executable, "-W", "ignore", "-c", "from topr.tasks.gym_problems import main; main()"],
+        input=pickle.dumps((wanted, scoring)),
         capture_output=True,
         env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "0"},
     )
@@ -88,11 +89,10 @@ def make_items(
             f"making problems of reasoning_gym ended with exit code {done.returncode}: "
             f"{done.stderr.decode(errors='replace').strip()[-_SHOWN:]}"
         )
-    found = json.loads(done.stdout)
-    for kind, error in (("settings", ConfigError), ("data", DataError)):
-        if kind in found:
-            raise error(found[kind])
-    return [Item(**item) for item in found["items"]]
+    found: list[Item] | ConfigError | DataError = pickle.loads(done.stdout)  # noqa: S301 our own
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _made(wanted: Sequence[Wanted], scoring: Mapping[str, Any]) -> Iterator[Item]:
@@ -166,18 +166,12 @@ def _exhausted(one: Wanted, found: int) -> DataError:
 
 def main() -> None:
     """Read an order, and write its items or why there are none."""
-    wanted, scoring = json.load(sys.stdin.buffer)
+    wanted, scoring = pickle.load(sys.stdin.buffer)  # noqa: S301 from `make_items`
     out, sys.stdout = sys.stdout, sys.stderr  # datasets print
-    found: dict[str, Any]
+    found: list[Item] | ConfigError | DataError
     try:
-        found = {"items": [asdict(item) for item in _made([Wanted(**o) for o in wanted], scoring)]}
-    except ConfigError as error:
-        found = {"settings": str(error)}
-    except DataError as error:
-        found = {"data": str(error)}
-    out.buffer.write(json.dumps(found).encode())
+        found = list(_made(wanted, scoring))
+    except (ConfigError, DataError) as error:
+        found = error
+    out.buffer.write(pickle.dumps(found))
     out.flush()
-
-
-if __name__ == "__main__":
-    main()
