@@ -15,11 +15,10 @@ from topr.config import (
     PassRateRule,
     PositiveShareRule,
     PositivesRule,
-    Rule,
 )
+from topr.config.curation import Rule
 from topr.curation import (
     REASONS,
-    RULES,
     Columns,
     curate,
     finished,
@@ -28,6 +27,7 @@ from topr.curation import (
     most_per_problem,
     whole_draw_rule,
 )
+from topr.curation.rules import RULES
 from topr.errors import DataError
 
 NAN = float("nan")

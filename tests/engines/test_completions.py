@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from tiny import EOS, TURN_END, tiny_tokenizer
-from topr.config import GenerateConfig, ServerConfig, load_recipe
-from topr.config.engines import SERVER_BODY_OF_TOPR
+from topr.config import GenerateConfig, load_recipe
+from topr.config.engines import SERVER_BODY_OF_TOPR, ServerConfig
 from topr.engines.background import in_background
 from topr.engines.client import _retry_after
 from topr.engines.completions import (

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from topr.config import GenerateConfig, ModelConfig, VllmConfig
+from topr.config import GenerateConfig, ModelConfig
+from topr.config.engines import VllmConfig
 from topr.engines import check_engine, vllm
 from topr.errors import ConfigError
 from topr.records import SamplingParams

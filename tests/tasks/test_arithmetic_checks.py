@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from topr.config import ArithmeticConfig, CheckWarmupConfig
+from topr.config import ArithmeticConfig
+from topr.config.tasks import CheckWarmupConfig
 from topr.errors import ModelError
 from topr.grading.check import read_verdict
 from topr.tasks.arithmetic import checker, checks

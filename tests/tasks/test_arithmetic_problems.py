@@ -6,7 +6,8 @@ from itertools import islice
 import pytest
 from pydantic import ValidationError
 
-from topr.config import ArithmeticConfig, WarmupConfig
+from topr.config import ArithmeticConfig
+from topr.config.tasks import WarmupConfig
 from topr.errors import ConfigError
 from topr.tasks.arithmetic import ArithmeticTask
 from topr.tasks.arithmetic.demonstrations import solution

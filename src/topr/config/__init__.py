@@ -11,11 +11,9 @@ from topr.config.curation import (
     PassRateRule,
     PositiveShareRule,
     PositivesRule,
-    Rule,
 )
-from topr.config.engines import RayConfig, ServerConfig, VllmConfig
-from topr.config.gym import GymDatasetConfig, ReasoningGymConfig
-from topr.config.prompts import PromptConfig, QuestionConfig
+from topr.config.gym import ReasoningGymConfig
+from topr.config.prompts import PromptConfig
 from topr.config.recipe import (
     Comparison,
     Recipe,
@@ -34,22 +32,19 @@ from topr.config.sections import (
 )
 from topr.config.tasks import (
     ArithmeticConfig,
-    CheckWarmupConfig,
     Gsm8kConfig,
     JsonlConfig,
     MathConfig,
     TaskConfig,
     VerifierConfig,
-    WarmupConfig,
 )
-from topr.config.training import LoraConfig, TaperConfig, TrainConfig, TrainSettings
+from topr.config.training import LoraConfig, TrainConfig, TrainSettings
 
 __all__ = [
     "AllRule",
     "AnnaKareninaRule",
     "ArithmeticConfig",
     "CapRule",
-    "CheckWarmupConfig",
     "Comparison",
     "CurateConfig",
     "DropDuplicatesRule",
@@ -58,7 +53,6 @@ __all__ = [
     "GenerateConfig",
     "GradeConfig",
     "Gsm8kConfig",
-    "GymDatasetConfig",
     "JsonlConfig",
     "LoraConfig",
     "MathConfig",
@@ -67,20 +61,13 @@ __all__ = [
     "PositiveShareRule",
     "PositivesRule",
     "PromptConfig",
-    "QuestionConfig",
-    "RayConfig",
     "ReasoningGymConfig",
     "Recipe",
-    "Rule",
     "Section",
-    "ServerConfig",
-    "TaperConfig",
     "TaskConfig",
     "TrainConfig",
     "TrainSettings",
     "VerifierConfig",
-    "VllmConfig",
-    "WarmupConfig",
     "dump_recipe",
     "load_recipe",
     "load_section",

@@ -7,7 +7,6 @@ the keys are explained in docs/metrics.md. Nothing here prints or draws a chart.
 
 from topr.evaluation.results import (
     RESULT_FILE,
-    Difference,
     compare,
     headline,
     read_evaluation,
@@ -18,7 +17,6 @@ from topr.evaluation.scoring import SCORED_COLUMNS, score
 __all__ = [
     "RESULT_FILE",
     "SCORED_COLUMNS",
-    "Difference",
     "compare",
     "headline",
     "read_evaluation",

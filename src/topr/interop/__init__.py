@@ -5,7 +5,7 @@ anybody's rows can hold them.
 """
 
 from topr.interop.column_map import ColumnMap
-from topr.interop.exporters import EXPORTS, Exported, export_rollouts
+from topr.interop.exporters import EXPORTS, export_rollouts
 from topr.interop.formats import FORMATS, ImportSource, open_source
 from topr.interop.import_options import ImportOptions
 from topr.interop.import_stage import report as report_import
@@ -18,7 +18,6 @@ __all__ = [
     "EXPORTS",
     "FORMATS",
     "ColumnMap",
-    "Exported",
     "ImportOptions",
     "ImportSource",
     "RowStream",
