@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ import yaml
 
 from topr.config.training import RENAMED
 from topr.errors import ConfigError
+
+
+def shipped(*folders: str) -> dict[str, Traversable]:
+    """Return the YAML files of a folder in the package, by name."""
+    folder = resources.files("topr").joinpath(*folders)
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {file.name.removesuffix(".yaml"): file for file in files}
 
 
 def read_values(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -14,7 +13,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from topr.config.base import Section, unchecked_fixed
 from topr.config.curation import CurateConfig
 from topr.config.mistakes import SectionT, similar, validate
-from topr.config.reading import apply_override, read_values
+from topr.config.reading import apply_override, read_values, shipped
 from topr.config.sections import (
     EvaluateConfig,
     GenerateConfig,
@@ -89,9 +88,7 @@ class Recipe(Section):
 
 def shipped_recipes() -> dict[str, Traversable]:
     """Return the recipes in the package by name."""
-    folder = resources.files("topr") / "recipes"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {file.name.removesuffix(".yaml"): file for file in files}
+    return shipped("recipes")
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:

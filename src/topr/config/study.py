@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,7 +10,7 @@ from pydantic import Field, model_validator
 
 from topr.config.base import Section, unchecked_fixed
 from topr.config.mistakes import validate
-from topr.config.reading import read_values
+from topr.config.reading import read_values, shipped
 from topr.config.recipe import Recipe
 
 METRICS = re.compile(
@@ -163,9 +162,7 @@ class Study(Section):
 
 def shipped_studies() -> dict[str, Traversable]:
     """Return the studies in the package by name."""
-    folder = resources.files("topr") / "recipes" / "studies"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {file.name.removesuffix(".yaml"): file for file in files}
+    return shipped("recipes", "studies")
 
 
 def load_study(source: str | Path, overrides: Sequence[str] = ()) -> Study:

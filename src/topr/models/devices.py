@@ -20,7 +20,8 @@ def resolve_device(name: str) -> torch.device:
         raise ModelError(
             f"device {name!r} is not a device's name; use auto, cpu, cuda, cuda:1 or mps"
         ) from error
-    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": _mps_devices()}
+    mps = int(torch.backends.mps.is_available())
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": mps}
     found = available.get(device.type)
     if found is not None and (device.index or 0) >= found:
         raise ModelError(
@@ -28,7 +29,3 @@ def resolve_device(name: str) -> torch.device:
             "use auto or cpu, or look at `topr env` for what torch sees"
         )
     return device
-
-
-def _mps_devices() -> int:
-    return int(torch.backends.mps.is_available())

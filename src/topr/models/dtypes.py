@@ -8,11 +8,6 @@ from typing import Any
 
 import torch
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 CPU_UNITS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 """What torch calls units for bfloat16: with one of them products are 3 to 6 times as fast as in
 float32, and without any of them slower."""
@@ -24,9 +19,10 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     `auto` is bfloat16 where the device has units for it, else float32. It is not float16, which
     overflows.
     """
-    if name != "auto":
-        return DTYPES[name]
-    return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    if name == "auto":
+        name = "bfloat16" if _has_bfloat16(device) else "float32"
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def _has_bfloat16(device: torch.device) -> bool:

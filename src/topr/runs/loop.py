@@ -40,7 +40,6 @@ from topr.stages.grade import grade_rollouts, refuse_none_right, warn_of_concern
 from topr.stages.probe import probe_source
 from topr.stages.train import SNAPSHOTS, alarm_lines, train_model
 from topr.stages.verify import vote_with, votes_line
-from topr.tasks import Task
 from topr.verifier.task import note_prompt
 
 logger = logging.getLogger(__name__)
@@ -106,9 +105,7 @@ class _Run:
         self.recipe = recipe
         self.directory = directory
         self.progress = progress
-        prepared = prepare(recipe, progress)
-        self.task: Task = prepared.task
-        self.start = prepared.start
+        self.task, self.start = prepare(recipe, progress)
         self._engine: LazyEngine | None = None
         self.results: list[Evaluated] = []
         self.validations: list[Evaluated] = []

@@ -5,7 +5,6 @@ or engine. What the recipe alone tells is checked in `topr.runs.recipe_checks`.
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from topr.config import (
@@ -95,16 +94,7 @@ def _made(
         return make(told)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prepared:
-    """What a run begins with."""
-
-    task: Task
-    start: ModelConfig
-    """The starting model."""
-
-
-def prepare(recipe: Recipe, progress: Progress) -> Prepared:
+def prepare(recipe: Recipe, progress: Progress) -> tuple[Task, ModelConfig]:
     """Read the task and find the starting model, with every check that needs them.
 
     Raises:
@@ -116,7 +106,7 @@ def prepare(recipe: Recipe, progress: Progress) -> Prepared:
     start = starting_model(recipe, progress)
     check_adapters(recipe, start)
     check_prompts_of(task, recipe, start)
-    return Prepared(task=task, start=start)
+    return task, start
 
 
 def check_task(task: Task, recipe: Recipe) -> None:

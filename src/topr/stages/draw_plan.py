@@ -20,6 +20,7 @@ from topr.grading import needs_columns
 from topr.interop import as_column
 from topr.records import Message, Problem, SamplingParams
 from topr.store import ROLLOUT_SCHEMA
+from topr.tasks.base import Task
 
 Key = tuple[str, int]
 """What names a completion: problem and sample number."""
@@ -144,6 +145,22 @@ def sampling_params(config: GenerateConfig, stop: tuple[str, ...], seed: int) ->
         max_tokens=config.max_tokens,
         stop=config.stop if config.stop is not None else stop,
         seed=seed,
+    )
+
+
+def plan_draw(
+    problems: Sequence[Problem], task: Task, config: GenerateConfig, seed: int, **changes: Any
+) -> DrawPlan:
+    """Return a draw as the section `generate` has it, with changes."""
+    return replace(
+        DrawPlan(
+            problems=problems,
+            sampling=sampling_params(config, task.stop, seed),
+            n=config.n,
+            shard_problems=config.shard_problems,
+            extra=extra_columns(problems, task.grader),
+        ),
+        **changes,
     )
 
 

@@ -20,10 +20,10 @@ from topr.evaluation.scoring import SCORED_COLUMNS, score
 from topr.grading import grade_table
 from topr.grading.survey import first_look
 from topr.progress import Progress
-from topr.records import EvalResult, SamplingParams
+from topr.records import EvalResult
 from topr.stages.common import grading_version, open_stage, task_for
 from topr.stages.draw import draw
-from topr.stages.draw_plan import DrawPlan, extra_columns
+from topr.stages.draw_plan import DrawPlan, plan_draw
 from topr.store import read_table, shard_paths, write_shard
 from topr.tasks.base import Split, Task
 from topr.tokenization.digest import tokenizer_digest
@@ -77,23 +77,15 @@ def plan_evaluation(
             f"task {task.name!r} has no {config.split} problems: choose another "
             "`evaluate.split`, or give the task some"
         )
-    sampling = SamplingParams(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        max_tokens=config.max_tokens or generate.max_tokens,
-        stop=task.stop if generate.stop is None else generate.stop,
-        seed=seed,
-    )
-    sampled = DrawPlan(
-        problems=problems,
-        sampling=sampling,
-        n=config.n,
-        shard_problems=generate.shard_problems,
-        iteration=iteration,
-        extra=extra_columns(problems, task.grader),
+    sampled = plan_draw(
+        problems, task, generate, seed, n=config.n, iteration=iteration,
         settings=(generate,) if model is None else (generate, model.at("")),
-    )
+    )  # fmt: skip
+    sampling = replace(
+        sampled.sampling, temperature=config.temperature, top_p=config.top_p, top_k=config.top_k,
+        max_tokens=config.max_tokens or generate.max_tokens,
+    )  # fmt: skip
+    sampled = replace(sampled, sampling=sampling)
     greedy = replace(sampled, sampling=replace(sampling, temperature=0.0, top_p=1.0, top_k=0), n=1)
     return EvaluationPlan(
         draws={"sampled": sampled} | ({"greedy": greedy} if config.greedy else {}),

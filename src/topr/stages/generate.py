@@ -21,7 +21,7 @@ from topr.progress import Progress
 from topr.stages.common import grading_version, open_stage
 from topr.stages.curate import read_columns
 from topr.stages.draw import Look, draw, refuse_other_shards
-from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
+from topr.stages.draw_plan import DrawPlan, plan_draw
 from topr.stages.grade import grade_shards, open_grades
 from topr.store import Manifest, read_table, shard_paths
 from topr.tasks import Split, Task
@@ -42,16 +42,9 @@ def plan_rollouts(
     split: Split = Split.TRAIN,
 ) -> DrawPlan:
     """Return what a recipe samples from a model: all of it, or the first round."""
-    problems, config = task.problems(split), recipe.generate
-    return DrawPlan(
-        problems=problems,
-        sampling=sampling_params(config, task.stop, seed),
-        n=config.n,
-        shard_problems=config.shard_problems,
-        iteration=iteration,
-        extra=extra_columns(problems, task.grader),
-        settings=(config, model.at("")),
-    )
+    settings = (recipe.generate, model.at(""))
+    problems = task.problems(split)
+    return plan_draw(problems, task, recipe.generate, seed, iteration=iteration, settings=settings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from topr.errors import DataError
 from topr.interop import ColumnMap, read_rows, write_rows
 from topr.progress import Progress
 from topr.stages.common import data_fingerprint, open_stage
-from topr.stages.draw_plan import DrawPlan, sampling_params
+from topr.stages.draw_plan import plan_draw
 from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts
 from topr.store import (
@@ -103,12 +103,8 @@ def _check(
 ) -> Mapping[str, Score]:  # fmt: skip
     """Return the score of each different candidate by its id; the checks are written."""
     drawn, checks = directory / "drawn", directory / "checks"
-    plan = DrawPlan(
-        problems=list({each.id: task.problem(each) for each in candidates}.values()),
-        sampling=sampling_params(config, task.stop, seed),
-        n=config.n,
-        shard_problems=config.shard_problems,
-    )
+    problems = list({each.id: task.problem(each) for each in candidates}.values())
+    plan = plan_draw(problems, task, config, seed)
     generate_rollouts(plan, engine, drawn, progress=progress)
     grade_rollouts(drawn, task.grader, GradeConfig(), checks, progress=progress)
     return scores(read_table(checks, CHECK_COLUMNS), engine.tokenizer)

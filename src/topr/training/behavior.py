@@ -7,7 +7,7 @@ that differs, or sampling parameters that were not recorded, before they shut ev
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,8 @@ class LogprobMismatch:
 
     def as_log(self) -> dict[str, float]:
         """Return the numbers under the keys of the log."""
-        return {
-            "behavior_gap/token_mean": self.token_mean,
-            "behavior_gap/token_max": self.token_max,
-            "behavior_gap/sequence_mean": self.sequence_mean,
-            "behavior_gap/sequence_max": self.sequence_max,
-        }
+        names = (each.name for each in fields(self) if each.name != "rows")
+        return {f"behavior_gap/{name}": getattr(self, name) for name in names}
 
     def say(self, *, trained_on: bool) -> None:
         """Log the numbers; warn of a large gap where the recorded ones are trained on."""

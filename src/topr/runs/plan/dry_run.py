@@ -76,8 +76,7 @@ def dry_run(
     check_recipe(recipe)
     recipe = decide_prompt(recipe, directory, progress)
     there = directory if directory is not None and holds_run(recipe, directory) else None
-    prepared = prepare(recipe, progress)
-    task, start = prepared.task, prepared.start
+    task, start = prepare(recipe, progress)
     tokenizer = load_tokenizer(start)
     longest = _check_longest(recipe, task, start, tokenizer)
     stages = planned(recipe, task)

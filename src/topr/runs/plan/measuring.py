@@ -30,7 +30,7 @@ from topr.records import Split
 from topr.runs.plan.costs import Measured, Round, side_by_side
 from topr.runs.preparation import check_logprobs
 from topr.stages.draw import draw
-from topr.stages.draw_plan import DrawPlan, extra_columns, sampling_params
+from topr.stages.draw_plan import plan_draw
 from topr.stages.train_arguments import adapter_of, training_arguments
 from topr.store import parquet_options, read_table
 from topr.tasks import Task
@@ -94,9 +94,8 @@ def _sample(
     """Generate `n` completions of `count` problems; return the seconds, and the rows."""
     problems = task.problems(Split.TRAIN)  # Files may be sorted by difficulty.
     problems = problems[:: max(1, len(problems) // count)][:count]
-    sampling = replace(sampling_params(recipe.generate, task.stop, recipe.seed), **changes)
-    extra = extra_columns(problems, task.grader)
-    plan = DrawPlan(problems=problems, sampling=sampling, n=n, shard_problems=count, extra=extra)
+    plan = plan_draw(problems, task, recipe.generate, recipe.seed, n=n, shard_problems=count)
+    plan = replace(plan, sampling=replace(plan.sampling, **changes))
     with TemporaryDirectory(prefix="topr-dry-run-") as folder:
         began = time.perf_counter()
         draw(plan, engine, Path(folder))
