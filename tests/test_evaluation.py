@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from tiny_rollouts import tiny_rollout
 from topr.config import EvaluateConfig, GenerateConfig, GradeConfig
 from topr.engines.base import Engine, Request
 from topr.errors import DataError, RunDirectoryError
@@ -25,7 +26,6 @@ from topr.records import (
     Grade,
     Outcome,
     Problem,
-    Rollout,
     SamplingParams,
 )
 from topr.stages import evaluate as evaluate_stage
@@ -41,20 +41,12 @@ def rollout(problem, sample, outcome, answer=None, *, greedy=False, length=4, cu
     grade = None
     if outcome is not None:
         grade = Grade(outcome=outcome, reward=REWARD.get(outcome, -1.0), answer=answer)
-    return Rollout(
+    return tiny_rollout(
         problem_id=problem,
         sample=sample,
-        prompt="?",
-        prompt_ids=(5,),
-        completion="!",
         completion_ids=tuple(range(length)),
-        logprobs=None,
         finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
         sampling=SamplingParams(temperature=0.0 if greedy else 1.0),
-        model="m",
-        revision=None,
-        engine="e",
-        iteration=0,
         gold="7",
         grade=grade,
     )

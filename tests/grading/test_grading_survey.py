@@ -5,10 +5,11 @@ import logging
 import pyarrow as pa
 import pytest
 
+from tiny_rollouts import tiny_rollout
 from topr.config import GradeConfig
 from topr.errors import DataError
 from topr.grading.survey import LOOKED_AT, Concern, first_look, survey
-from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.records import FinishReason, Grade, Outcome
 from topr.stages.grade import refuse_none_right, warn_of_concerns
 from topr.store import rollouts_to_table, write_shard
 
@@ -19,20 +20,11 @@ REWARDS = {C: 1.0, W: -1.0, U: -1.0, N: None}
 def table(*rows, text="It goes on and on", graded=True) -> pa.Table:
     """Rows of (problem, outcome, whether it is truncated)."""
     return rollouts_to_table(
-        Rollout(
+        tiny_rollout(
             problem_id=problem,
             sample=number,
-            prompt="?",
-            prompt_ids=(5,),
             completion=text,
-            completion_ids=(6, 7),
-            logprobs=None,
             finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
-            sampling=SamplingParams(),
-            model="m",
-            revision=None,
-            engine="e",
-            iteration=1,
             gold="18",
             grade=grade(outcome) if graded else None,
         )

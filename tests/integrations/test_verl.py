@@ -28,11 +28,11 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.utils.losses import ppo_loss
 
 from tiny import tiny_tokenizer
+from tiny_rollouts import tiny_grade, tiny_rollout
 from topr.errors import ConfigError, DataError
 from topr.integrations.verl import AGGREGATIONS, register
 from topr.interop import export_rollouts, write_rows
 from topr.objectives import OBJECTIVES, ScoredBatch, Taper, sequence_scale
-from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
 from topr.store import rollouts_to_table
 
 LENGTHS = torch.tensor([3, 1, 5, 2, 4, 0])  # the last row is empty
@@ -333,12 +333,9 @@ def test_another_normalisation_than_the_papers_is_said_once(caplog):
 
 def test_verls_data_set_reads_an_export(tmp_path):
     rollouts = [
-        Rollout(
-            problem_id=f"p{p}", sample=sample, prompt=f"{p}=", prompt_ids=(5, 6),
-            completion=f" {p}", completion_ids=(7, 2), logprobs=(-0.5, -0.1),
-            finish_reason=FinishReason.STOP, sampling=SamplingParams(), model="writer",
-            revision=None, engine="transformers", iteration=0, gold=f"{p}",
-            question=f"What is {p}?", grade=Grade(outcome=Outcome.CORRECT, reward=1.0, answer=None),
+        tiny_rollout(
+            problem_id=f"p{p}", sample=sample, prompt=f"{p}=", completion=f" {p}", gold=f"{p}",
+            question=f"What is {p}?", grade=tiny_grade(1.0),
         )
         for p in range(3) for sample in range(2)
     ]  # fmt: skip

@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 from tiny import EOS, tiny_tokenizer
+from tiny_rollouts import tiny_grade, tiny_rollout
 from topr.errors import ConfigError, DataError
 from topr.interop import (
     EXPORTS,
@@ -18,7 +19,7 @@ from topr.interop import (
     write_rollouts,
     write_rows,
 )
-from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import read_table, rollouts_to_table, table_to_rollouts
 
 TOKENIZER = tiny_tokenizer(chat_template=True)
@@ -30,8 +31,7 @@ def rollout(problem: str, sample: int, reward: float | None) -> Rollout:
     prompt, completion = f"{problem}=", f" {problem}{sample}"
     cut = sample == 2
     ids = tuple(TOKENIZER(completion, add_special_tokens=False)["input_ids"])
-    outcome = Outcome.CORRECT if reward == 1.0 else Outcome.WRONG
-    return Rollout(
+    return tiny_rollout(
         problem_id=f"p-{problem}",
         sample=sample,
         prompt=prompt,
@@ -42,12 +42,10 @@ def rollout(problem: str, sample: int, reward: float | None) -> Rollout:
         finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
         sampling=SAMPLING,
         model="writer",
-        revision=None,
-        engine="transformers",
         iteration=4,
         gold="1",
         question=f"What is {problem}?",
-        grade=None if reward is None else Grade(outcome=outcome, reward=reward, answer=None),
+        grade=None if reward is None else tiny_grade(reward),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from tokenizers import processors
 
 from tiny import BOS, CHAT_TEMPLATE, EOS, TURN_END, TURN_START, tiny_tokenizer
+from tiny_rollouts import tiny_grade, tiny_rollout
 from topr.errors import DataError
 from topr.interop import (
     ColumnMap,
@@ -23,7 +24,7 @@ from topr.interop import (
     write_rollouts,
     write_rows,
 )
-from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams, Several
+from topr.records import FinishReason, Rollout, SamplingParams, Several
 from topr.store import read_table, rollouts_to_table, table_to_rollouts
 from topr.training.data import prepare_rows
 
@@ -88,26 +89,19 @@ def made(tokenizer: Any, seed: int = 0) -> list[Rollout]:
             text += STOP[0] if name == "stop string" else ""
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             rollouts.append(
-                Rollout(
+                tiny_rollout(
                     problem_id=prompt.problem_id,
                     sample=number,
                     prompt=prompt.prompt,
                     prompt_ids=prompt.prompt_ids,
                     completion=text,
                     completion_ids=(*ids, *end),
-                    logprobs=None,
                     finish_reason=reason,
                     sampling=SamplingParams(temperature=0.5, stop=STOP),
                     model="writer",
-                    revision=None,
-                    engine="transformers",
                     iteration=3,
                     gold='["1", "one"]',
-                    grade=Grade(
-                        outcome=Outcome.CORRECT if number % 2 else Outcome.WRONG,
-                        reward=1.0 if number % 2 else -1.0,
-                        answer=None,
-                    ),
+                    grade=tiny_grade(1.0 if number % 2 else -1.0),
                 )
             )
     return rollouts

@@ -13,11 +13,12 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from test_hub import FakeHub
+from tiny_rollouts import tiny_grade, tiny_rollout
 from topr.cli import app
 from topr.errors import DataError
 from topr.publish.cards import CITATION, ModelFacts, fenced, inline, model_card
 from topr.publish.upload import pack
-from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.records import Rollout
 from topr.store import (
     Manifest,
     rollouts_to_table,
@@ -49,13 +50,10 @@ def write_model(folder: Path, **details: Any) -> Path:
 
 def write_rollouts(folder: Path, model: str = "base", graded: bool = True) -> Path:
     def one(sample: int) -> Rollout:
-        outcome = Outcome.CORRECT if sample else Outcome.WRONG
-        return Rollout(
-            problem_id="p", sample=sample, prompt="1+1=", prompt_ids=(1,), completion=HOSTILE,
-            completion_ids=(2,), logprobs=None, finish_reason=FinishReason.STOP,
-            sampling=SamplingParams(), model=model, revision="r0", engine="import", iteration=1,
-            grade=Grade(outcome=outcome, reward=1.0, answer=None) if graded else None,
-        )  # fmt: skip
+        grade = tiny_grade(1.0 if sample else -1.0) if graded else None
+        return tiny_rollout(
+            sample=sample, completion=HOSTILE, model=model, revision="r0", grade=grade
+        )
 
     write_shard(folder, 0, rollouts_to_table([one(0), one(1)]))
     manifest = Manifest(stage="import", fingerprint="f", rows=2, files=("part-00000.parquet",),

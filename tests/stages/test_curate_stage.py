@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import topr.stages.curate as stage
+from tiny_rollouts import tiny_grade, tiny_rollout
 from topr.config import (
     AnnaKareninaRule,
     CapRule,
@@ -19,7 +20,6 @@ from topr.config import (
     PositivesRule,
 )
 from topr.errors import DataError, RunDirectoryError
-from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
 from topr.stages.curate import curate_rollouts, read_columns
 from topr.store import (
     read_manifest,
@@ -32,8 +32,7 @@ from topr.store import (
 
 
 def rollout(problem, sample, *, reward=-1.0, ids=(7, 8, 2), graded=True):
-    outcome = Outcome.CORRECT if (reward or 0) > 0 else Outcome.WRONG
-    return Rollout(
+    return tiny_rollout(
         problem_id=f"p{problem}",
         sample=sample,
         prompt=f"What is {problem} ?",
@@ -41,13 +40,7 @@ def rollout(problem, sample, *, reward=-1.0, ids=(7, 8, 2), graded=True):
         completion=" ".join(map(str, ids)),
         completion_ids=ids,
         logprobs=tuple(-0.5 for _ in ids),
-        finish_reason=FinishReason.STOP,
-        sampling=SamplingParams(),
-        model="m",
-        revision=None,
-        engine="scripted",
-        iteration=1,
-        grade=Grade(outcome=outcome, reward=reward, answer=None) if graded else None,
+        grade=tiny_grade(reward) if graded else None,
     )
 
 

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from tiny import tiny_tokenizer
+from tiny_rollouts import tiny_rollout
 from topr.errors import DataError, EngineError, RunDirectoryError
-from topr.records import FinishReason, Problem, Rollout, SamplingParams
+from topr.records import Problem, SamplingParams
 from topr.stages.draw import draw
 from topr.stages.draw_plan import DrawPlan, extra_columns
 from topr.store import Journal, journal_path, read_table, shard_paths, table_to_rollouts
@@ -28,7 +29,7 @@ class Backwards:
         self.requests += requests
         for request in reversed(requests):
             for sample in reversed(range(request.n)):
-                yield Rollout(
+                yield tiny_rollout(
                     problem_id=request.problem_id,
                     sample=sample,
                     prompt=request.prompt,
@@ -36,10 +37,7 @@ class Backwards:
                     completion=f"{request.problem_id} {sample}",
                     completion_ids=(7, 8, 2),
                     logprobs=(-1.0, -0.5, -0.25),
-                    finish_reason=FinishReason.STOP,
                     sampling=sampling,
-                    model="m",
-                    revision=None,
                     engine=self.name,
                     iteration=iteration,
                     gold=request.gold,

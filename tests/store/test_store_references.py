@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tiny_rollouts import tiny_rollout
 from topr.errors import DataError
 from topr.interop import RowStream
-from topr.records import FinishReason, Rollout, SamplingParams
 from topr.store import (
     copy_shard,
     read_batches,
@@ -29,20 +29,12 @@ CHOSEN = np.array([25, 3, 4, 29, 0, 12, 13])
 
 
 def rollout(number):
-    return Rollout(
+    return tiny_rollout(
         problem_id=f"p{number // 3}",
         sample=number % 3,
-        prompt="2 + 2 ?",
-        prompt_ids=(1, 2),
         completion=str(number),
         completion_ids=(number, 2),
         logprobs=(-0.5, -float(number)),
-        finish_reason=FinishReason.STOP,
-        sampling=SamplingParams(),
-        model="m",
-        revision=None,
-        engine="scripted",
-        iteration=1,
     )
 
 

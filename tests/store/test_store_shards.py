@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tiny_rollouts import tiny_grade, tiny_rollout
 from topr.errors import DataError, RunDirectoryError
 from topr.interop import read_rows
-from topr.records import FinishReason, Grade, Outcome, Rollout, SamplingParams
+from topr.records import Rollout, SamplingParams
 from topr.store import (
     ROLLOUT_SCHEMA,
     Manifest,
@@ -36,23 +37,15 @@ def names_in(directory: Path) -> list[str]:
 
 
 def rollout(sample: int) -> Rollout:
-    graded = Grade(outcome=Outcome.CORRECT, reward=1.0, answer="5")
-    return Rollout(
-        problem_id="train-1",
+    return tiny_rollout(
         sample=sample,
         prompt="2 + 3 =\u2028",
-        prompt_ids=(7, 8),
         completion=" 5",
         completion_ids=(9, 2),
         logprobs=(-0.5, -0.25) if sample % 2 else None,
-        finish_reason=FinishReason.STOP,
         sampling=SamplingParams(stop=("\n",)),
-        model="base",
-        revision=None,
-        engine="scripted",
-        iteration=1,
         gold="5",
-        grade=graded if sample % 2 else None,
+        grade=tiny_grade(1.0, "5") if sample % 2 else None,
     )
 
 
