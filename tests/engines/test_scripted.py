@@ -2,9 +2,9 @@
 
 import pytest
 
+from scripted_engine import ScriptedEngine
 from tiny import EOS, tiny_tokenizer
 from topr.engines.base import Request
-from topr.engines.scripted import ScriptedEngine
 from topr.errors import EngineError
 from topr.records import FinishReason, Rollout, SamplingParams
 

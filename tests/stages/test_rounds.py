@@ -6,6 +6,7 @@ import math
 import pytest
 from pyarrow.compute import equal
 
+from scripted_engine import ScriptedEngine
 from tiny import tiny_model, tiny_tokenizer
 from topr.config import (
     AnnaKareninaRule,
@@ -16,7 +17,6 @@ from topr.config import (
     PassRateRule,
     PositiveShareRule,
 )
-from topr.engines.scripted import ScriptedEngine
 from topr.engines.transformers import TransformersEngine
 from topr.errors import RunDirectoryError
 from topr.progress import Silent

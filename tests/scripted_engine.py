@@ -1,4 +1,4 @@
-"""The engine for tests and documentation: it writes what it is told. There is no model."""
+"""An engine for tests: it writes what it is told. There is no model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
