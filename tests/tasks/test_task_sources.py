@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from topr.errors import DataError
-from topr.tasks.sources import Source, read_file, read_file_or_hub, read_hub, read_hub_subsets
+from topr.tasks.sources import SourceRow, read_file, read_file_or_hub, read_hub, read_hub_subsets
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?", "answer": "4"}]
 
@@ -116,13 +116,17 @@ def test_an_unreadable_file_is_named(tmp_path):
 
 
 def test_a_bad_cell_is_named_by_source_row_and_columns():
-    source = Source(name="f.jsonl", rows=[*ROWS, {"question": 7, "answer": None}])
+    row = row_of(question=7, answer=None)
     with pytest.raises(DataError, match=r"f.jsonl, row 3: column 'question' holds 7 \(int\)"):
-        source.text(2, "question", "Do this.")
+        row.text("question", "Do this.")
     with pytest.raises(DataError, match=r"row 3: column 'answer' is empty"):
-        source.text(2, "answer", "Do this.")
+        row.text("answer", "Do this.")
     with pytest.raises(DataError, match=r"'id' is not there.*question, answer.*Do this\."):
-        source.identifier(0, "id", "Do this.")
+        row.identifier("id", "Do this.")
     with pytest.raises(DataError, match=r"holds True \(bool\), expected a name"):
-        Source(name="f", rows=[{"id": True}]).identifier(0, "id", "")
-    assert Source(name="f", rows=[{"id": 0}]).identifier(0, "id", "") == "0"
+        row_of(id=True).identifier("id", "")
+    assert row_of(id=0).identifier("id", "") == "0"
+
+
+def row_of(**cells):
+    return SourceRow(source="f.jsonl", index=2, cells=cells)

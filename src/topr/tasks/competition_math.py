@@ -14,7 +14,7 @@ from topr.grading.statements import content_of_box
 from topr.records.golds import read_gold
 from topr.tasks.prompts import TextForm
 from topr.tasks.question_set import QuestionSet
-from topr.tasks.sources import EmptyCellError, Source, read_hub, read_hub_subsets
+from topr.tasks.sources import EmptyCellError, Source, SourceRow, read_hub, read_hub_subsets
 from topr.tasks.splits import question_key
 
 # Widely used copies of this prompt have a stray brace after the first problem; it is left out.
@@ -94,18 +94,18 @@ class MathTask(QuestionSet[MathConfig]):
             return read_hub(self._config.test_dataset, None, split, instead="test_file")
         return read_hub_subsets(self._config.dataset, split, instead="train_file")
 
-    def gold(self, source: Source, index: int, kind: str) -> tuple[str, str | None]:
+    def gold(self, row: SourceRow, kind: str) -> tuple[str, str | None]:
         """See `QuestionSet`. A row of a level that is not asked for is left out unsaid."""
-        if not self._wants(source, index):
+        if not self._wants(row):
             return "", ""
-        gold, whole = _gold(source, index)
+        gold, whole = _gold(row)
         if not gold:
             return gold, "with an empty answer"
         if kind == "train" and not whole:
             # Often all boxes together are the answer: half an answer would be rewarded, and the
             # whole one punished. The test keeps them, as everybody's does.
             return gold, "with several different boxed answers"
-        question = source.text(index, self.column, _ADVICE)
+        question = row.text(self.column, _ADVICE)
         if kind == "train" and question_key(question) in self._in_prompt:
             # The four examples are training problems; their prompt would hold the solution.
             return gold, "that are examples in the prompt"
@@ -115,15 +115,14 @@ class MathTask(QuestionSet[MathConfig]):
     def _in_prompt(self) -> set[Hashable]:
         return {question_key(problem) for problem, _ in self._examples}
 
-    def _wants(self, source: Source, index: int) -> bool:
+    def _wants(self, row: SourceRow) -> bool:
         """Return whether a problem is of the levels that are asked for: 3, or "Level 3"."""
         levels = self._config.levels
         if levels is None:
             return True
-        found = source.rows[index].get("level")
+        found = row.cells.get("level")
         if found is None:
-            raise source.fail(
-                index,
+            raise row.fail(
                 "there is no 'level', and task.levels asks for some",
                 "Take data with that column (MATH has it), or leave task.levels out",
             )
@@ -147,19 +146,18 @@ def boxed(solution: str) -> list[str]:
     return found
 
 
-def _gold(source: Source, index: int) -> tuple[str, bool]:
+def _gold(row: SourceRow) -> tuple[str, bool]:
     """Return the gold answer, and whether it is surely the whole answer."""
-    row = source.rows[index]
     try:
-        given = read_gold(row.get("answer"))
+        given = read_gold(row.cells.get("answer"))
     except DataError as error:
-        raise source.fail(index, f"column 'answer' {error}", _ADVICE) from error
-    if given is not None and row.get("solution") is None:
+        raise row.fail(f"column 'answer' {error}", _ADVICE) from error
+    if given is not None and row.cells.get("solution") is None:
         return given.strip(), True
-    boxes = boxed(source.text(index, "solution", _ADVICE))
+    boxes = boxed(row.text("solution", _ADVICE))
     if given is None and not boxes:
         problem = "column 'solution' has no \\boxed{} answer"
-        raise source.fail(index, problem, _ADVICE, EmptyCellError)
+        raise row.fail(problem, _ADVICE, EmptyCellError)
     gold = (boxes[-1] if given is None else given).strip()
     # An answer other than the last box was written by somebody who looked at the whole.
     whole = len(set(boxes)) <= 1 or gold != boxes[-1]

@@ -6,7 +6,7 @@ Dataset: Cobbe et al. 2021, arXiv 2110.14168. Prompt: Wei et al. 2022, arXiv 220
 from topr.config import Gsm8kConfig
 from topr.tasks.prompts import TextForm
 from topr.tasks.question_set import QuestionSet
-from topr.tasks.sources import EmptyCellError, Source, read_hub
+from topr.tasks.sources import EmptyCellError, Source, SourceRow, read_hub
 
 EXAMPLES: tuple[tuple[str, str], ...] = (
     (
@@ -85,10 +85,10 @@ class Gsm8kTask(QuestionSet[Gsm8kConfig]):
         config = self._config
         return read_hub(config.dataset, config.subset, split, instead=f"{kind}_file")
 
-    def gold(self, source: Source, index: int, kind: str) -> tuple[str, str | None]:
+    def gold(self, row: SourceRow, kind: str) -> tuple[str, str | None]:
         """Return the text after the last ####, as it stands: graders read thousands commas."""
-        _, mark, gold = source.text(index, "answer", _ADVICE).rpartition("####")
+        _, mark, gold = row.text("answer", _ADVICE).rpartition("####")
         if not mark or not gold.strip():
             problem = "column 'answer' does not end in '#### N'"
-            raise source.fail(index, problem, _ADVICE, EmptyCellError)
+            raise row.fail(problem, _ADVICE, EmptyCellError)
         return gold.strip(), None

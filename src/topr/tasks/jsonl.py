@@ -17,7 +17,7 @@ from topr.records.golds import read_gold
 from topr.store import has_column, value_at
 from topr.tasks.base import Split
 from topr.tasks.prompts import Prompt, chat_prompt
-from topr.tasks.sources import EmptyCellError, Source, read_file_or_hub
+from topr.tasks.sources import EmptyCellError, Source, SourceRow, read_file_or_hub
 from topr.tasks.splits import Splits, divide, pick
 
 _OWN_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -57,8 +57,8 @@ class JsonlTask:
     def _splits(self) -> Splits:
         config = self._config
         return divide(
-            self._problems(self._read_train()),
-            self._problems(self._read_test()) if _has_test(config) else None,
+            self._read_train().each(self._problem),
+            self._read_test().each(self._problem) if _has_test(config) else None,
             what=self.name,
             seed=config.seed,
             validation_problems=config.validation_problems,
@@ -87,56 +87,50 @@ class JsonlTask:
             chosen=config.test_split is not None,
         )
 
-    def _problems(self, source: Source) -> Sequence[Problem]:
-        return source.each(lambda index: self._problem(source, index))
-
-    def _problem(self, source: Source, index: int) -> Problem:
+    def _problem(self, row: SourceRow) -> Problem:
         config = self._config
-        row = source.rows[index]
-        given = self._given(source, index)
-        asked = value_at(row, config.prompt_column)
+        given = self._given(row)
+        asked = value_at(row.cells, config.prompt_column)
         return Problem(
             # Of what the row says: a problem has one name, and one split, however it is asked.
             id=_hash(given)
             if config.id_column is None
-            else source.identifier(index, config.id_column, "Or leave task.id_column out"),
-            prompt=self._prompt(source, index, given),
-            answer=self._answer(source, index),
+            else row.identifier(config.id_column, "Or leave task.id_column out"),
+            prompt=self._prompt(row, given),
+            answer=self._answer(row),
             question=asked if isinstance(asked, str) else None,
             columns={
                 name: value
-                for name, value in row.items()
+                for name, value in row.cells.items()
                 if name not in (config.prompt_column, config.id_column)
             },
         )
 
-    def _given(self, source: Source, index: int) -> Prompt:
+    def _given(self, row: SourceRow) -> Prompt:
         """Return the prompt of a row as it is written there, with the template around text."""
         config = self._config
         advice = "Expected text, or a list of {role, content}: task.prompt_column=NAME says where"
-        value = source.messages(index, config.prompt_column, advice)
+        value = row.messages(config.prompt_column, advice)
         if isinstance(value, list):
             if config.template != _PLACE and config.prompt != "plain":
-                raise source.fail(
-                    index,
+                raise row.fail(
                     "the prompt is messages, and task.template goes around text",
                     "Leave task.template out: the tokenizer's chat template does its work; or "
                     "set task.prompt=plain, which makes text of messages",
                 )
-            return _messages(source, index, value, advice)
-        text = source.text(index, config.prompt_column, advice)
+            return _messages(row, value, advice)
+        text = row.text(config.prompt_column, advice)
         # Not str.format: braces are common in prompts (LaTeX, code).
         return config.template.replace(_PLACE, text)
 
-    def _prompt(self, source: Source, index: int, given: Prompt) -> Prompt:
+    def _prompt(self, row: SourceRow, given: Prompt) -> Prompt:
         """Return what `task.prompt` and `task.system_prompt` make of it."""
         config, system = self._config, self._config.system_prompt
         if isinstance(given, str) and config.prompt == "chat":
             return chat_prompt(given, system=system)
         if isinstance(given, str):
             if system is not None:
-                raise source.fail(
-                    index,
+                raise row.fail(
                     "the prompt is text, which has no system message",
                     "Set task.prompt=chat, or leave task.system_prompt out",
                 )
@@ -147,27 +141,26 @@ class JsonlTask:
         if system is None:
             return given
         if given[0].role == "system":
-            raise source.fail(
-                index,
+            raise row.fail(
                 "the prompt begins with a system message, and task.system_prompt is set",
                 "Leave task.system_prompt out, or take the message out of the data",
             )
         return (Message(role="system", content=system), *given)
 
-    def _answer(self, source: Source, index: int) -> str:
+    def _answer(self, row: SourceRow) -> str:
         column = self._config.answer_column
         advice = "task.answer_column names the column with the gold answer"
         # A function reads a list as it likes.
         several = Several.ANY if self._own_function else self._config.several_golds
         try:
-            gold = read_gold(value_at(source.rows[index], column), several)
+            gold = read_gold(value_at(row.cells, column), several)
         except DataError as error:
-            raise source.fail(index, f"column {column!r} {error}", advice) from error
+            raise row.fail(f"column {column!r} {error}", advice) from error
         if self._own_function:
             return gold or ""  # it may need none, or take it from other columns
         if gold is None or not gold.strip():
-            state = "is empty" if has_column(source.rows[index], column) else "is not there"
-            raise source.fail(index, f"column {column!r} {state}", advice, EmptyCellError)
+            state = "is empty" if has_column(row.cells, column) else "is not there"
+            raise row.fail(f"column {column!r} {state}", advice, EmptyCellError)
         return gold
 
 
@@ -199,21 +192,20 @@ def _check(config: JsonlConfig) -> None:
         )
 
 
-def _messages(source: Source, index: int, value: list[Any], advice: str) -> tuple[Message, ...]:
+def _messages(row: SourceRow, value: list[Any], advice: str) -> tuple[Message, ...]:
     messages = []
     for number, turn in enumerate(value, start=1):
         # Rows read from one table have the keys of all rows, null where they were not given.
         given = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, dict) else {}
         if set(given) != {"role", "content"} or not all(isinstance(v, str) for v in given.values()):
-            raise source.fail(
-                index,
+            raise row.fail(
                 f"message {number} of the prompt is {turn!r:.80}, expected the keys role and "
                 "content, both text",
                 advice,
             )
         messages.append(Message(role=given["role"], content=given["content"]))
     if not messages:
-        raise source.fail(index, "the prompt is an empty list of messages", advice)
+        raise row.fail("the prompt is an empty list of messages", advice)
     return tuple(messages)
 
 

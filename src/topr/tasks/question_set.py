@@ -13,7 +13,7 @@ from topr.config import Gsm8kConfig, MathConfig
 from topr.records import Problem
 from topr.tasks.base import Split
 from topr.tasks.prompts import TextForm, make_prompt
-from topr.tasks.sources import Source, read_file_or_hub
+from topr.tasks.sources import Source, SourceRow, read_file_or_hub
 from topr.tasks.splits import Splits, divide, pick
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class QuestionSet(Generic[ConfigT]):
         """
         return pick(self._splits, split, what=self.name)
 
-    def gold(self, source: Source, index: int, kind: str) -> tuple[str, str | None]:
+    def gold(self, row: SourceRow, kind: str) -> tuple[str, str | None]:
         """Return a row's gold answer, and why the row is left out; None: it is not.
 
         `kind` is train or test.
@@ -84,10 +84,10 @@ class QuestionSet(Generic[ConfigT]):
         )
         left_out: Counter[str] = Counter()
 
-        def problem(index: int) -> Problem | None:
-            gold, why = self.gold(source, index, kind)
+        def problem(row: SourceRow) -> Problem | None:
+            gold, why = self.gold(row, kind)
             if why is None:
-                return self._problem(source, index, kind, gold)
+                return self._problem(row, kind, gold)
             left_out[why] += 1
             return None
 
@@ -99,18 +99,17 @@ class QuestionSet(Generic[ConfigT]):
             )
         return problems
 
-    def _problem(self, source: Source, index: int, kind: str, gold: str) -> Problem:
-        row = source.rows[index]
-        named = source.identifier(index, "id", self.advice) if "id" in row else None
-        question = source.text(index, self.column, self.advice).strip()
+    def _problem(self, row: SourceRow, kind: str, gold: str) -> Problem:
+        named = row.identifier("id", self.advice) if "id" in row.cells else None
+        question = row.text(self.column, self.advice).strip()
         prompt = make_prompt(
             self._config, question, self.form,
             instruction=self.instruction, examples=self._examples,
         )  # fmt: skip
         return Problem(
-            id=named or f"{self.name}-{kind}-{index:05d}",
+            id=named or f"{self.name}-{kind}-{row.index:05d}",
             prompt=prompt,
             answer=gold,
             question=question,
-            columns=row,
+            columns=row.cells,
         )

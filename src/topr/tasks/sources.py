@@ -25,6 +25,80 @@ class EmptyCellError(DataError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRow:
+    """One row, and where it is from."""
+
+    source: str
+    """File or hub name, for messages."""
+    index: int
+    """Counted from 0; from 1 in messages."""
+    cells: Mapping[str, Any]
+
+    def fail(self, problem: str, advice: str, kind: type[DataError] = DataError) -> DataError:
+        """Return an error about the row."""
+        columns = ", ".join(nested_names(self.cells)) or "none"
+        where = f"{self.source}, row {self.index + 1}"
+        return kind(f"{where}: {problem} (columns found: {columns}). {advice}")
+
+    def value(self, column: str, advice: str) -> Any:
+        """Return one cell; a field of a nested column is named with dots.
+
+        Raises:
+            EmptyCellError: the column is not there, or has nothing in this row.
+
+        """
+        value = value_at(self.cells, column)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            state = "is empty" if has_column(self.cells, column) else "is not there"
+            raise self.fail(f"column {column!r} {state}", advice, EmptyCellError)
+        return value
+
+    def messages(self, column: str, advice: str) -> Any:
+        """Return one cell, a chat that is written as text as a list of messages.
+
+        Raises:
+            DataError: as `value`, or it is written in another way than JSON.
+
+        """
+        value = self.value(column, advice)
+        try:
+            return as_messages(value)
+        except DataError as error:
+            raise self.fail(str(error), advice) from error
+
+    def text(self, column: str, advice: str) -> str:
+        """Return one cell that must be text.
+
+        Raises:
+            DataError: the column is not there, or holds no text in this row.
+
+        """
+        value = self.value(column, advice)
+        if not isinstance(value, str):
+            raise self.fail(
+                f"column {column!r} holds {value!r:.80} ({type(value).__name__}), expected text",
+                advice,
+            )
+        return value
+
+    def identifier(self, column: str, advice: str) -> str:
+        """Return one cell that names the problem: text or a whole number.
+
+        Raises:
+            DataError: the column is not there, or holds something else.
+
+        """
+        value = self.value(column, advice)
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise self.fail(
+                f"column {column!r} holds {value!r:.80} ({type(value).__name__}), expected a name "
+                "or a whole number",
+                advice,
+            )
+        return str(value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """Rows and where they are from."""
 
@@ -32,14 +106,7 @@ class Source:
     """File or hub name, for messages."""
     rows: Sequence[Mapping[str, Any]]
 
-    def fail(
-        self, index: int, problem: str, advice: str, kind: type[DataError] = DataError
-    ) -> DataError:
-        """Return an error about one row, counted from 0 here and from 1 in the message."""
-        columns = ", ".join(nested_names(self.rows[index])) or "none"
-        return kind(f"{self.name}, row {index + 1}: {problem} (columns found: {columns}). {advice}")
-
-    def each(self, make: Callable[[int], MadeT | None]) -> list[MadeT]:
+    def each(self, make: Callable[[SourceRow], MadeT | None]) -> list[MadeT]:
         """Return what `make` makes of each row. Rows in which a cell is empty are left out and
         counted in a warning; so are those of which it makes None, without one.
 
@@ -48,9 +115,9 @@ class Source:
 
         """
         made, empty = [], []
-        for index in range(len(self.rows)):
+        for index, cells in enumerate(self.rows):
             try:
-                made.append(make(index))
+                made.append(make(SourceRow(source=self.name, index=index, cells=cells)))
             except EmptyCellError as error:
                 empty.append(error)
         if empty and not made:
@@ -61,65 +128,6 @@ class Source:
                 self.name, len(empty), len(self.rows), empty[0],
             )  # fmt: skip
         return [one for one in made if one is not None]
-
-    def value(self, index: int, column: str, advice: str) -> Any:
-        """Return one cell; a field of a nested column is named with dots.
-
-        Raises:
-            EmptyCellError: the column is not there, or has nothing in this row.
-
-        """
-        value = value_at(self.rows[index], column)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            state = "is empty" if has_column(self.rows[index], column) else "is not there"
-            raise self.fail(index, f"column {column!r} {state}", advice, EmptyCellError)
-        return value
-
-    def messages(self, index: int, column: str, advice: str) -> Any:
-        """Return one cell, a chat that is written as text as a list of messages.
-
-        Raises:
-            DataError: as `value`, or it is written in another way than JSON.
-
-        """
-        value = self.value(index, column, advice)
-        try:
-            return as_messages(value)
-        except DataError as error:
-            raise self.fail(index, str(error), advice) from error
-
-    def text(self, index: int, column: str, advice: str) -> str:
-        """Return one cell that must be text.
-
-        Raises:
-            DataError: the column is not there, or holds no text in this row.
-
-        """
-        value = self.value(index, column, advice)
-        if not isinstance(value, str):
-            raise self.fail(
-                index,
-                f"column {column!r} holds {value!r:.80} ({type(value).__name__}), expected text",
-                advice,
-            )
-        return value
-
-    def identifier(self, index: int, column: str, advice: str) -> str:
-        """Return one cell that names the problem: text or a whole number.
-
-        Raises:
-            DataError: the column is not there, or holds something else.
-
-        """
-        value = self.value(index, column, advice)
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise self.fail(
-                index,
-                f"column {column!r} holds {value!r:.80} ({type(value).__name__}), expected a name "
-                "or a whole number",
-                advice,
-            )
-        return str(value)
 
 
 def read_file(path: str) -> Source:
