@@ -90,9 +90,10 @@ def evaluation_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    kept = _kept_iteration(path / "summary.json")
+    kept = kept_of(path).get("iteration")
+    measured = path if kept is None else path / f"iteration-{kept:02d}"
     newest = sorted(path.glob(f"iteration-*/{RESULT_FILE}"), reverse=True)
-    places = [path / RESULT_FILE, *kept, *newest]
+    places = [path / RESULT_FILE, measured / RESULT_FILE, *newest]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise RunDirectoryError(
@@ -101,12 +102,18 @@ def evaluation_file(path: Path) -> Path:
     return found
 
 
-def _kept_iteration(summary: Path) -> list[Path]:
+def kept_of(directory: Path) -> dict[str, Any]:
+    """Return what `summary.json` says of the model that is a run's result; nothing until then."""
+    summary = directory / "summary.json"
     if not summary.is_file():
-        return []
-    kept = json.loads(summary.read_text(encoding="utf-8")).get("kept") or {}
-    number = kept.get("iteration")
-    return [] if number is None else [summary.parent / f"iteration-{number:02d}" / RESULT_FILE]
+        return {}
+    return json.loads(summary.read_text(encoding="utf-8")).get("kept") or {}
+
+
+def trainings(directory: Path) -> list[Path]:
+    """Return the folders in which a run trained, sorted; a verifier's run has its own."""
+    places = [*directory.glob("iteration-*/training"), *directory.glob("compare/*/training")]
+    return sorted(place.parent for place in places)
 
 
 def _has_work(directory: Path) -> bool:
@@ -119,15 +126,19 @@ def _has_work(directory: Path) -> bool:
 
 def _refuse_other_recipe(recipe: Section, path: Path) -> None:
     there = yaml.safe_load(path.read_text(encoding="utf-8"))
-    here = recipe.model_dump(mode="json")
     try:
         stored = type(recipe).model_validate(there)
     except ValidationError:  # of a version with other keys
-        keys = _differences(there, here)
-    else:
-        old, new = stored.fixed(), recipe.fixed()  # without defaults, which are told all the same
-        keys, there, here = _differences(old, new), _over(there, old), _over(here, new)
-    differing = [f"{key} ({_at(there, key)!r} there, {_at(here, key)!r} now)" for key in keys]
+        old, new = _flat(there), _flat(recipe.model_dump(mode="json"))
+        told = old, new
+    else:  # without defaults, which are told all the same
+        old, new = _flat(stored.fixed()), _flat(recipe.fixed())
+        told = _flat(there) | old, _flat(recipe.model_dump(mode="json")) | new
+    differing = [
+        f"{key} ({told[0].get(key)!r} there, {told[1].get(key)!r} now)"
+        for key in old | new
+        if old.get(key) != new.get(key)
+    ]
     if differing:
         raise RunDirectoryError(
             f"{path.parent} holds a run of another recipe; it differs in "
@@ -136,25 +147,11 @@ def _refuse_other_recipe(recipe: Section, path: Path) -> None:
         )
 
 
-def _over(values: Any, others: Any) -> Any:
-    """Return nested values with others laid over them."""
-    if not (isinstance(values, dict) and isinstance(others, dict)):
-        return others
-    return values | {key: _over(values.get(key), others[key]) for key in others}
-
-
-def _at(values: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
-
-
-def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
-    """Return the dotted keys in which two values differ."""
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return [] if a == b else [prefix]
-    return [
-        found
-        for key in dict.fromkeys([*a, *b])
-        for found in _differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else key)
-    ]
+def _flat(values: Any, place: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted keys."""
+    if not isinstance(values, dict) or not values:
+        return {place: values}
+    flat: dict[str, Any] = {}
+    for key, each in values.items():
+        flat |= _flat(each, f"{place}.{key}" if place else key)
+    return flat

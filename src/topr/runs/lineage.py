@@ -1,6 +1,5 @@
 """Which rollouts made which model: read from what the stages of a run left. Nothing is computed."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from topr.errors import DataError
+from topr.runs.directory import kept_of, trainings
 from topr.store import Manifest, read_manifest, shard_paths, stream_tables
 
 WRITER = ("model", "revision")
@@ -133,10 +133,7 @@ def read_lineage(directory: Path) -> Lineage:
             f"{directory} holds no run that has drawn rollouts: give the directory that "
             "`topr run NAME -o DIR` wrote"
         )
-    summary = directory / "summary.json"
-    kept = None
-    if summary.is_file():
-        kept = json.loads(summary.read_text(encoding="utf-8")).get("kept")
+    kept = kept_of(directory) or None
     return Lineage(rollouts=drawn, trainings=tuple(_trainings(directory)), kept=kept)
 
 
@@ -157,11 +154,10 @@ def _rollouts(directory: Path) -> Iterator[Rollouts]:
 
 
 def _trainings(directory: Path) -> Iterator[Training]:
-    folders = [*directory.glob("iteration-*/training"), *directory.glob("compare/*/training")]
-    for folder in sorted(folders, key=lambda path: (path.parent.parent != directory, path)):
-        manifest = read_manifest(folder)
+    for folder in sorted(trainings(directory), key=lambda path: path.parent != directory):
+        manifest = read_manifest(folder / "training")
         if manifest is not None:
-            yield _training(directory, folder.parent, manifest)
+            yield _training(directory, folder, manifest)
 
 
 def _training(directory: Path, folder: Path, manifest: Manifest) -> Training:

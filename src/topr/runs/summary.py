@@ -9,8 +9,10 @@ from typing import Any
 from topr.config import Recipe
 from topr.evaluation import compare
 from topr.records import EvalResult
+from topr.runs.directory import trainings
 from topr.runs.recipe_checks import BASE
 from topr.stages.probe import PROBES_FILE
+from topr.stages.train import LOG_FILE
 from topr.store import read_manifest, write_json_atomic, write_text_atomic
 
 CHOSEN_BY = "pass@1"
@@ -38,11 +40,9 @@ def write_metrics(directory: Path, results: Sequence[Evaluated]) -> None:
             | step
             | {"split": result.split, **result.metrics}
         )
-    logs = [*directory.glob("iteration-*/training/log.jsonl")]
-    logs += directory.glob("compare/*/training/log.jsonl")  # a verifier's run has its own file
-    for log in sorted(logs):
-        where = str(log.parent.parent.relative_to(directory))
-        for kind, path in (("training", log), ("probe", log.with_name(PROBES_FILE))):
+    for folder in trainings(directory):
+        where, work = str(folder.relative_to(directory)), folder / "training"
+        for kind, path in (("training", work / LOG_FILE), ("probe", work / PROBES_FILE)):
             text = path.read_text(encoding="utf-8") if path.is_file() else ""
             for line in text.splitlines():
                 lines.append({"kind": kind, "where": where} | json.loads(line))
@@ -109,13 +109,13 @@ def best_of(validations: Sequence[Evaluated]) -> Evaluated:
 def _alarms(directory: Path) -> list[dict[str, Any]]:
     """Return what looked ruined while it was trained, and whether it was stopped."""
     found = []
-    for work in [*directory.glob("iteration-*/training"), *directory.glob("compare/*/training")]:
-        manifest = read_manifest(work)
+    for folder in trainings(directory):
+        manifest = read_manifest(folder / "training")
         watch = (manifest.details if manifest else {}).get("watch") or {}
         stopped = {name: watch[name] for name in ("kept_step",) if name in watch}
-        where = str(work.parent.relative_to(directory))
+        where = str(folder.relative_to(directory))
         found += [{"where": where} | alarm | stopped for alarm in watch.get("alarms") or ()]
-    return sorted(found, key=lambda alarm: str(alarm["where"]))
+    return found
 
 
 def _kept(

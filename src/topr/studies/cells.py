@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from topr.config import Recipe
 from topr.config.study import BASE
@@ -21,7 +22,7 @@ from topr.errors import DivergedError, RunDirectoryError
 from topr.progress import Silent
 from topr.runs.environment import environment
 from topr.store import read_manifest, write_json_atomic
-from topr.studies.results import Cell, Point, cell_from
+from topr.studies.results import Cell, Point
 from topr.verifier.votes import METHODS
 
 CELL_FILE = "cell.json"
@@ -144,14 +145,13 @@ class Done:
     cell: Cell
     seconds: float
     """Of its last call."""
-    commit: str | None
+    commit: str | None = None
     """Of topr's repository, when it was computed."""
 
 
 def read_cell(job: Job) -> Done:
     """Return a cell that is there."""
-    found = json.loads((job.directory / CELL_FILE).read_text(encoding="utf-8"))
-    return Done(cell=cell_from(found["cell"]), seconds=found["seconds"], commit=found.get("commit"))
+    return TypeAdapter(Done).validate_json((job.directory / CELL_FILE).read_bytes())
 
 
 def _fallen(job: Job) -> Point:

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from topr.config.study import BASE, Claim, Study
 from topr.errors import DataError
 from topr.store import write_text_atomic
@@ -28,7 +30,7 @@ class Point:
     """Optimizer steps of this iteration; None: at its end."""
     tokens: int
     """Completion tokens sampled for training so far."""
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, int | float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +50,6 @@ class Cell:
     def final(self) -> Point:
         """The evaluation of the last iteration's model."""
         return next(point for point in reversed(self.points) if point.step is None)
-
-
-def cell_from(values: Mapping[str, Any]) -> Cell:
-    """Return a cell from what `dataclasses.asdict` made of it, by way of JSON."""
-    points = tuple(Point(**point) for point in values["points"])
-    log = {key: tuple(each) for key, each in values["log"].items()}
-    return Cell(**{**values, "points": points, "log": log})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,16 +184,7 @@ def read_results(directory: Path) -> Results:
             f"{directory} holds no {RESULTS_FILE}: give the directory that `topr study NAME -o "
             "DIR` wrote"
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return Results(
-        study=Study.model_validate(found["study"]),
-        cells=tuple(map(cell_from, found["cells"])),
-        sweep={arm: Swept(**swept) for arm, swept in found["sweep"].items()},
-        environment=found["environment"],
-        seconds=found["seconds"],
-        commits=tuple(found["commits"]),
-        first_claims=None if found["first_claims"] is None else tuple(found["first_claims"]),
-    )
+    return TypeAdapter(Results).validate_json(path.read_bytes())
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
