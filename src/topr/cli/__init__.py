@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
+from rich.markup import escape
 
 from topr._version import __version__
 from topr.cli import advising, data, info, publishing, running, start, studies, training, verifying
@@ -100,7 +101,7 @@ def _end(message: str) -> NoReturn:
     rank, count = launched()
     time.sleep(5 if rank else 0)  # What all say is said once: the launcher then ends the rest.
     where = f" in process {rank} of {count}" if count > 1 else ""
-    err.print(f"[bold red]error{where}:[/] {_escaped(message)}", soft_wrap=True)
+    err.print(f"[bold red]error{where}:[/] {escape(message)}", soft_wrap=True)
     sys.exit(1)
 
 
@@ -113,9 +114,3 @@ def _no_room(error: Exception) -> str | None:
     if "inline_container.cc" in str(error):  # torch.save has no number: a write was cut short
         return "its writer stopped midway, as it does where the disk is full"
     return None
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -19,6 +19,24 @@ if TYPE_CHECKING:  # bars and tables take a tenth of a second to import: not for
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+
+def say(*lines: str) -> None:
+    """Print lines as they are: nothing in them is markup, and none is broken."""
+    for line in lines:
+        out.print(line, markup=False, emoji=False, soft_wrap=True)
+
+
+def list_shipped(kind: str, found: Mapping[str, Any]) -> None:
+    """Print recipes or studies by name: what each does and needs, and how one is run."""
+    from rich.table import Table
+
+    table = Table(kind, "what it does", "what it needs")
+    for name, each in found.items():
+        table.add_row(name, each.description, each.needs)
+    out.print(table)
+    say(f"Run one with: topr {'run' if kind == 'recipe' else kind} NAME -o DIR")
+
+
 RECENT = 20
 """Units whose time says how long the rest takes."""
 PLAIN_SECONDS = 15.0
@@ -54,7 +72,7 @@ class ConsoleProgress:
 
     def say(self, text: str) -> None:
         """See `topr.progress.Progress.say`."""
-        out.print(escape(text), soft_wrap=True)
+        say(text)
 
     def results(self, title: str, models: Sequence[Mapping[str, Any]]) -> None:
         """See `topr.progress.Progress.results`."""
@@ -103,7 +121,7 @@ def _plain_bar(title: str, total: int, unit: str) -> Iterator[Advance]:
 
     def line() -> None:
         parts = [f"{title}: {meter.done}/{total} {unit}", meter.rate(), notes[0], meter.left(total)]
-        out.print(escape(", ".join(part for part in parts if part)), soft_wrap=True)
+        say(", ".join(part for part in parts if part))
 
     def advance(done: int, *, tokens: int = 0, note: str = "") -> None:
         nonlocal last

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from topr.cli.console import ConsoleProgress, out
+from topr.cli.console import ConsoleProgress, say
 from topr.cli.sources import hub_or_path
 from topr.errors import ConfigError
 from topr.records import SamplingParams, Several
@@ -123,8 +122,7 @@ def import_(
     rows, origin = _source(source, subset, split)
     asked = None if requests is None else RowStream.open(requests)
     found = open_source(rows, columns, format_name=format_, requests=asked, ends=options.ends)
-    out.print(f"format: {found.format}")
-    out.print(escape(found.columns.describe()))
+    say(f"format: {found.format}", found.columns.describe())
     origin += [] if requests is None else _origin(requests)
     _import(found, output, source, origin, tokenizer, options)
 
@@ -154,7 +152,7 @@ def _import(
         eos_ids=sorted(named_eos_ids(named, loaded)),
         vocabulary=named_vocabulary(named, loaded),
     )
-    out.print(escape(f"{'ends':<15} {', '.join(Ends(loaded, options.eos_ids).names)}"))
+    say(f"{'ends':<15} {', '.join(Ends(loaded, options.eos_ids).names)}")
     words = {word: finish.value for word, finish in options.finish_words.items()}
     manifest = write_rollouts(
         rows,
@@ -167,9 +165,7 @@ def _import(
         details={"source": source, "tokenizer": tokenizer},
         options=options,
     )  # fmt: skip
-    out.print(f"{manifest.rows} rollouts in {escape(str(output))}")
-    for line in report_import(manifest, rows.columns.reward):
-        out.print(escape(line), soft_wrap=True)
+    say(f"{manifest.rows} rollouts in {output}", *report_import(manifest, rows.columns.reward))
 
 
 def _source(name: str, subset: str | None, split: str | None) -> "tuple[RowStream, list[Any]]":
@@ -242,21 +238,19 @@ def export(
     check_output(output)
     found = export_rollouts(read_table(source), format_, data_source=data_source)
     write_rows(output, found.table)
-    out.print(f"{found.table.num_rows} rows in {escape(str(output))}")
+    say(f"{found.table.num_rows} rows in {output}")
     if found.without_reward:
-        out.print(f"{found.without_reward} completions without a reward are left out")
+        say(f"{found.without_reward} completions without a reward are left out")
     if found.questions:
-        out.print(
+        say(
             f"{found.questions} prompts are written as their question only, for verl's own chat "
             "template: a system message, earlier turns, examples and instructions that "
-            "the completions were sampled with are not in the file",
-            soft_wrap=True,
+            "the completions were sampled with are not in the file"
         )
     if found.truncated:
-        out.print(
+        say(
             f"{found.truncated} completions are truncated (finish_reason length), and a trainer "
-            "that reads text may add an end token to them: filter them out, or mask them",
-            soft_wrap=True,
+            "that reads text may add an end token to them: filter them out, or mask them"
         )
 
 
@@ -284,11 +278,9 @@ def compare(
         return
     for found in differences:
         low, high = found.ci
-        out.print(
-            escape(
-                f"{found.a} - {found.b}: {found.metric} {100 * found.difference:+.1f} points "
-                f"[{100 * low:+.1f}, {100 * high:+.1f}]"
-            )
+        say(
+            f"{found.a} - {found.b}: {found.metric} {100 * found.difference:+.1f} points "
+            f"[{100 * low:+.1f}, {100 * high:+.1f}]"
         )
 
 
@@ -308,4 +300,4 @@ def report(
     from topr.report import write_report
 
     runs = directory[0] if len(directory) == 1 else directory
-    out.print(f"report: {escape(str(write_report(runs, output)))}")
+    say(f"report: {write_report(runs, output)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from topr.cli.console import out
+from topr.cli.console import list_shipped, out, say
 
 
 def register(app: typer.Typer) -> None:
@@ -23,8 +23,6 @@ def recipes(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the shipped recipes and what each needs, or print one."""
-    from rich.table import Table
-
     from topr.config import dump_recipe, load_recipe, shipped_recipes
 
     if show is not None:
@@ -35,11 +33,7 @@ def recipes(
         told = {name: recipe.model_dump(mode="json") for name, recipe in found.items()}
         typer.echo(json.dumps(told, indent=2))
         return
-    table = Table("recipe", "what it does", "what it needs")
-    for name, recipe in found.items():
-        table.add_row(name, recipe.description, recipe.needs)
-    out.print(table)
-    out.print("Run one with: topr run NAME -o DIR")
+    list_shipped("recipe", found)
 
 
 def schema() -> None:
@@ -69,9 +63,7 @@ def lineage(
         return
     for lines in found.steps():
         out.print(f"[bold]{escape(lines[0])}[/]", soft_wrap=True)
-        for line in lines[1:]:
-            out.print(escape(f"  {line}"), soft_wrap=True)
+        say(*(f"  {line}" for line in lines[1:]))
     if found.kept is not None:
         kept = found.kept
-        line = f"kept: iteration {kept['iteration']} ({kept['by']}), {kept['path']}"
-        out.print(escape(line), soft_wrap=True)
+        say(f"kept: iteration {kept['iteration']} ({kept['by']}), {kept['path']}")

@@ -5,9 +5,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from topr.cli.console import out
+from topr.cli.console import say
 
 Published = Annotated[
     Path, typer.Argument(help="A finished run, a training's output, a model, or rollouts.")
@@ -32,7 +31,7 @@ def card(directory: Published) -> None:
     parcel = pack(directory)
     with atomic_path(parcel.folder / CARD, overwrite=False) as temporary:
         temporary.write_text(parcel.card, encoding="utf-8")
-    out.print(f"card: {escape(str(parcel.folder / CARD))}", soft_wrap=True)
+    say(f"card: {parcel.folder / CARD}")
 
 
 def push(
@@ -59,8 +58,8 @@ def push(
         size = f"{path.stat().st_size:,} bytes" + (
             ", whole rows in the upload" if refers(path) else ""
         )
-        out.print(escape(f"{file}  {size}"), soft_wrap=True)
-    out.print(escape(f"{CARD}  {len(parcel.card.encode('utf-8')):,} bytes"))
+        say(f"{file}  {size}")
+    say(f"{CARD}  {len(parcel.card.encode('utf-8')):,} bytes")
     if dry_run:
         typer.echo("\n" + parcel.card, nl=False)
         return
@@ -77,5 +76,5 @@ def push(
             message=f"Upload {parcel.kind} with topr",
         )
     if done.kept_card:
-        out.print(f"the hub has a {CARD} already, which was left alone (--replace-card)")
-    out.print(f"{parcel.kind}: {escape(done.url)}", soft_wrap=True)
+        say(f"the hub has a {CARD} already, which was left alone (--replace-card)")
+    say(f"{parcel.kind}: {done.url}")

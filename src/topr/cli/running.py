@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from topr.cli.console import ConsoleProgress, out
+from topr.cli.console import ConsoleProgress, say
 from topr.cli.overwriting import Resume, Yes, make_room
 from topr.cli.sources import hub_or_path
 from topr.errors import ConfigError
@@ -89,8 +88,7 @@ def run(
         from topr.runs import plan
 
         there = output if resume else None  # what is to be removed is not counted as done
-        for line in plan.dry_run(loaded, there, ConsoleProgress(), measured=not no_measure):
-            out.print(escape(line), soft_wrap=True)
+        say(*plan.dry_run(loaded, there, ConsoleProgress(), measured=not no_measure))
         return
     assert output is not None  # noqa: S101 - refused above
     from topr.runs import loop
@@ -102,12 +100,7 @@ def run(
     progress = ConsoleProgress()
     summary = loop.run(loaded, output, progress)
     progress.results(summary["recipe"], summary["models"])
-    for line in (*_verdict(summary), _next(summary, output)):
-        out.print(escape(line), soft_wrap=True)
-
-
-def _next(summary: dict[str, Any], output: Path) -> str:
-    return f"model: {summary['kept']['path']}; next: topr report {output}"
+    say(*_verdict(summary), f"model: {summary['kept']['path']}; next: topr report {output}")
 
 
 def generate(
@@ -155,15 +148,15 @@ def generate(
             output, task.grader, section, graded, progress=progress,
             tokenizer=lambda: engine.tokenizer, check=warn_of_concerns,
         )  # fmt: skip
-        out.print(spent(manifest.details), soft_wrap=True)
+        say(spent(manifest.details))
     elif most is not None and most > loaded.generate.n:
-        out.print(
+        say(
             f"this recipe's curation takes up to {most} completions of a problem; here are "
             f"{loaded.generate.n}. --graded DIR draws on in rounds, as `topr run` does"
         )
-    out.print(
+    say(
         f"{manifest.rows} completions of {manifest.details['problems']} problems "
-        f"({manifest.details['tokens']} tokens) in {escape(str(output))}"
+        f"({manifest.details['tokens']} tokens) in {output}"
     )
 
 
@@ -249,9 +242,7 @@ def curate(
     from topr.stages.curate import curate_rollouts
 
     config = load_section(CurateConfig, "curate", recipe, overrides or [])
-    report = curate_rollouts(graded, config, output).details
-    for line in _curation_lines(report):
-        out.print(escape(line), soft_wrap=True)
+    say(*_curation_lines(curate_rollouts(graded, config, output).details))
 
 
 def _most_candidates(recipe: Any, graded: Path | None) -> int | None:
@@ -324,8 +315,8 @@ def _pm(model: dict[str, Any]) -> str:
 
 def _print_counts(outcomes: dict[str, int], rows: int) -> None:
     for outcome, count in sorted(outcomes.items(), key=lambda item: -item[1]):
-        out.print(f"{outcome}: {count} ({count / rows:.1%})")
-    out.print(f"{rows} completions graded")
+        say(f"{outcome}: {count} ({count / rows:.1%})")
+    say(f"{rows} completions graded")
 
 
 def prepare_tensors() -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from topr.cli.console import out
+from topr.cli.console import say
 
 SMALL_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 PROBLEMS_FILE = "problems.jsonl"
@@ -52,9 +51,9 @@ def init(
     for name, text in texts.items():
         with atomic_path(directory / name, overwrite=False) as temporary:
             temporary.write_text(text, encoding="utf-8")
-        out.print(escape(str(directory / name)), soft_wrap=True)
+        say(str(directory / name))
     recipe, run = (shlex.quote(f"{path}") for path in (directory / "recipe.yaml", directory.name))
-    out.print(escape(f"next: topr run {recipe} -o runs/{run} --dry-run"), soft_wrap=True)
+    say(f"next: topr run {recipe} -o runs/{run} --dry-run")
 
 
 def _recipe(task: Start, directory: Path, model: str) -> str:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from topr.cli.console import ConsoleProgress, out
+from topr.cli.console import ConsoleProgress, list_shipped, say
 from topr.cli.overwriting import Resume, Yes, make_room
 from topr.cli.running import Overrides, prepare_tensors
 
@@ -39,7 +38,7 @@ def study(
     from topr.config.study import load_study, shipped_studies
 
     if name is None:
-        _list({name: load_study(name) for name in shipped_studies()})
+        list_shipped("study", {name: load_study(name) for name in shipped_studies()})
         return
     loaded = load_study(name, overrides or [])
     if output is None:
@@ -58,9 +57,7 @@ def study(
 
     loaded = add_objectives(loaded, add or [])
     found = run_study(loaded, output, jobs=jobs, progress=ConsoleProgress())
-    for line in claim_lines(found):
-        out.print(escape(line), soft_wrap=True)
-    out.print(f"report: {escape(str(output / 'report.html'))}", soft_wrap=True)
+    say(*claim_lines(found), f"report: {output / 'report.html'}")
 
 
 def results(
@@ -74,14 +71,4 @@ def results(
     from topr.studies.page import write_page
 
     write_page(directories, output, figures)
-    out.print(f"{len(directories)} studies in {escape(str(output))}", soft_wrap=True)
-
-
-def _list(studies: dict[str, object]) -> None:
-    from rich.table import Table
-
-    table = Table("study", "what it does", "what it needs")
-    for name, found in studies.items():
-        table.add_row(name, getattr(found, "description", ""), getattr(found, "needs", ""))
-    out.print(table)
-    out.print("Run one with: topr study NAME -o DIR")
+    say(f"{len(directories)} studies in {output}")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from topr.cli.console import ConsoleProgress, out
+from topr.cli.console import ConsoleProgress, say
 from topr.cli.overwriting import Resume, Yes, make_room
 from topr.cli.running import (
     ModelPath,
@@ -76,10 +75,9 @@ def train(
     asked = "behavior_logprobs" in config.model_fields_set
     if not asked and all(row.get("logprobs") is None for _, row in rows):
         config = config.model_copy(update={"behavior_logprobs": "recompute"})
-        out.print(
+        say(
             "no log-probabilities are recorded: log mu is recomputed with the trained model, "
-            "or --behavior-model (train.behavior_logprobs=recompute)",
-            soft_wrap=True,
+            "or --behavior-model (train.behavior_logprobs=recompute)"
         )
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     reads = [dataset, model, recipe or "", probe or "", *(behavior_model or ())]
@@ -137,7 +135,7 @@ def _show(manifest: "Manifest", output: Path, *, again: bool) -> None:
     found = manifest.details
     kinds = ("unscored", "empty", "too_long", "truncated", "greedy")
     left_out = [f"{found[kind]} {kind}" for kind in kinds if found.get(kind)]
-    lines = [
+    say(
         *([f"{output} is finished: nothing was trained again"] if again else []),
         f"trained {found['steps']} steps of {found['objective']} on {found['rows']} completions, "
         f"{found['positive_share']:.1%} positive"
@@ -145,9 +143,7 @@ def _show(manifest: "Manifest", output: Path, *, again: bool) -> None:
         *(alarm_lines(found.get("watch") or {}) or ["nothing looked wrong on the way"]),
         f"model: {output / 'model'}; all numbers: {output / 'training' / 'manifest.json'}",
         f"next: topr report {output}, or topr eval RECIPE -m {output / 'model'} -o DIR",
-    ]
-    for line in lines:
-        out.print(escape(line), soft_wrap=True)
+    )
 
 
 def evaluate(
@@ -210,9 +206,7 @@ def evaluate(
         return
     from topr.evaluation import headline
 
-    out.print(escape(headline(result)), soft_wrap=True)
-    for key, value in result.metrics.items():
-        out.print(escape(f"  {key}: {_number(value)}"))
+    say(headline(result), *(f"  {key}: {_number(v)}" for key, v in result.metrics.items()))
 
 
 def _named(table: Any) -> Any:

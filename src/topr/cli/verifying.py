@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from topr.cli.console import ConsoleProgress, out
+from topr.cli.console import ConsoleProgress, out, say
 from topr.cli.running import Output, Overrides, RecipeOption, prepare_tensors
 from topr.cli.sources import hub_or_path
 from topr.errors import ConfigError
@@ -76,12 +75,11 @@ def verify(
             progress=progress,
         )
     found = manifest.details
-    out.print(
+    say(
         f"{manifest.rows} solutions scored by {found['checks']} checks of each of "
-        f"{found['checked']} different ones, in {escape(str(output))}"
+        f"{found['checked']} different ones, in {output}",
+        *(_line(name, metrics) for name, metrics in found["metrics"].items()),
     )
-    for name, metrics in found["metrics"].items():
-        out.print(escape(_line(name, metrics)), soft_wrap=True)
 
 
 def vote(
@@ -122,17 +120,17 @@ def vote(
     out.print(table)
     if votes.auc_within is not None:
         value, (low, high) = votes.auc_within
-        out.print(
+        say(
             f"a right candidate has a higher score than a wrong one of its problem with a chance "
             f"of {value:.3f} [{low:.3f}, {high:.3f}]"
         )
     if votes.left_out:
-        out.print(
+        say(
             f"{votes.left_out} problems left out: nothing can be said of a candidate, or they have "
             f"fewer than {votes.at[-1]}"
         )
     if votes.unscored:
-        out.print(f"{votes.unscored} candidates have no score and weigh nothing")
+        say(f"{votes.unscored} candidates have no score and weigh nothing")
     if output is not None:
         write_text_atomic(output, json.dumps(votes.as_json(), indent=2) + "\n")
 
