@@ -1,9 +1,14 @@
 """Tables of scored candidates to votes."""
 
+import json
+
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from topr.cli import app
 from topr.errors import DataError
+from topr.interop import write_rows
 from topr.verifier.voting import vote
 
 
@@ -44,6 +49,14 @@ def test_a_problem_with_fewer_candidates_is_left_out_and_said() -> None:
     assert (one.problems, one.at) == (3, (1,))
     with pytest.raises(DataError, match="no problem has 9 candidates; they have 3 to 3"):
         vote(table(ROWS), candidates=9)
+
+
+def test_the_command_lets_as_many_vote_as_it_is_told(tmp_path) -> None:
+    write_rows(tmp_path / "scored.parquet", table(ROWS))
+    asked = ["vote", str(tmp_path / "scored.parquet"), "-o", str(tmp_path / "votes.json")]
+    done = CliRunner().invoke(app, [*asked, "--candidates", "2"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "votes.json").read_text())["at"] == [1, 2]
 
 
 def test_of_more_candidates_a_random_choice_votes_not_the_first() -> None:

@@ -107,7 +107,10 @@ def vote(
 
     if output is not None:
         check_output(output)
-    votes = count(read_rows(scored), score=score, problem=problem, resamples=resamples, seed=seed)
+    votes = count(
+        read_rows(scored), score=score, problem=problem, candidates=candidates,
+        resamples=resamples, seed=seed,
+    )  # fmt: skip
     table = Table(
         "n", *votes.values, "weighted +", "best +", box=SIMPLE_HEAD,
         title=f"{votes.problems} problems, scores in {score}; %, with 95 % intervals",
