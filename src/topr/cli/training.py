@@ -10,14 +10,7 @@ import typer
 
 from topr.cli.console import ConsoleProgress, say
 from topr.cli.overwriting import Resume, Yes, make_room
-from topr.cli.running import (
-    ModelPath,
-    Output,
-    Overrides,
-    RecipeOption,
-    prepare_tensors,
-    with_model,
-)
+from topr.cli.running import ModelPath, Output, Overrides, RecipeOption, prepare_tensors, with_model
 from topr.cli.sources import hub_or_path
 from topr.errors import ConfigError, DataError
 from topr.runs.environment import launched

@@ -24,12 +24,7 @@ from topr.config.recipe import (
     shipped_recipes,
     verifier_recipe,
 )
-from topr.config.sections import (
-    EvaluateConfig,
-    GenerateConfig,
-    GradeConfig,
-    ModelConfig,
-)
+from topr.config.sections import EvaluateConfig, GenerateConfig, GradeConfig, ModelConfig
 from topr.config.tasks import (
     ArithmeticConfig,
     Gsm8kConfig,

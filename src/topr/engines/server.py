@@ -18,14 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from topr.config.engines import ServerConfig
 from topr.config.sections import GenerateConfig, ModelConfig
 from topr.engines.background import in_background
-from topr.engines.base import (
-    Engine,
-    Request,
-    Sample,
-    make_rollout,
-    samples_of,
-    validate_requests,
-)
+from topr.engines.base import Engine, Request, Sample, make_rollout, samples_of, validate_requests
 from topr.engines.client import Endpoint, Session
 from topr.engines.completions import (
     Answer,

@@ -12,14 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import (
-    Engine,
-    Request,
-    Sample,
-    make_rollout,
-    samples_of,
-    validate_requests,
-)
+from topr.engines.base import Engine, Request, Sample, make_rollout, samples_of, validate_requests
 from topr.engines.batch_sizing import MOST, rows_that_fit
 from topr.engines.decoding import Decoded, Decoding
 from topr.engines.kv_cache import Batching

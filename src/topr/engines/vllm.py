@@ -15,14 +15,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from topr.config.sections import GenerateConfig, ModelConfig
-from topr.engines.base import (
-    Engine,
-    Request,
-    Sample,
-    make_rollout,
-    samples_of,
-    validate_requests,
-)
+from topr.engines.base import Engine, Request, Sample, make_rollout, samples_of, validate_requests
 from topr.engines.rng import request_seed
 from topr.errors import ConfigError, EngineError
 from topr.models.facts import ModelFacts, model_facts

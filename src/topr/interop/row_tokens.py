@@ -15,12 +15,7 @@ from topr.interop.reasoning import rebuild
 from topr.interop.row_values import RowReader
 from topr.records import FinishReason, Message
 from topr.tokenization.ends import Ends, Finish
-from topr.tokenization.prompts import (
-    RenderedPrompt,
-    encode_prompts,
-    escape_special_tokens,
-    render,
-)
+from topr.tokenization.prompts import RenderedPrompt, encode_prompts, escape_special_tokens, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,14 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from topr.config import (
-    CurateConfig,
-    ModelConfig,
-    PromptConfig,
-    Recipe,
-    TrainConfig,
-    VerifierConfig,
-)
+from topr.config import CurateConfig, ModelConfig, PromptConfig, Recipe, TrainConfig, VerifierConfig
 from topr.config.recipe import comparisons
 from topr.curation import max_candidates
 from topr.engines import Engine

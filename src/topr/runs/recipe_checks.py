@@ -29,12 +29,7 @@ from topr.models.places import identity
 from topr.objectives import BaselineRole, Objective
 from topr.records.distribution import distribution
 from topr.stages.train_arguments import training_arguments
-from topr.training.checks import (
-    any_weight,
-    objective_of,
-    validate_baseline,
-    warn_idle_baseline,
-)
+from topr.training.checks import any_weight, objective_of, validate_baseline, warn_idle_baseline
 
 logger = logging.getLogger(__name__)
 

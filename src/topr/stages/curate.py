@@ -17,12 +17,7 @@ from topr.config import CurateConfig
 from topr.curation import Columns, curate, hash_lists
 from topr.errors import DataError
 from topr.stages.common import data_fingerprint, open_stage
-from topr.store import (
-    Manifest,
-    shard_paths,
-    stream_tables,
-    write_choice,
-)
+from topr.store import Manifest, shard_paths, stream_tables, write_choice
 
 READ_ROWS = 8192
 """Rows whose columns are decoded at a time."""

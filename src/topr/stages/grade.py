@@ -17,13 +17,7 @@ from topr.grading.survey import Concern, Survey, survey
 from topr.grading.tables import GRADE_FIELDS
 from topr.progress import Progress
 from topr.stages.common import OpenStage, data_fingerprint, grading_version, open_stage
-from topr.store import (
-    Manifest,
-    read_table,
-    shard_paths,
-    stream_tables,
-    write_columns,
-)
+from topr.store import Manifest, read_table, shard_paths, stream_tables, write_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

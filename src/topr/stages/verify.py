@@ -18,13 +18,7 @@ from topr.stages.common import data_fingerprint, open_stage
 from topr.stages.draw_plan import plan_draw
 from topr.stages.generate import generate_rollouts
 from topr.stages.grade import grade_rollouts
-from topr.store import (
-    Manifest,
-    read_table,
-    shard_paths,
-    write_columns,
-    write_json_atomic,
-)
+from topr.store import Manifest, read_table, shard_paths, write_columns, write_json_atomic
 from topr.tasks import load_task
 from topr.tokenization.digest import tokenizer_digest
 from topr.verifier.task import Candidate, VerifierTask, candidates_of

@@ -7,12 +7,7 @@ from topr.store.journal import Journal, journal_path
 from topr.store.lock import locked
 from topr.store.manifest import Manifest, begin, read_manifest, write_manifest
 from topr.store.reading import read_file, refers, shard_paths
-from topr.store.schema import (
-    ROLLOUT_SCHEMA,
-    SCHEMA_VERSION,
-    rollouts_to_table,
-    table_to_rollouts,
-)
+from topr.store.schema import ROLLOUT_SCHEMA, SCHEMA_VERSION, rollouts_to_table, table_to_rollouts
 from topr.store.shards import (
     copy_shard,
     read_batches,

@@ -13,14 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from topr.errors import DataError
-from topr.store.references import (
-    KEYS,
-    ROW,
-    Reference,
-    check_contents,
-    check_keys,
-    reference_in,
-)
+from topr.store.references import KEYS, ROW, Reference, check_contents, check_keys, reference_in
 from topr.store.schema import ROLLOUT_SCHEMA, check_version, conform
 
 SHARDS = "part-*.parquet"
