@@ -22,8 +22,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from topr.engines.kv_cache import Ids, SlotKVCache
-from topr.engines.shared_attention import Layers, Prefill, Step, attending, computed_in
+from topr.engines.shared_attention import NAME, Layers, Prefill, Step, computed_in
 from topr.errors import ModelError
+from topr.models.attention import attention_of
 
 SHORTEST_BEGINNING = 16
 """Tokens that all prompts must share for these to be held apart."""
@@ -103,7 +104,7 @@ class PromptCache:
     @contextmanager
     def running(self) -> Iterator[dict[str, Any]]:
         """Let the model attend to what rows share, by the argument that is yielded."""
-        with attending(self._model):
+        with attention_of(self._model, NAME):
             yield {"shared": self._step}
 
     def advance(self, cache: Any) -> None:
@@ -132,7 +133,7 @@ class PromptCache:
         if not any(lengths):
             return [[] for _ in prompts]
         cache = DynamicCache(config=self._model.config)
-        with attending(self._model):
+        with attention_of(self._model, NAME):
             self._model(
                 input_ids=torch.tensor([[token for ids in prompts for token in ids[skip:]]]),
                 position_ids=torch.cat([torch.arange(skip, len(ids)) for ids in prompts])[None],

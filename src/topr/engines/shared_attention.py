@@ -13,7 +13,6 @@ kernel gives both, on a CPU.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from topr.errors import ModelError
-from topr.models.attention import attention_of
 
 NAME = "topr_shared_prompts"
 UNKNOWN = ("sliding_window", "softcap", "s_aux")
@@ -218,8 +216,3 @@ def _attend(
 
 AttentionInterface.register(NAME, _attend)
 AttentionMaskInterface.register(NAME, lambda *_, **__: None)
-
-
-def attending(model: nn.Module) -> AbstractContextManager[None]:
-    """Let a model attend so for a while; each call is then given `shared`."""
-    return attention_of(model, NAME)

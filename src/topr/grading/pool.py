@@ -192,30 +192,6 @@ class _Pool:
         worker.kill()
 
 
-def stream_grades(
-    items: Sequence[Item], grader: str, *, config: GradeConfig, answer_only: bool = False
-) -> Iterator[Grade]:
-    """Grades in the order of the items, each as soon as it and all before it are there.
-
-    Raises:
-        GradingError: no such grader, it cannot start, or a user's function fails.
-
-    """
-    if grader not in GRADERS:
-        _check_name(grader)
-    workers = config.workers or _cores()
-    start = Start(
-        grader=grader, answer_only=answer_only, timeout=config.timeout, memory_mb=config.memory_mb
-    )
-    with _Pool(start, items, workers) as pool:
-        following = 0
-        while following < len(items):
-            pool.step()
-            while following in pool.done:
-                yield pool.done.pop(following)
-                following += 1
-
-
 def grade_all(
     items: Sequence[tuple[str, str | None]],
     grader: str,
@@ -239,6 +215,14 @@ def grade_all(
         GradingError: no such grader, it cannot start, or a user's function fails.
 
     """
+    if grader not in GRADERS and ":" not in grader:
+        raise GradingError(
+            f"there is no grader {grader!r}: the built-in ones are {', '.join(GRADERS)}; "
+            "a function of your own is named `module:function`"
+        )
+    start = Start(
+        grader=grader, answer_only=answer_only, timeout=config.timeout, memory_mb=config.memory_mb
+    )
     rows: Iterator[Any] = itertools.repeat({}, len(items))
     if columns:
         names = list(columns)
@@ -247,21 +231,12 @@ def grade_all(
         Item(completion=completion, gold=gold, columns=row)
         for (completion, gold), row in zip(items, rows, strict=True)
     ]
-    grades = []
-    for grade in stream_grades(work, grader, config=config, answer_only=answer_only):
-        grades.append(grade)
-        if progress is not None:
-            progress(1)
-    return grades
-
-
-def _check_name(grader: str) -> None:
-    """Refuse a name that no worker can load, before any is started."""
-    if ":" not in grader:
-        raise GradingError(
-            f"there is no grader {grader!r}: the built-in ones are {', '.join(GRADERS)}; "
-            "a function of your own is named `module:function`"
-        )
+    with _Pool(start, work, config.workers or _cores()) as pool:
+        while (before := len(pool.done)) < len(work):
+            pool.step()
+            if progress is not None and len(pool.done) > before:
+                progress(len(pool.done) - before)
+    return [pool.done[i] for i in range(len(work))]
 
 
 def _cores() -> int:

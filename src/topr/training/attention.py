@@ -9,7 +9,6 @@ one (`topr.training.logprobs`).
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,7 +19,6 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from topr.errors import TrainingError
-from topr.models.attention import attention_of
 
 NAME = "topr_tree"
 FEW_QUERIES = 1024
@@ -303,14 +301,5 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention)
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None
-
-
 AttentionInterface.register(NAME, tree_attention)
-AttentionMaskInterface.register(NAME, _no_mask)
-
-
-def tree_attention_of(model: nn.Module) -> AbstractContextManager[None]:
-    """Let a model attend by trees for a while; its backward pass belongs inside as well."""
-    return attention_of(model, NAME)
+AttentionMaskInterface.register(NAME, lambda *_, **__: None)

@@ -3,7 +3,7 @@ for the policy that is trained and for the behaviour model alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from topr.errors import TrainingError
+from topr.models.attention import attention_of
 from topr.models.evaluation_mode import evaluate
 from topr.models.wrappers import causal_lm, logits_to_keep
-from topr.training.attention import tree_attention_of
+from topr.training.attention import NAME
 from topr.training.batches import Batch, Row, padded, shared, split_by_tokens
 from topr.training.head import Head, Weigh, head_logprobs, weighted_loss
 
@@ -52,10 +53,7 @@ class Forward:
         In evaluation mode, always, and the model stays in it.
         """
         evaluate(model)
-        if self.share:
-            with tree_attention_of(causal_lm(model)):
-                yield
-        else:
+        with attention_of(causal_lm(model), NAME) if self.share else nullcontext():
             yield
 
     def token_logprobs(self, model: nn.Module, batch: Batch) -> Tensor:
