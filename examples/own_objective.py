@@ -19,7 +19,7 @@ class Cautious:
 
     limit: float = 2.0
 
-    needs_group = False
+    needs_group = None
     uses = Uses()  # of the ratio, the baseline and negatives: all three
     normalization = "length"
 

@@ -25,9 +25,9 @@ class SeenTrainer(TOPRTrainer):
 
     seen: Step
 
-    def _forward_backward(self, *args: Any) -> tuple[Tensor, Step]:
-        loss, self.seen = super()._forward_backward(*args)
-        return loss, self.seen
+    def _step(self, *args: Any) -> Step:
+        self.seen = super()._step(*args)
+        return self.seen
 
 
 class GradientTap(TrainerCallback):

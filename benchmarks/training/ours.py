@@ -63,6 +63,7 @@ def build_trainer(workload: Workload, options: argparse.Namespace, folder: str) 
             logging_strategy="no",
             disable_tqdm=True,
             layout=options.layout,
+            objective=options.objective,
             micro_batch_tokens=options.tokens,
             skip_negatives=options.skip,
             **{CHECKPOINTING: options.checkpointing},
@@ -149,6 +150,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--layout", choices=("auto", "shared", "padded"), default="auto")
+    parser.add_argument("--objective", default="topr")
     parser.add_argument("--tokens", type=int, help="of a micro-batch")
     parser.add_argument("--skip", help="skip_negatives: a number, or sample")
     parser.add_argument("--checkpointing", action="store_true")

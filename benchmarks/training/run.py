@@ -20,6 +20,8 @@ from flops import model_flops
 from launching import about, memory_mb, rates, run_once, write
 from workloads import WORKLOADS, varied
 
+from topr.objectives import OBJECTIVES
+
 Entry = tuple[str, tuple[str, ...]]
 """Peer, arguments of its script."""
 SMALLER_TILES = ("--tile", "1024", "4096")
@@ -43,6 +45,11 @@ ENTRIES: dict[str, Entry] = {
         "trl", ("--trainer", "sft", "--settings", "best", "--liger"),
     ),
 }  # fmt: skip
+ENTRIES |= {
+    f"topr, {name}": ("topr", ("--objective", name)) for name in OBJECTIVES if name != "topr"
+}
+ASKED_FOR = tuple(f"topr, {name}" for name in OBJECTIVES)
+"""Entries that run where they are named alone: objectives beside TOPR."""
 NEED_A_GPU = tuple(name for name in ENTRIES if name.endswith("Liger"))
 CHECKED_LAYERS = {"D": 2}
 """Of a model whose plain float32 gradient does not fit beside it."""
@@ -173,7 +180,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-python", required=True, help="of the environment with TRL")
     parser.add_argument("--output", "-o", type=Path, required=True, help="without a suffix")
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["A", "B", "C"])
-    everywhere = [name for name in ENTRIES if name not in NEED_A_GPU]
+    everywhere = [name for name in ENTRIES if name not in NEED_A_GPU + ASKED_FOR]
     parser.add_argument("--entries", nargs="+", choices=ENTRIES, default=everywhere)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="timed steps of a process")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from objectives.scored import batch_of, weigh
-from topr.objectives import OBJECTIVES, make_objective
+from topr.objectives import OBJECTIVES, ScoredBatch, Whole, make_objective
 
 LENGTHS = torch.tensor([3, 1, 4, 2, 2, 4])
 MASK = torch.arange(4) < LENGTHS[:, None]
@@ -42,6 +42,25 @@ def ascent(gain: torch.Tensor, log_pi: torch.Tensor) -> torch.Tensor:
 
 def ratio_of(log_mu, log_pi):
     return torch.where(MASK, log_pi - log_mu.nan_to_num(), 0.0)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, each in OBJECTIVES.items() if each.needs_group != "ratios"]
+)
+def test_a_part_weighs_as_in_its_whole_batch(name):
+    # Prompts are cut across the parts: rewards of the whole are enough.
+    log_mu, log_pi = made()
+    whole = weights_of(name, log_mu, log_pi)
+    for rows in (torch.tensor([0, 3]), torch.tensor([5, 1, 4, 2])):
+        part = ScoredBatch(
+            log_ratio=log_pi.detach()[rows] - log_mu[rows],
+            advantage=REWARD[rows],
+            mask=MASK[rows],
+            group=GROUP[rows],
+            behavior_logprobs=log_mu[rows],
+            whole=Whole(advantage=REWARD, group=GROUP, rows=rows),
+        )
+        torch.testing.assert_close(OBJECTIVES[name].weights(part), whole[rows])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from topr.objectives import Uses
 @dataclass(frozen=True, kw_only=True)
 class Half:
     scale: float = 0.5
-    needs_group = False
+    needs_group = None
     uses = Uses(ratio=False)
     normalization = "length"
 
@@ -31,18 +31,23 @@ class Half:
 @dataclass
 class NoDefault:
     scale: float
-    needs_group, uses, normalization, weights = False, Uses(), "none", None
+    needs_group, uses, normalization, weights = None, Uses(), "none", None
 
 
 @dataclass
 class Unfinished:
-    needs_group: bool = False
+    needs_group: None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfCompletions(Half):
     def weights(self, batch):
         return batch.advantage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped(Half):
+    needs_group = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,7 @@ def test_it_weighs_and_takes_arguments():
         ("my_objectives:half", {}, ["expected a dataclass"]),
         ("my_objectives:Unfinished", {}, ["uses, normalization, weights"]),
         ("my_objectives:OfCompletions", {}, ["(2,)", "(2, 3)"]),
+        ("my_objectives:Grouped", {}, ["needs_group=True", "'rewards' or 'ratios'"]),
         ("my_objectives:Unmasked", {}, ["mask is false", "nan"]),
         ("my_objectives:NoDefault", {}, ["default", "scale"]),
         ("my_objectives:Half", {"scal": 1.0}, ["has no scal", "scale"]),

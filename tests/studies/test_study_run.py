@@ -68,7 +68,7 @@ from topr.objectives import Uses
 
 @dataclass(frozen=True)
 class Halved:
-    needs_group = False
+    needs_group = None
     uses = Uses(ratio=False)
     normalization = "length"
 

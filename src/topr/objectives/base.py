@@ -3,6 +3,7 @@
 Axes: B sequences, T completion tokens (padded; the mask is true at real tokens).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal, Protocol
@@ -13,6 +14,7 @@ from torch import Tensor
 
 Level = Literal["sequence", "token", "geometric"]
 Normalization = Literal["length", "none", "constant"]
+GroupNeed = Literal["rewards", "ratios"] | None
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -55,6 +57,18 @@ class Uses:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Whole:
+    """The batch that a part was taken from, as far as it is known before any log-probability."""
+
+    advantage: Tensor
+    """A = R - c of each of its completions, [M] float32."""
+    group: Tensor
+    """Number of each one's prompt, [M] int64."""
+    rows: Tensor
+    """Which of them the part has, [B] int64."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredBatch:
     """Completions whose log-probabilities are known: what an objective makes weights of.
 
@@ -77,6 +91,18 @@ class ScoredBatch:
     """Number of each completion's prompt, [B] int64."""
     behavior_logprobs: Tensor
     """log mu of each token, [B, T] float32; anything where the mask is false."""
+    whole: Whole | None = None
+    """The batch that this one is a part of; None: it is whole."""
+
+    def over_groups(self, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return what `compute(advantage, group)` says of the completions here, [B].
+
+        It is given all completions of the batch, [M] and [M], and returns [M]: the others of a
+        prompt may be in another part.
+        """
+        if self.whole is None:
+            return compute(self.advantage.float(), self.group)
+        return compute(self.whole.advantage, self.whole.group)[self.whole.rows]
 
     def log_rho(self, level: Level) -> Tensor:
         """Return the logarithm of pi/mu at a level, [B, T]: see `log_rho`."""
@@ -87,9 +113,11 @@ class Objective(Protocol):
     """From log-ratios and advantages to the weight of each token's grad log pi."""
 
     @property
-    def needs_group(self) -> bool:
-        """Whether a completion's weight depends on others: those of its prompt are then in the same
-        batch, and `weights` gets a whole batch at once, as far as one process holds it."""
+    def needs_group(self) -> GroupNeed:
+        """What a completion's weight depends on of the others of its prompt, which are then in the
+        same batch: None; their `rewards` (take them with `ScoredBatch.over_groups`); or their
+        `ratios`, so that `weights` is given a whole batch at once, as far as one process holds it,
+        which costs a forward pass more."""
         ...
 
     @property

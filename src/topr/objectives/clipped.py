@@ -13,6 +13,7 @@ from torch import Tensor
 
 from topr.objectives.base import (
     LOG_CAP,
+    GroupNeed,
     Level,
     Normalization,
     NotNegative,
@@ -40,9 +41,9 @@ class PPO:
     normalization: ClassVar[Normalization] = "length"
 
     @property
-    def needs_group(self) -> bool:
+    def needs_group(self) -> GroupNeed:
         """See `Objective.needs_group`."""
-        return self.group_normalized
+        return "rewards" if self.group_normalized else None
 
     @property
     def uses(self) -> Uses:
@@ -67,7 +68,7 @@ class GSPO:
     low: NotNegative = 3e-4
     high: NotNegative = 4e-4
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "length"
 
@@ -90,7 +91,7 @@ class GMPO:
     high: NotNegative = 0.4
     """log rho_t is clipped above high."""
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "length"
 

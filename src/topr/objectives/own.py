@@ -34,7 +34,12 @@ def own_objective(name: str) -> Objective:
 
 
 def try_out(name: str, objective: Objective) -> None:
-    """Refuse weights that are not what a step needs, before one is taken."""
+    """Refuse what a step cannot use, before one is taken."""
+    if objective.needs_group not in (None, "rewards", "ratios"):
+        raise ConfigError(
+            f"objective {name!r}: needs_group={objective.needs_group!r}; expected None, or what a "
+            "weight depends on of the prompt's other completions: 'rewards' or 'ratios'"
+        )
     mask = torch.tensor([[True, True, True], [True, False, False]])
     batch = ScoredBatch(
         log_ratio=torch.where(mask, -0.5, torch.nan),

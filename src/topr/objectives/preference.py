@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import BaselineRole, Normalization, Positive, ScoredBatch, Uses
+from topr.objectives.base import BaselineRole, GroupNeed, Normalization, Positive, ScoredBatch, Uses
 from topr.objectives.relative import group_mean
 
 
@@ -25,7 +25,7 @@ class DPO:
 
     beta: Positive = 0.1
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "ratios"
     uses: ClassVar[Uses] = Uses(baseline=BaselineRole.THRESHOLD)
     normalization: ClassVar[Normalization] = "none"
 
@@ -53,7 +53,7 @@ class APO:
 
     beta: Positive = 0.1
 
-    needs_group: ClassVar[bool] = False
+    needs_group: ClassVar[GroupNeed] = None
     uses: ClassVar[Uses] = Uses()
     normalization: ClassVar[Normalization] = "none"
 
@@ -78,7 +78,7 @@ class NFT:
     least: Positive = 1.0
     """pi- / mu counts as this where it is smaller."""
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = Uses(baseline=BaselineRole.THRESHOLD)
     normalization: ClassVar[Normalization] = "none"
 
@@ -87,10 +87,14 @@ class NFT:
         `Objective.weights`.
         """
         right = batch.advantage >= 0
-        share = group_mean(right.float(), batch.group)
+        share = batch.over_groups(_share_right)
         mixed = (share > 0) & (share < 1)
         share = share.clamp(0.02, 0.98)[:, None]  # as the authors' code has it
         ratio = batch.log_rho("token").clamp(max=10.0).exp()
         implicit = ((1 - share * ratio) / (1 - share)).clamp(min=self.least)
         weight = torch.where(right[:, None], 1 - share, -share * ratio / implicit)
         return torch.where(batch.mask & mixed[:, None], weight, 0.0)
+
+
+def _share_right(advantage: Tensor, group: Tensor) -> Tensor:
+    return group_mean((advantage >= 0).float(), group)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from topr.objectives.base import (
+    GroupNeed,
     Level,
     Normalization,
     NotNegative,
@@ -24,7 +25,7 @@ from topr.objectives.base import (
     ScoredBatch,
     Uses,
 )
-from topr.objectives.relative import CENTRED, group_max, group_mean
+from topr.objectives.relative import CENTRED, group_centred, group_max, group_mean
 
 
 def _pull(target_B: Tensor, beta: float, batch: ScoredBatch, level: Level = "sequence") -> Tensor:
@@ -41,14 +42,13 @@ class MirrorDescent:
 
     tau: NotNegative = 0.1
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, batch: ScoredBatch) -> Tensor:
         """Return R - (mean of R over the group) - tau log rho. See `Objective.weights`."""
-        relative = batch.advantage.float() - group_mean(batch.advantage, batch.group)
-        return _pull(relative, self.tau, batch)
+        return _pull(group_centred(batch), self.tau, batch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class DRO:
     level: Level = "sequence"
     """`token` is what verl trains as `dro`: each token is regressed by itself."""
 
-    needs_group: ClassVar[bool] = False
+    needs_group: ClassVar[GroupNeed] = None
     uses: ClassVar[Uses] = Uses()
     normalization: ClassVar[Normalization] = "none"
 
@@ -82,16 +82,18 @@ class OAPL:
     beta1: Positive = 1.0
     beta2: NotNegative = 0.1
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, batch: ScoredBatch) -> Tensor:
         """Return R - V* - beta2 log rho. See `Objective.weights`."""
-        below = batch.advantage.float() - group_max(batch.advantage, batch.group)
+        return _pull(batch.over_groups(self._optimal_advantage), self.beta2, batch)
+
+    def _optimal_advantage(self, advantage: Tensor, group: Tensor) -> Tensor:
+        below = advantage - group_max(advantage, group)
         # V* - max = beta1 log mean exp((R - max) / beta1): nothing overflows, the mean is > 0.
-        optimal = self.beta1 * group_mean((below / self.beta1).exp(), batch.group).log()
-        return _pull(below - optimal, self.beta2, batch)
+        return below - self.beta1 * group_mean((below / self.beta1).exp(), group).log()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,14 +109,18 @@ class QRPO:
     beta: Positive = 0.1
     """A choice of this library; the publication tunes it."""
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, batch: ScoredBatch) -> Tensor:
         """Return q - beta log Z - beta log rho. See `Objective.weights`."""
-        same = batch.group[:, None] == batch.group[None, :]
-        not_better = same & (batch.advantage[None, :] <= batch.advantage[:, None])
-        quantile = not_better.float().sum(dim=1) / same.float().sum(dim=1)
         log_z = math.log(self.beta) + 1 / self.beta + math.log1p(-math.exp(-1 / self.beta))
-        return _pull(quantile - self.beta * log_z, self.beta, batch)
+        return _pull(batch.over_groups(_quantile) - self.beta * log_z, self.beta, batch)
+
+
+def _quantile(advantage: Tensor, group: Tensor) -> Tensor:
+    """Return the share of each completion's group that is not better, [M]."""
+    same = group[:, None] == group[None, :]
+    not_better = same & (advantage[None, :] <= advantage[:, None])
+    return not_better.float().sum(dim=1) / same.float().sum(dim=1)

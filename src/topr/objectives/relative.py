@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import BaselineRole, Finite, Normalization, ScoredBatch, Uses
+from topr.objectives.base import BaselineRole, Finite, GroupNeed, Normalization, ScoredBatch, Uses
 
 CENTRED = Uses(baseline=BaselineRole.CANCELS)
 """What objectives use that subtract the group's mean reward."""
@@ -29,14 +29,19 @@ def group_max(value: Tensor, group: Tensor) -> Tensor:
     return lowest.scatter_reduce(0, member, value.float(), "amax")[member]
 
 
-def group_normalized(batch: ScoredBatch, epsilon: float = 1e-4) -> Tensor:
-    """Return (A - mean) / (std + epsilon) over each group, [B]; GRPO, arXiv 2402.03300, eq. 3.
+def group_centred(batch: ScoredBatch) -> Tensor:
+    """Return A - mean of A over each group, [B]. A baseline c cancels out."""
+    return batch.over_groups(lambda advantage, group: advantage - group_mean(advantage, group))
 
-    A baseline c cancels out.
-    """
-    centered = batch.advantage.float() - group_mean(batch.advantage, batch.group)
-    deviation = group_mean(centered.square(), batch.group).sqrt()
-    return centered / (deviation + epsilon)
+
+def group_normalized(batch: ScoredBatch) -> Tensor:
+    """Return (A - mean) / (std + 1e-4) over each group, [B]; GRPO, arXiv 2402.03300, eq. 3."""
+    return batch.over_groups(_normalized)
+
+
+def _normalized(advantage: Tensor, group: Tensor) -> Tensor:
+    centred = advantage - group_mean(advantage, group)
+    return centred / (group_mean(centred.square(), group).sqrt() + 1e-4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +52,10 @@ class AsymRE:
 
     delta: Finite = -0.1
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = Uses(ratio=False, baseline=BaselineRole.CANCELS)
     normalization: ClassVar[Normalization] = "length"
 
     def weights(self, batch: ScoredBatch) -> Tensor:
         """Return R - (mean of R over the group) - delta. See `Objective.weights`."""
-        relative = batch.advantage.float() - group_mean(batch.advantage, batch.group) - self.delta
-        return torch.where(batch.mask, relative[:, None], 0.0)
+        return torch.where(batch.mask, group_centred(batch)[:, None] - self.delta, 0.0)

@@ -6,7 +6,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from topr.objectives.base import LOG_CAP, Normalization, NotNegative, Positive, ScoredBatch, Uses
+from topr.objectives.base import (
+    LOG_CAP,
+    GroupNeed,
+    Normalization,
+    NotNegative,
+    Positive,
+    ScoredBatch,
+    Uses,
+)
 from topr.objectives.relative import CENTRED, group_normalized
 
 
@@ -31,9 +39,9 @@ class VESPO:
     normalization: ClassVar[Normalization] = "none"
 
     @property
-    def needs_group(self) -> bool:
+    def needs_group(self) -> GroupNeed:
         """See `Objective.needs_group`."""
-        return self.group_normalized
+        return "rewards" if self.group_normalized else None
 
     @property
     def uses(self) -> Uses:
@@ -60,7 +68,7 @@ class SAPO:
     tau_positive: Positive = 1.0
     tau_negative: Positive = 1.05
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "length"
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from topr.errors import ConfigError
-from topr.objectives.base import LOG_CAP, Level, Normalization, ScoredBatch, Uses
+from topr.objectives.base import LOG_CAP, GroupNeed, Level, Normalization, ScoredBatch, Uses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +41,7 @@ normalization='length')
     normalization: Normalization = "length"
     """See `Objective.normalization`."""
 
-    needs_group: ClassVar[bool] = False
+    needs_group: ClassVar[GroupNeed] = None
 
     @property
     def uses(self) -> Uses:

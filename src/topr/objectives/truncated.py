@@ -11,7 +11,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from topr.objectives.base import LOG_CAP, Normalization, NotNegative, Positive, ScoredBatch, Uses
+from topr.objectives.base import (
+    LOG_CAP,
+    GroupNeed,
+    Normalization,
+    NotNegative,
+    Positive,
+    ScoredBatch,
+    Uses,
+)
 from topr.objectives.relative import CENTRED, group_normalized
 from topr.objectives.taper import clipped_exp
 
@@ -28,7 +36,7 @@ class CISPO:
     """Clipped below 1 - low; 1 means no lower limit."""
     high: NotNegative = 0.2
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
@@ -55,7 +63,7 @@ class DISPO:
     low_negative: NotNegative = 1.0
     high_negative: NotNegative = 2.0
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
@@ -86,7 +94,7 @@ class DPPO:
     truncate: Positive = 20.0
     """The ratio is truncated above this."""
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "rewards"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 
@@ -121,7 +129,7 @@ class M2PO:
     bound: Positive = 0.04
     """Of the mean of (log rho_t)^2."""
 
-    needs_group: ClassVar[bool] = True
+    needs_group: ClassVar[GroupNeed] = "ratios"
     uses: ClassVar[Uses] = CENTRED
     normalization: ClassVar[Normalization] = "none"
 

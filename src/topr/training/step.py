@@ -16,6 +16,7 @@ from topr.objectives import (
     Normalization,
     Objective,
     ScoredBatch,
+    Whole,
     largest_weight,
     sequence_scale,
     taper_of,
@@ -127,12 +128,12 @@ class Step:
 
     def first(self) -> list[int]:
         """Return the positions whose log-probabilities are wanted before any backward pass: all
-        where the objective needs the group, else those that are likely to be skipped.
+        where the objective compares ratios, else those that are likely to be skipped.
 
         A completion's taper changes little from epoch to epoch, so the last one tells. Guessing
         wrong costs time only.
         """
-        if self.objective.needs_group:
+        if self.objective.needs_group == "ratios":
             return list(self.own)
         if self.skipping.rule is None:
             return []
@@ -195,6 +196,7 @@ class Step:
             mask=mask,
             group=self.group_B[at],
             behavior_logprobs=spread(self._behavior(positions), lengths)[0],
+            whole=Whole(advantage=self.advantage_B, group=self.group_B, rows=at),
         )
         weights = self.objective.weights(batch)
         self.log_ratio_B[at] = log_ratio.sum(dim=-1)

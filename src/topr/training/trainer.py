@@ -168,7 +168,7 @@ class TOPRTrainer(Trainer):
             groups,
             args.batch_size(self.distributed.world_size),
             seed=args.seed,
-            whole_groups=self.objective.needs_group or args.shuffle_by == "prompt",
+            whole_groups=bool(self.objective.needs_group) or args.shuffle_by == "prompt",
         )
 
     def _prepare_passes(self, model: nn.Module) -> None:
@@ -303,7 +303,7 @@ class TOPRTrainer(Trainer):
 
     def _step(self, rows: Sequence[Row], items: int) -> Step:
         own = assign_to_ranks(
-            rows, self.distributed.world_size, whole_groups=self.objective.needs_group
+            rows, self.distributed.world_size, whole_groups=bool(self.objective.needs_group)
         )
         return Step(
             rows,

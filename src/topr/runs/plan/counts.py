@@ -232,7 +232,7 @@ def _steps(kept_P: NDArray[np.int64], args: TOPRConfig) -> tuple[int, float]:
     """Return optimizer steps, and how many completions go through them in all."""
     if not kept_P.any():
         return max(args.max_steps, 0), 0.0
-    whole = objective_of(args).needs_group or args.shuffle_by == "prompt"
+    whole = bool(objective_of(args).needs_group) or args.shuffle_by == "prompt"
     groups = np.repeat(np.arange(len(kept_P)), kept_P).tolist()
     batches = len(ShuffledBatches(groups, args.batch_size(1), seed=0, whole_groups=whole))
     steps = args.optimizer_steps(batches)
