@@ -13,7 +13,11 @@ from topr.advice import rules as rules_module
 from topr.advice.facts import count_facts
 from topr.advice.rules import Kind
 from topr.cli import app
+from topr.config import ModelConfig, TrainConfig, load_section
 from topr.errors import DataError
+from topr.objectives import share_advice
+from topr.stages.train_arguments import training_arguments
+from topr.training.checks import check_arguments
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -84,9 +88,10 @@ def test_an_unremarkable_dataset_gets_settings_and_nothing_to_mend():
         ({"right": 0.0, "mixed": 0.0}, "all completions are wrong", "grader"),
         ({"lowest": 0.0}, "write -1 for 0", "no weight"),
         ({"values": 4}, "train.objective=opmd", "numbers"),
+        ({"values": 4, "highest": 400.0}, "divide them by their spread", "near 1"),
         ({"recorded": 0.0, "writers": ("a", "b")}, "train.objective=asymre", "2 models"),
         ({"recorded": 0.0}, "train.behavior_logprobs=recompute", "no completions"),
-        ({"right": 0.02}, "train.effective_positive_share=0.2 train.warmup", "c = -0.85"),
+        ({"right": 0.02}, "share=0.2 train.lr_scheduler_type=constant_with_warmup", "c = -0.85"),
         ({"right": 0.7}, "train.effective_positive_share=0.2", "above 50 %"),
         ({"mixed": 0.1}, "only 10% of 100 problems", "in rounds"),
         ({"repeated": 0.5}, "50% are there already", "drop_duplicates"),
@@ -98,6 +103,50 @@ def test_each_fact_brings_its_line(changes, what, why):
     assert not any(what in line for line in said())
     (line,) = [line for line in said(**changes) if what in line]
     assert why in said(**changes)[line]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"right": 0.02},
+        {"right": 0.06},
+        {"right": 0.8},
+        {"values": 4, "lowest": 0.0},
+        {"values": 3},
+        {"recorded": 0.0, "writers": ("a", "b"), "right": 0.02},
+        {"recorded": 0.0, "writers": ("a", "b"), "right": 0.02, "completions": 1.0},
+        {"values": 4, "completions": 1.0},
+    ],
+)
+def test_the_settings_fit_together(changes):
+    asked = dict(part.split("=") for part in settings(changes))
+    config = load_section(TrainConfig, "train", "quickstart", settings(changes))
+    args = training_arguments(config, ModelConfig(path="unused"), Path("unused"), 0)
+    check_arguments(args)
+    if config.effective_positive_share is not None:
+        assert (changes.get("lowest", -1.0), changes.get("values", 2)) == (-1.0, 2)
+    if asked["train.objective"] in ("asymre", "opmd"):
+        assert facts(**changes).completions >= 2
+
+
+def settings(changes) -> list[str]:
+    lines = [line.what for line in advise(facts(**changes)) if line.kind is Kind.SETTING]
+    return [
+        part for what in lines for part in what.split() if re.fullmatch(r"train\.\w+=\S+", part)
+    ]
+
+
+def test_a_share_that_training_warns_of_is_not_called_good():
+    for right in (0.06, 0.09, 0.51, 0.7):
+        assert "train.baseline=0" not in said(right=right)
+        assert share_advice(right, 0.0, right) is not None
+
+
+def test_short_completions_of_different_problems_are_no_repeats():
+    rows = [row(n, 1.0, f"c{n}") for n in range(100)]
+    assert count_facts(rows, where="").repeated == 0
+    assert count_facts([*rows, rows[7]], where="").repeated == pytest.approx(1 / 101)
 
 
 def test_what_is_to_be_mended_comes_first():

@@ -51,6 +51,29 @@ class Grouped(Half):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unlimited(Half):
+    def weights(self, batch):
+        return torch.where(batch.mask, batch.log_rho("sequence").exp(), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Double(Half):
+    def weights(self, batch):
+        return torch.where(batch.mask, batch.advantage[:, None].double(), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourTensors(Half):
+    def weights(self, log_ratio, advantage, mask, group):
+        return log_ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaged(Half):
+    normalization = "mean"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unmasked(Half):
     def weights(self, batch):
         return batch.advantage[:, None] * batch.log_ratio.exp()
@@ -85,7 +108,11 @@ def test_it_weighs_and_takes_arguments():
         ("my_objectives:Unfinished", {}, ["uses, normalization, weights"]),
         ("my_objectives:OfCompletions", {}, ["(2,)", "(2, 3)"]),
         ("my_objectives:Grouped", {}, ["needs_group=True", "'rewards' or 'ratios'"]),
-        ("my_objectives:Unmasked", {}, ["mask is false", "nan"]),
+        ("my_objectives:Unlimited", {}, ["at log-ratios of 100", "limit them"]),
+        ("my_objectives:Double", {}, ["float64", "float32"]),
+        ("my_objectives:FourTensors", {}, ["weights raised TypeError"]),
+        ("my_objectives:Averaged", {}, ["normalization='mean'", "length, none, constant"]),
+        ("my_objectives:Unmasked", {}, ["mask is", "nan"]),
         ("my_objectives:NoDefault", {}, ["default", "scale"]),
         ("my_objectives:Half", {"scal": 1.0}, ["has no scal", "scale"]),
         ("my_objectives:Half", {"scale": "big"}, ["scale", "number", "'big'"]),

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from topr.config import load_recipe
+from topr.config import Recipe, load_recipe
 from topr.errors import RunDirectoryError
 from topr.studies import sharing
 from topr.studies.sharing import draws_fingerprint, share_stages
@@ -109,3 +109,24 @@ def test_without_links_a_copy_is_whole_or_not_there(made, tmp_path, monkeypatch)
     assert shared(tmp_path / "cell") == {}
     share_stages(RECIPE, made, tmp_path / "cell")
     assert shared(tmp_path / "cell") == FILES
+
+
+def test_a_users_grader_that_changed_makes_other_draws(tmp_path, monkeypatch):
+    (tmp_path / "changed_scorer.py").write_text("def score(completions, **_):\n    return [1.0]\n")
+    (tmp_path / "problems.jsonl").write_text('{"prompt": "1 + 1", "answer": "2"}\n' * 3)
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.model_validate(
+        {
+            "name": "mine",
+            "task": {
+                "name": "jsonl",
+                "train_file": "problems.jsonl",
+                "grader": "changed_scorer:score",
+            },
+            "model": {"path": "unused"},
+        }
+    )
+    before = draws_fingerprint(recipe)
+    assert draws_fingerprint(recipe) == before
+    (tmp_path / "changed_scorer.py").write_text("def score(completions, **_):\n    return [-1.0]\n")
+    assert draws_fingerprint(recipe) != before

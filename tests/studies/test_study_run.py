@@ -244,6 +244,11 @@ def test_a_users_objective_becomes_an_arm_on_the_same_rollouts(
     assert len(tokens) == len({cell.final.tokens for cell in before.of("topr")})
     claims = {found.claim.says: found for found in after.claims()}
     assert "Halved is above TOPR" in claims
+    again = run_study(STUDY, together, jobs=1, progress=Silent())  # without it, it stays
+    assert again.cells == after.cells
+    (tmp_path / "mine.py").write_text(OWN_OBJECTIVE.replace("0.5", "-7.0"))
+    with pytest.raises(RunDirectoryError, match=r"Halved.*cell\.json"):
+        run_study(STUDY, together, jobs=1, progress=Silent())
 
 
 def test_an_added_objective_that_is_there_or_is_none_is_refused() -> None:

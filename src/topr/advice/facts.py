@@ -73,13 +73,14 @@ def count_facts(rows: Iterable[Mapping[str, Any]], *, where: str) -> Facts:
     counted: Counter[str] = Counter()
     writers: Counter[str] = Counter()
     for row in rows:
-        problem = row.get("problem_id") or row.get("prompt") or row.get("question")
+        named = (row.get(name) for name in ("problem_id", "prompt", "question"))
+        problem = next((value for value in named if value is not None), None)
         number = numbers.setdefault(str(problem), len(numbers))
         text, ids = row.get("completion"), row.get("completion_ids")
         rewards.append(_reward(row.get("reward"), f"{where}, row {len(rewards)}"))
         members.append(number)
         written = np.asarray(ids, np.int32).tobytes() if ids is not None else str(text).encode()
-        key = xxh3_64_intdigest(written, seed=number)
+        key = xxh3_64_intdigest(number.to_bytes(8, "little") + written)
         counted["repeated"] += key in seen
         seen.add(key)
         if ids is not None:

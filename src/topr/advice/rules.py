@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from topr.advice.facts import MANY_VALUES, Facts
-from topr.objectives import baseline_for_share
+from topr.objectives import GOOD_SHARES, baseline_for_share
 
-FEW_RIGHT = 0.05
-"""A share of right completions below this leaves the first steps to wrong ones."""
-MANY_RIGHT = 0.5
 AIM = 0.2
 """The effective share of positives that is proposed: the upper end of the paper's best."""
 OFTEN = 0.1
@@ -47,10 +44,8 @@ Rule = Callable[[Facts], Advice | None]
 
 def advise(facts: Facts) -> Iterator[Advice]:
     """Yield advice in the order in which it is to be followed."""
-    for rule in RULES:
-        found = rule(facts)
-        if found is not None:
-            yield found
+    found = [advice for rule in RULES if (advice := rule(facts)) is not None]
+    yield from sorted(found, key=lambda advice: list(Kind).index(advice.kind))
 
 
 def _percent(share: float) -> str:
@@ -115,7 +110,7 @@ def _repeated(facts: Facts) -> Advice | None:
 
 
 def _no_signal(facts: Facts) -> Advice | None:
-    if facts.mixed >= MANY_RIGHT or facts.completions < 2:
+    if facts.mixed >= 0.5 or facts.completions < 2:
         return None
     return Advice(
         kind=Kind.KNOW,
@@ -127,8 +122,18 @@ def _no_signal(facts: Facts) -> Advice | None:
     )
 
 
+def _without_ratio(facts: Facts) -> bool:
+    """Whether log mu can be had neither from the rows nor from one model."""
+    return facts.recorded == 0 and len(facts.writers) > 1 and facts.completions >= 2
+
+
+def _numbers(facts: Facts) -> bool:
+    """Whether rewards are numbers, which a prompt's others give a mean for."""
+    return facts.values > MANY_VALUES and facts.completions >= 2
+
+
 def _objective(facts: Facts) -> Advice | None:
-    if facts.recorded == 0 and len(facts.writers) > 1:
+    if _without_ratio(facts):
         return Advice(
             kind=Kind.SETTING,
             what="train.objective=asymre",
@@ -136,48 +141,51 @@ def _objective(facts: Facts) -> Advice | None:
             "this one needs none. Or recompute them with --behavior-model for each",
             source="objectives.md#all-objectives",
         )
-    if facts.values > MANY_VALUES:
+    if _numbers(facts):
         return Advice(
             kind=Kind.SETTING,
             what="train.objective=opmd",
-            why="rewards are numbers, not signs: an advantage over the prompt's mean uses all of "
-            "them, and was 2.8 points above TOPR on the built-in task; qrpo takes their ranks",
-            source="results.md#leaderboard",
+            why="rewards are numbers: it goes by their difference from the prompt's mean (that is "
+            "what it is made for; no study here has such rewards)",
+            source="objectives.md#all-objectives",
         )
     return Advice(
         kind=Kind.SETTING,
         what="train.objective=topr",
         why="it stays stable at the highest rates. With completions of 25 tokens truncated IS "
-        "(tis) was 4.6 points above it, and fell apart with one seed of five",
-        source="results.md#truncation",
+        "(tis), at a rate of its own, was 4.6 points above it",
+        source="results.md#leaderboard",
     )
 
 
 def _baseline(facts: Facts) -> Advice | None:
-    if facts.values > MANY_VALUES or not 0 < facts.right < 1:
+    signed = facts.values == 2 and (facts.lowest, facts.highest) == (-1.0, 1.0)
+    if not signed or not 0 < facts.right < 1 or _without_ratio(facts):
         return None
-    if facts.right < FEW_RIGHT:
+    low, high = GOOD_SHARES
+    if low <= facts.right <= high:
+        return Advice(
+            kind=Kind.SETTING,
+            what="train.baseline=0",
+            why=f"{_percent(facts.right)} are right, within what was found to work (20 to 60 % on "
+            "the built-in task, 10 to 20 % best in the paper)",
+            source="results.md#baseline",
+        )
+    share = f"train.baseline=null train.effective_positive_share={AIM:g}"
+    if facts.right < low:
         c = baseline_for_share(facts.right, AIM)
         return Advice(
             kind=Kind.SETTING,
-            what=f"train.effective_positive_share={AIM:g} train.warmup_steps=10",
+            what=f"{share} train.lr_scheduler_type=constant_with_warmup train.warmup_steps=10",
             why=f"{_percent(facts.right)} are right: without it the first steps push away from "
             f"wrong answers almost alone and take right ones along (c = {c:+.2f} gives this share)",
             source="real-model.md",
         )
-    if facts.right > MANY_RIGHT:
-        return Advice(
-            kind=Kind.SETTING,
-            what=f"train.effective_positive_share={AIM:g}",
-            why=f"{_percent(facts.right)} are right; the paper finds a fall above 50 %, and 10 to "
-            "20 % best. On the built-in task 20 to 60 % were level",
-            source="results.md#baseline",
-        )
     return Advice(
         kind=Kind.SETTING,
-        what="train.baseline=0",
-        why=f"{_percent(facts.right)} are right, within what was found to work (20 to 60 % on the "
-        "built-in task, 10 to 20 % best in the paper)",
+        what=share,
+        why=f"{_percent(facts.right)} are right; the paper finds a fall above 50 %, and 10 to 20 % "
+        "best. On the built-in task 20 to 60 % were level",
         source="results.md#baseline",
     )
 
@@ -194,8 +202,20 @@ def _signs(facts: Facts) -> Advice | None:
     )
 
 
+def _scale(facts: Facts) -> Advice | None:
+    spread = facts.highest - facts.lowest
+    if facts.values <= MANY_VALUES or spread <= 4:
+        return None
+    return Advice(
+        kind=Kind.MEND,
+        what=f"rewards go from {facts.lowest:g} to {facts.highest:g}: divide them by their spread",
+        why="a gradient is proportional to them, and rates and limits here are for rewards near 1",
+        source="objectives.md#the-baseline-and-each-objective",
+    )
+
+
 def _behavior(facts: Facts) -> Advice | None:
-    if facts.recorded == 1:
+    if facts.recorded == 1 or _without_ratio(facts):
         return None
     missing = "no" if facts.recorded == 0 else f"only {_percent(facts.recorded)} of the"
     return Advice(
@@ -211,9 +231,9 @@ def _greedy(facts: Facts) -> Advice | None:
     if facts.greedy == 0:
         return None
     return Advice(
-        kind=Kind.KNOW,
+        kind=Kind.MEND if facts.greedy == 1 else Kind.KNOW,
         what=f"{_percent(facts.greedy)} are of temperature 0 and are left out",
-        why="nothing was sampled, so there is no log mu to compare with",
+        why="nothing was sampled, so there is no log mu to compare with: sample at temperature 1",
         source="objectives.md#the-baseline-and-each-objective",
     )
 
@@ -241,7 +261,7 @@ def _rate(facts: Facts) -> Advice | None:
 
 
 RULES: tuple[Rule, ...] = (
-    _unscored, _truncated, _unreadable, _one_sided, _signs,
+    _unscored, _truncated, _unreadable, _one_sided, _signs, _scale, _greedy,
     _objective, _baseline, _behavior, _rate,
-    _no_signal, _repeated, _greedy, _length,
+    _no_signal, _repeated, _length,
 )  # fmt: skip

@@ -20,6 +20,7 @@ from topr.objectives.base import (
     token_mean,
 )
 from topr.objectives.baseline import (
+    GOOD_SHARES,
     baseline_for_share,
     effective_positive_share,
     resolve_baseline,
@@ -42,6 +43,7 @@ __all__ = [
     "DPPO",
     "DRO",
     "GMPO",
+    "GOOD_SHARES",
     "GSPO",
     "M2PO",
     "NEGLIGIBLE",

@@ -52,6 +52,8 @@ class Uses:
     """Completions with A < 0 have a weight."""
     taper: tuple[float, float] | None = None
     """Limits of |weight / A| of negatives, where they are a taper: which of them can be skipped."""
+    signs: bool = True
+    """Rewards of two values are what it is for, or are as good as others."""
     idle: frozenset[str] = frozenset()
     """Fields of the objective that do nothing, its others being what they are."""
 

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from topr.errors import ConfigError
 from topr.objectives.base import Objective
@@ -92,6 +92,8 @@ def make_objective(name: str, **arguments: object) -> Objective:
             f"{e['loc'][0]}: {e['msg']} (found {e['input']!r})" for e in error.errors()
         )
         raise ConfigError(f"objective {name!r}: {found}") from None
+    except PydanticUserError as error:  # a type that no text or number can be read as
+        raise ConfigError(f"objective {name!r}: fields are numbers and names: {error}") from error
     if ":" in name:
         try_out(name, made)
     for field in sorted(made.uses.idle & arguments.keys()):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from topr.objectives.base import (
+    BaselineRole,
     GroupNeed,
     Level,
     Normalization,
@@ -101,22 +102,28 @@ class QRPO:
     """Quantile reward policy optimisation (Matrenok et al., arXiv 2507.08068, eq. 11): target
     q - beta log Z, with q the share of the prompt's completions that are not better.
 
-    For rewards that are numbers: q is then even between 0 and 1, and Z = beta (exp(1 / beta) - 1)
-    is exact. With two values of the reward it is not. The reference completions are the prompt's
-    own, with the completion itself among them.
+    For rewards that are numbers: with many completions q is then even between 0 and 1, which
+    Z = beta (exp(1 / beta) - 1) is the normaliser of. With two values of the reward, wrong
+    completions are pulled up too, and the trainer warns. The reference completions are the prompt's
+    own, with the completion itself among them; a prompt with equal rewards has no weight.
     """
 
     beta: Positive = 0.1
     """A choice of this library; the publication tunes it."""
 
     needs_group: ClassVar[GroupNeed] = "rewards"
-    uses: ClassVar[Uses] = CENTRED
+    uses: ClassVar[Uses] = Uses(baseline=BaselineRole.CANCELS, signs=False)
     normalization: ClassVar[Normalization] = "none"
 
     def weights(self, batch: ScoredBatch) -> Tensor:
         """Return q - beta log Z - beta log rho. See `Objective.weights`."""
         log_z = math.log(self.beta) + 1 / self.beta + math.log1p(-math.exp(-1 / self.beta))
-        return _pull(batch.over_groups(_quantile) - self.beta * log_z, self.beta, batch)
+        weight = _pull(batch.over_groups(_quantile) - self.beta * log_z, self.beta, batch)
+        return torch.where(batch.over_groups(_differs)[:, None], weight, 0.0)
+
+
+def _differs(advantage: Tensor, group: Tensor) -> Tensor:
+    return (group_max(advantage, group) + group_max(-advantage, group)) > 0
 
 
 def _quantile(advantage: Tensor, group: Tensor) -> Tensor:

@@ -61,14 +61,14 @@ class LogFile(TrainerCallback):
 def log_lines(history: Sequence[Mapping[str, Any]], key: str = "loss") -> str:
     """Return the Trainer's entries that have a key, a JSON object a line; of steps by default.
 
-    Numbers have the eight digits that float32 can tell apart.
+    Numbers have the nine digits that tell float32 numbers apart.
     """
     entries = [entry for entry in history if key in entry]
     return "".join(json.dumps({k: _short(v) for k, v in e.items()}) + "\n" for e in entries)
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.8g}") if isinstance(value, float) else value
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 class Bar(TrainerCallback):

@@ -1,7 +1,8 @@
 """A user's own objectives as further arms of a study of objectives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from topr.config.mistakes import validate
 from topr.config.study import Arm, Claim, Study
 from topr.errors import ConfigError
 from topr.objectives import BaselineRole, make_objective
@@ -36,4 +37,19 @@ def add_objectives(study: Study, paths: Sequence[str]) -> Study:
         arms[name] = Arm(label=name, changes={"train": train})
         if MAIN in study.arms:
             claims.append(Claim(says=f"{name} is above TOPR", arm=name, than=MAIN))
-    return study.model_copy(update={"arms": arms, "claims": tuple(claims)})
+    return with_arms(study, arms, claims)
+
+
+def keep_arms(study: Study, earlier: Study) -> Study:
+    """Return the study with the arms, and the claims about them, that only an earlier one has."""
+    arms = {name: arm for name, arm in earlier.arms.items() if name not in study.arms}
+    about = [c for c in earlier.claims if {c.arm, c.than} & arms.keys()]
+    return with_arms(study, study.arms | arms, [*study.claims, *about])
+
+
+def with_arms(study: Study, arms: Mapping[str, Arm], claims: Sequence[Claim]) -> Study:
+    """Return the study with other arms and claims, checked as one that is read."""
+    values = study.model_dump(mode="json")
+    values["arms"] = {name: arm.model_dump(mode="json") for name, arm in arms.items()}
+    values["claims"] = [claim.model_dump(mode="json") for claim in claims]
+    return validate(Study, values, where=f"study {study.name}")

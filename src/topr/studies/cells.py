@@ -21,8 +21,10 @@ from topr.config.study import BASE
 from topr.errors import DivergedError, RunDirectoryError
 from topr.progress import Silent
 from topr.runs.environment import environment
+from topr.stages.common import fingerprint
 from topr.store import read_manifest, write_json_atomic
 from topr.studies.results import Cell, Point
+from topr.user_code import code_digest
 from topr.verifier.votes import METHODS
 
 CELL_FILE = "cell.json"
@@ -74,8 +76,11 @@ class Job:
         """Return a hash of what the cell's numbers depend on."""
         from topr.studies.sharing import draws_fingerprint
 
-        train = self.kind is Kind.TRAIN
-        return self.recipe.fingerprint() if train else draws_fingerprint(self.recipe)
+        if self.kind is not Kind.TRAIN:
+            return draws_fingerprint(self.recipe)
+        names = (self.recipe.train.objective, getattr(self.recipe.task, "grader", ""))
+        own = [code_digest(name) for name in names if ":" in name]
+        return fingerprint(self.recipe.fingerprint(), own) if own else self.recipe.fingerprint()
 
 
 def is_done(job: Job) -> bool:

@@ -21,6 +21,7 @@ from topr.progress import Progress
 from topr.runs.directory import lock_run_directory
 from topr.runs.environment import environment, prepare_process
 from topr.store import write_text_atomic
+from topr.studies.adding import keep_arms
 from topr.studies.cells import (
     CELL_FILE,
     STANDARD_ERROR,
@@ -34,7 +35,7 @@ from topr.studies.cells import (
 )
 from topr.studies.figures import check_matplotlib, draw_figures
 from topr.studies.page import html, markdown
-from topr.studies.results import Results, Swept, write_results
+from topr.studies.results import RESULTS_FILE, Results, Swept, read_results, write_results
 
 Score = tuple[float, float]
 """Accuracy and its standard error."""
@@ -59,6 +60,10 @@ def run_study(study: Study, directory: Path, *, jobs: int, progress: Progress) -
         ToprError: what a cell raises.
 
     """
+    if (directory / RESULTS_FILE).is_file():
+        asked, study = study, keep_arms(study, read_results(directory).study)
+        if kept := [name for name in study.arms if name not in asked.arms]:
+            progress.say(f"arms that were computed in {directory} before stay: {', '.join(kept)}")
     check_study(study)
     with lock_run_directory(study, directory):
         if done := sum(1 for _ in directory.rglob(CELL_FILE)):

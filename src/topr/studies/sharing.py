@@ -34,7 +34,7 @@ def draws_fingerprint(recipe: Recipe) -> str:
     if isinstance(task, VerifierConfig):  # what its candidates are counts, not where they lie
         places = (place for place in (task.rollouts, task.test_rollouts) if place is not None)
         sources = [data_fingerprint(hub.local(place)) for place in places]
-    elif (version := grading_version(task.name)) is not None:
+    elif (version := grading_version(getattr(task, "grader", task.name))) is not None:
         sources = [version]
     sections = (task, recipe.model, recipe.generate, recipe.grade, recipe.evaluate)
     return fingerprint(*sections, *sources, *quotas(recipe, 1), recipe.seed)

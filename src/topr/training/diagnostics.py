@@ -199,3 +199,13 @@ def warn_one_sided(objective: Objective, advantages: np.ndarray[Any, Any]) -> No
             "unlearn; is the grader right for this data?",
             rows, negatives,
         )  # fmt: skip
+
+
+def warn_two_values(objective: Objective, rewards: np.ndarray[Any, Any]) -> None:
+    """Warn where an objective ranks rewards, and there are two values; `rewards` is [N]."""
+    if not objective.uses.signs and len(np.unique(rewards)) <= 2:
+        logger.warning(
+            "the objective ranks rewards, and there are two values of them: wrong completions are "
+            "pulled up, too. It is for rewards that are numbers; take topr or oapl for right and "
+            "wrong"
+        )

@@ -42,7 +42,13 @@ from topr.training.checks import (
 )
 from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
-from topr.training.diagnostics import NoEffectWarnings, StepStatistics, diverged, warn_one_sided
+from topr.training.diagnostics import (
+    NoEffectWarnings,
+    StepStatistics,
+    diverged,
+    warn_one_sided,
+    warn_two_values,
+)
 from topr.training.distributed import distributed_context
 from topr.training.fitting import fitting_forward
 from topr.training.last_good import LastGood
@@ -161,6 +167,7 @@ class TOPRTrainer(Trainer):
         )
         rewards, groups = numbers_of(self.rows, "reward"), numbers_of(self.rows, "group")
         warn_one_sided(self.objective, rewards - self.baseline)
+        warn_two_values(self.objective, rewards)
         check_gradient(args.objective, self.objective, rewards, groups, self.baseline)
         warn_idle_baseline(args, self.objective, rewards)
         # Wrong groups must be refused now, not after the behaviour was recomputed.
