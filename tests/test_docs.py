@@ -19,6 +19,7 @@ from topr.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+API = DOCS / "api.md"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 TABLES = sorted(DOCS.rglob("tables/*.csv"))
 LINK = re.compile(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)")
@@ -69,6 +70,11 @@ def test_types_are_written_as_python_writes_them(site):
     ):
         assert line in page, line
     assert "Any" not in {kind.split("`")[1] for kind in re.findall(r"^`.+`, ", page, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", re.findall(r"^::: (\S+)$", API.read_text("utf-8"), re.MULTILINE))
+def test_every_name_of_the_api_page_is_there(name):
+    assert pydoc.locate(name) is not None
 
 
 def test_every_command_is_in_the_reference(site):
