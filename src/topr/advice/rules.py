@@ -254,8 +254,8 @@ def _rate(facts: Facts) -> Advice | None:
     return Advice(
         kind=Kind.SETTING,
         what="train.learning_rate: try three",
-        why="it decides more than the objective. 5e-7 for billions of parameters (the paper's); 2e-5 "
-        "to 5e-5 was best for 135 million (one seed); 1e-5 to 1e-4 for an adapter. Choose on "
+        why="it decides more than the objective. 5e-7 for billions of parameters (the paper's); "
+        "2e-5 to 5e-5 was best for 135 million (one seed); 1e-5 to 1e-4 for an adapter. Choose on "
         "problems that are not tested on",
         source="real-model.md",
     )
