@@ -4,11 +4,13 @@ numbers, and cases that reduce to known ones.
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from objectives.scored import batch_of, weigh
 from topr.objectives import OBJECTIVES, ScoredBatch, Whole, make_objective
+from topr.training.diagnostics import warn_two_values
 
 LENGTHS = torch.tensor([3, 1, 4, 2, 2, 4])
 MASK = torch.arange(4) < LENGTHS[:, None]
@@ -240,3 +242,24 @@ def test_w_reinforce_holds_positives_back():
     assert weigh("w_reinforce", torch.ones(2, 1), [1.0, -1.0])[:, 0].tolist() == pytest.approx(
         [0.1, -1.0]
     )
+
+
+def test_a_prompt_with_equal_rewards_trains_nothing_under_qrpo():
+    assert not weigh("qrpo", torch.zeros(4, 1), [-1.0, -1.0, 1.0, 1.0], group=GROUP_OF_PAIRS).any()
+    assert not weigh("qrpo", torch.zeros(1, 1), [-1.0]).any()
+
+
+GROUP_OF_PAIRS = torch.tensor([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "rewards", "warned"),
+    [
+        ("qrpo", [1.0, -1.0, 1.0], True),
+        ("qrpo", [0.1, 0.5, 0.9], False),
+        ("topr", [1.0, -1.0], False),
+    ],
+)
+def test_ranking_two_values_is_warned_of(name, rewards, warned, caplog):
+    warn_two_values(OBJECTIVES[name], np.array(rewards))
+    assert ("two values" in caplog.text) == warned
