@@ -55,6 +55,8 @@ def straight(cache, tmp_path_factory) -> Path:
     assert any(line.startswith("base (iteration 0): pass@1") for line in lines)
     assert any(line.startswith("topr (iteration 1): pass@1") for line in lines)
     assert any(line.startswith("topr - sft: pass@1") for line in lines)
+    heads = [line for line in lines if line.strip("┃ ").startswith("model ")]
+    assert len(heads) == 1, "one table of results"
     return directory
 
 
@@ -149,7 +151,7 @@ def test_started_again_a_finished_run_does_nothing_and_another_recipe_is_refused
     before = (straight / "iteration-01/model/model.safetensors").stat().st_mtime_ns
     again = topr(cache, "run", "quickstart", "-o", straight, *OVERRIDES)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith(f"{straight} is finished")
+    assert again.stdout.startswith(f"continues from {straight}, which has a summary")
     assert (straight / "iteration-01/model/model.safetensors").stat().st_mtime_ns == before
     other = topr(cache, "run", "quickstart", "-o", straight, *OVERRIDES, "train.learning_rate=1e-5")
     assert other.returncode == 1

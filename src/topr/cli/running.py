@@ -70,7 +70,6 @@ def run(
 ) -> None:
     """Run a recipe: generate, grade, curate, train, evaluate, again. Interrupted, it resumes."""
     from topr.config import load_recipe
-    from topr.runs.replacing import names_in, removable
 
     if no_measure and not dry_run:
         raise ConfigError("--no-measure belongs to --dry-run: add that, or leave it out")
@@ -80,8 +79,10 @@ def run(
             "what the run would take, add --dry-run"
         )
     loaded = load_recipe(recipe, overrides or [])
-    reads = [recipe, *names_in(loaded.model_dump(mode="json"))]
     prepare_tensors()
+    from topr.runs.replacing import names_in, removable
+
+    reads = [recipe, *names_in(loaded.model_dump(mode="json"))]
     if dry_run:
         if output is not None and not resume:
             removable(output, reads)
@@ -92,14 +93,14 @@ def run(
         return
     assert output is not None  # noqa: S101 - refused above
     from topr.runs import loop
+    from topr.runs.preparation import check_start
     from topr.runs.recipe_checks import check_recipe
 
-    if not resume:
-        check_recipe(loaded)  # before anything is removed
+    if not resume:  # before anything is removed
+        check_recipe(loaded)
+        check_start(loaded)
     make_room(output, reads, resume=resume, yes=yes)
-    progress = ConsoleProgress()
-    summary = loop.run(loaded, output, progress)
-    progress.results(summary["recipe"], summary["models"])
+    summary = loop.run(loaded, output, ConsoleProgress())
     say(*_verdict(summary), f"model: {summary['kept']['path']}; next: topr report {output}")
 
 

@@ -43,19 +43,21 @@ def study(
     loaded = load_study(name, overrides or [])
     if output is None:
         raise typer.BadParameter("missing: give a directory, such as -o runs/studies/" + name)
-    from topr.runs.replacing import names_in
-    from topr.studies.run import check_study
-
-    if not resume:
-        check_study(loaded)  # before anything is removed
-    reads = [name, *names_in(loaded.model_dump(mode="json"))]
-    make_room(output, reads, resume=resume, yes=yes)
     if jobs == 1:  # cells are computed in this process
         prepare_tensors()
+    from topr.runs.preparation import check_start
+    from topr.runs.replacing import names_in
     from topr.studies import add_objectives, run_study
     from topr.studies.page import claim_lines
+    from topr.studies.run import check_study
 
     loaded = add_objectives(loaded, add or [])
+    if not resume:  # before anything is removed
+        check_study(loaded)
+        for arm in loaded.arms:
+            check_start(loaded.cell(arm, loaded.seeds[0], None, "test"))
+    reads = [name, *names_in(loaded.model_dump(mode="json"))]
+    make_room(output, reads, resume=resume, yes=yes)
     found = run_study(loaded, output, jobs=jobs, progress=ConsoleProgress())
     say(*claim_lines(found), f"report: {output / 'report.html'}")
 

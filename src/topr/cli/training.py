@@ -74,8 +74,6 @@ def train(
         )
     start = validate(ModelConfig, {"path": model, "device": device}, where="options")
     reads = [dataset, model, recipe or "", probe or "", *(behavior_model or ())]
-    make_room(output, [str(each) for each in reads if each], resume=resume, yes=yes)
-    done = (output / "training" / "manifest.json").is_file()
     prepare_tensors()
     from topr.models.gguf import plain_model
     from topr.stages.probe import asked_source
@@ -85,9 +83,30 @@ def train(
     probes = None
     if probe is not None:
         probes = asked_source(load_recipe(probe), config, start, progress)
+    if not resume:  # before anything is removed
+        _check(dataset, start, config, seed, behavior_model or ())
+    make_room(output, [str(each) for each in reads if each], resume=resume, yes=yes)
+    done = (output / "training" / "manifest.json").is_file()
     manifest = _train(dataset, output, start, config, seed, behavior_model or (), probes)
     if not launched()[0]:  # The first process says it.
         _show(manifest, output, again=done)
+
+
+def _check(
+    dataset: Path, model: "ModelConfig", config: "TrainConfig", seed: int, writers: Sequence[Path]
+) -> None:
+    """Refuse what training would refuse before it loads weights. Nothing is written."""
+    from topr.models.gguf import plain_model
+    from topr.models.loading import load_tokenizer
+    from topr.models.places import identity
+    from topr.stages.train_arguments import training_arguments
+    from topr.stages.train_sources import GradedRows
+
+    training_arguments(config, model, Path("unused"), seed)
+    next(iter(GradedRows([dataset])), None)
+    load_tokenizer(model)
+    for each in (model, *(model.at(str(path)) for path in writers)):
+        identity(plain_model(each))
 
 
 def _train(
@@ -123,6 +142,7 @@ def _train(
 
 def _show(manifest: "Manifest", output: Path, *, again: bool) -> None:
     """Say what was made, how it went, and what to do next."""
+    from topr.report.text import plural
     from topr.stages.train import alarm_lines
 
     found = manifest.details
@@ -130,7 +150,8 @@ def _show(manifest: "Manifest", output: Path, *, again: bool) -> None:
     left_out = [f"{found[kind]} {kind}" for kind in kinds if found.get(kind)]
     say(
         *([f"{output} is finished: nothing was trained again"] if again else []),
-        f"trained {found['steps']} steps of {found['objective']} on {found['rows']} completions, "
+        f"trained {plural(found['steps'], 'step')} of {found['objective']} on "
+        f"{plural(found['rows'], 'completion')}, "
         f"{found['positive_share']:.1%} positive"
         + (f" (left out: {', '.join(left_out)})" if left_out else ""),
         *(alarm_lines(found.get("watch") or {}) or ["nothing looked wrong on the way"]),

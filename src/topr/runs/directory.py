@@ -1,6 +1,7 @@
 """A run's or a study's directory: locked by one process for one recipe, never overwritten."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +93,7 @@ def evaluation_file(path: Path) -> Path:
         return path
     kept = kept_of(path).get("iteration")
     measured = path if kept is None else path / f"iteration-{kept:02d}"
-    newest = sorted(path.glob(f"iteration-*/{RESULT_FILE}"), reverse=True)
+    newest = [folder / RESULT_FILE for folder in reversed(iterations(path))]
     places = [path / RESULT_FILE, measured / RESULT_FILE, *newest]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
@@ -112,8 +113,14 @@ def kept_of(directory: Path) -> dict[str, Any]:
 
 def trainings(directory: Path) -> list[Path]:
     """Return the folders in which a run trained, sorted; a verifier's run has its own."""
-    places = [*directory.glob("iteration-*/training"), *directory.glob("compare/*/training")]
-    return sorted(place.parent for place in places)
+    folders = [*iterations(directory), *directory.glob("compare/*")]
+    return sorted(folder for folder in folders if (folder / "training").exists())
+
+
+def iterations(directory: Path) -> list[Path]:
+    """Return the folders of a run's iterations, in order; no copy of one that somebody made."""
+    found = ((re.fullmatch(r"iteration-(\d{2,})", p.name), p) for p in directory.glob("*"))
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
 
 def _has_work(directory: Path) -> bool:

@@ -25,6 +25,7 @@ from topr.grading.survey import first_look
 from topr.progress import Progress, Silent
 from topr.records import EvalResult
 from topr.report import write_report
+from topr.report.text import plural
 from topr.runs.continuing import continues_from
 from topr.runs.directory import lock_run_directory
 from topr.runs.plan import brief
@@ -130,10 +131,12 @@ class _Run:
             self._evaluate(model, objective, iteration, folder)
             self._validate(model, objective, iteration, folder)
             self._remove_unneeded(iteration)
-            self.progress.results(f"after iteration {iteration}", model_lines(self.results))
+            if iteration < recipe.iterations:
+                self.progress.results(f"after iteration {iteration}", model_lines(self.results))
         for name, (curate, train) in comparisons(recipe).items():
             self._compare(name, curate, train, self.directory / "iteration-01" / "graded")
         summary = write_summary(recipe, self.results, self.validations, self.directory)
+        self.progress.results(recipe.name, summary["models"])
         result = summary["kept"]["iteration"]
         if recipe.loop.keep == "best":
             self.progress.say(f"kept: iteration {result}, {models[result].path}")
@@ -245,7 +248,8 @@ class _Run:
         found = trained.details
         self._say(
             iteration,
-            f"trained {found['objective']}: {found['steps']} steps on {found['rows']} completions",
+            f"trained {found['objective']}: {plural(found['steps'], 'step')} on "
+            f"{plural(found['rows'], 'completion')}",
         )
         for line in alarm_lines(found.get("watch") or {}):
             self._say(iteration, line)

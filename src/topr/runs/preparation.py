@@ -18,7 +18,8 @@ from topr.models.adapters import check_adapter
 from topr.models.files import is_adapter
 from topr.models.gguf import plain_model
 from topr.models.loading import load_tokenizer
-from topr.progress import Advance, Progress
+from topr.models.places import identity
+from topr.progress import Advance, Progress, Silent
 from topr.runs.directory import recipe_at_work
 from topr.runs.recipe_checks import BUILTIN, own_base
 from topr.stages.train_arguments import peft_config_of
@@ -85,6 +86,24 @@ def _made(
             bars[0](1, note=f"loss {loss:.2f}")
 
         return make(told)
+
+
+def check_start(recipe: Recipe) -> None:
+    """Make all checks of `prepare`, and find the model's config; nothing is made or changed.
+
+    Raises:
+        ToprError: what a run of the recipe would be refused for.
+
+    """
+    recipe = decide_prompt(recipe, None, Silent())
+    task = load_task(recipe.task)
+    check_task(task, recipe)
+    if recipe.model.path == BUILTIN:
+        return
+    start = plain_model(recipe.model)
+    identity(start)
+    check_adapters(recipe, start)
+    check_prompts_of(task, recipe, start)
 
 
 def prepare(recipe: Recipe, progress: Progress) -> tuple[Task, ModelConfig]:

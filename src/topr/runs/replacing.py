@@ -1,43 +1,24 @@
 """`--overwrite`: remove what topr made in a directory, and nothing else.
 
-A file of another name than those that topr gives is somebody's own: then nothing is removed. Not
-here: who may write into a directory (`topr.runs.directory`), and asking.
+A file at another place than where topr writes it is somebody's own: then nothing is removed. Where
+topr writes what is in `topr.runs.made`. Not here: who may write into a directory
+(`topr.runs.directory`), and asking.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from topr.errors import RunDirectoryError
-from topr.store import locked
-from topr.store.lock import LOCK_FILE
-from topr.store.manifest import is_begun, read_manifest
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-_MADE = re.compile(
-    r"""
-    recipe\.yaml | environment\.json | summary\.json | metrics\.jsonl? | report\.html   # a run
-    | cell\.json | results\.(json|md) | (final|training|axis|iterations)\.png            # a study
-    | manifest\.json | started\.json | \.lock | \..+\.tmp | removed\.json               # a stage
-    | part-\d+\.parquet | \.part-\d+\.partial\.jsonl | evaluation\.json
-    | log\.jsonl | probes\.jsonl | examples\.parquet | last-good\.safetensors           # training
-    | diverged\.json
-    """,
-    re.VERBOSE,
-)
-"""Names of files that topr writes, anywhere in a run's, a study's or a training's directory."""
-_OF_MODEL = re.compile(
-    r"""
-    (adapter_)?model(-\d+-of-\d+)?\.safetensors | (adapter_)?model\.safetensors\.index\.json
-    | (\w+_)?config\.json | topr\.json | tokenizer\.(json|model) | special_tokens_map\.json
-    | chat_template\.jinja | added_tokens\.json | vocab\.(json|txt) | merges\.txt | README\.md
-    """,
-    re.VERBOSE,
-)
-"""Names of files in a model's own directory, beside those."""
-_MODELS = re.compile(r"model|adapter(-step-\d+)?|step-\d+")
-_WHOLE = re.compile(r"checkpoint-\d+|\..+\.tmp")
-"""Directories that are topr's with all that is in them."""
+from topr.errors import RunDirectoryError
+from topr.models.files import base_of, is_adapter
+from topr.runs.made import is_known, made_files
+from topr.store import locked
+from topr.store.lock import LOCK_FILE, refuse_held
+from topr.store.references import reference_in
 
 
 def removable(directory: Path, reads: Iterable[str] = ()) -> list[Path]:
@@ -45,34 +26,31 @@ def removable(directory: Path, reads: Iterable[str] = ()) -> list[Path]:
 
     Args:
         directory: of a run, a study or a training; one that is empty or not there holds none.
-        reads: paths and names that what is started now reads: none may be among them.
+        reads: paths and names that what is started now reads: none may be among them, nor the
+            rows and the weights that they leave in other files.
 
     Raises:
-        RunDirectoryError: no run, study or training is there, or something else is, too.
+        RunDirectoryError: no run, study or training is there, something else is, too, it is read,
+            or another process writes in a part of it.
 
     """
     if not directory.is_dir() or not any(directory.iterdir()):
         return []
-    training = directory / "training"
-    is_run = (directory / "recipe.yaml").is_file() and (directory / "environment.json").is_file()
-    if not (is_run or is_begun(training) or read_manifest(training)):
+    if not is_known(directory):
         raise RunDirectoryError(
             f"{directory} holds nothing that topr knows as its own (a run has recipe.yaml and "
             "environment.json), so that --overwrite removes nothing there: give a new directory"
         )
     files = [path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir()]
-    foreign = sorted(str(p.relative_to(directory)) for p in files if not _is_made(p, directory))
+    foreign = set(files) - made_files(directory)
     if foreign:
+        names = sorted(str(path.relative_to(directory)) for path in foreign)
         raise RunDirectoryError(
-            f"{directory} holds what topr did not make ({', '.join(foreign[:5])}), and --overwrite "
+            f"{directory} holds what topr did not make ({', '.join(names[:5])}), and --overwrite "
             "removes nothing then: move it elsewhere, or give a new directory"
         )
-    for name in reads:
-        if Path(name).exists() and Path(name).resolve().is_relative_to(directory.resolve()):
-            raise RunDirectoryError(
-                f"{name} is read by what you start, and --overwrite would remove it with "
-                f"{directory}: copy it elsewhere, or give a new directory"
-            )
+    _refuse_read(directory, reads)
+    _refuse_nested(files)
     return [path for path in files if path != directory / LOCK_FILE]
 
 
@@ -83,12 +61,15 @@ def remove(directory: Path, files: Iterable[Path]) -> None:
         RunDirectoryError: another process is writing there.
 
     """
+    files = list(files)
     with locked(directory):
+        _refuse_nested(files)
         for path in files:
-            path.unlink()
-        folders = sorted((p for p in directory.rglob("*") if p.is_dir()), reverse=True)
-        for folder in folders:  # the deepest first
-            folder.rmdir()
+            path.unlink(missing_ok=True)
+        folders = [path for path in directory.rglob("*") if path.is_dir()]
+        for folder in sorted(folders, reverse=True):  # the deepest first
+            with suppress(OSError):  # Something came in meanwhile: it stays.
+                folder.rmdir()
 
 
 def names_in(values: Any) -> Iterator[str]:
@@ -101,11 +82,51 @@ def names_in(values: Any) -> Iterator[str]:
             yield from names_in(value)
 
 
-def _is_made(path: Path, directory: Path) -> bool:
-    *folders, name = path.relative_to(directory).parts
-    if path.is_symlink():
-        return False
-    if any(_WHOLE.fullmatch(folder) for folder in folders) or _MADE.fullmatch(name):
-        return True
-    of_model = bool(folders) and _MODELS.fullmatch(folders[-1])
-    return bool(of_model) and _OF_MODEL.fullmatch(name) is not None
+def _refuse_nested(files: Iterable[Path]) -> None:
+    for path in files:
+        if path.name == LOCK_FILE:
+            refuse_held(path.parent)
+
+
+def _refuse_read(directory: Path, reads: Iterable[str]) -> None:
+    """Refuse to remove what is read, and what holds a part of it.
+
+    graded/ is read, and leaves its completions in run/iteration-01/rollouts: `run` is kept
+    """
+    home = directory.resolve()
+    for name in reads:
+        start = _resolved(Path(name))
+        left, seen = [start], set()
+        while left:
+            path = left.pop()
+            if path is None or path in seen:
+                continue
+            seen.add(path)
+            if path.is_relative_to(home):
+                through = "" if path == start else f" (by way of {path})"
+                raise RunDirectoryError(
+                    f"{name} is read by what you start{through}, and --overwrite would remove it "
+                    f"with {directory}: copy it elsewhere, or give a new directory"
+                )
+            left += map(_resolved, _left_in(path))
+
+
+def _resolved(path: Path) -> Path | None:
+    """Return where a path leads; None where nothing is, or where it is a text of another kind."""
+    try:
+        return path.expanduser().resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):  # A prompt is too long for a name, for one.
+        return None
+
+
+def _left_in(path: Path) -> Iterator[Path]:
+    """Yield where a file or a directory of shards, or an adapter, leaves a part of itself."""
+    if path.is_dir() and is_adapter(path):
+        yield Path(base_of(path)["path"])
+    for file in path.glob("*.parquet") if path.is_dir() else [path]:
+        if file.suffix != ".parquet":
+            continue
+        with suppress(pa.ArrowInvalid, OSError):  # Not a shard: whoever reads it says so.
+            found = reference_in(pq.read_schema(file), file)
+            if found is not None:
+                yield found.path

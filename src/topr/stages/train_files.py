@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -93,9 +94,16 @@ def _put(temporary: Path, folder: Path) -> None:
 
 def drop_checkpoints(work: Path) -> None:
     """Remove the checkpoints of a training that is done, and its good weights."""
-    for checkpoint in work.glob("checkpoint-*"):
+    for checkpoint in _checkpoints(work):
         shutil.rmtree(checkpoint)
     (work / LAST_GOOD).unlink(missing_ok=True)
+
+
+def _checkpoints(work: Path) -> list[Path]:
+    """Return the checkpoints, the oldest first: no copy of one that somebody named otherwise."""
+    found = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in work.glob("*"))
+    steps = {int(match[1]): path for match, path in found if match and path.is_dir()}
+    return [steps[step] for step in sorted(steps)]
 
 
 def _newest(work: Path) -> str | None:
@@ -107,11 +115,10 @@ def _newest(work: Path) -> str | None:
 
 def last_step(work: Path) -> str | None:
     """Return where a training continues, as "step 40 of 100"; None: from its beginning."""
-    steps = [p for p in work.glob("checkpoint-*") if (p / COMPLETE).is_file()]
+    steps = [path for path in _checkpoints(work) if (path / COMPLETE).is_file()]
     if not steps:
         return None
-    newest = max(steps, key=lambda path: int(path.name.rpartition("-")[2]))
-    state = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
+    state = json.loads((steps[-1] / "trainer_state.json").read_text(encoding="utf-8"))
     return f"step {state['global_step']} of {state['max_steps']}"
 
 

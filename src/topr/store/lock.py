@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from filelock import lock_descriptor
 
@@ -48,13 +49,23 @@ def locked(directory: Path) -> Iterator[None]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOCK_FILE).open("a+", encoding="utf-8") as lock:
-        if not locks(lock.fileno(), directory):
-            lock.seek(0)
-            raise RunDirectoryError(
-                f"another process is running in {directory} ({lock.read() or 'not known which'}): "
-                "wait for it, or stop it first"
-            )
+        _lock(lock, directory)
         with suppress(OSError):  # A full disk is for what is written there to say.
             os.truncate(lock.fileno(), 0)
             os.write(lock.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
+
+
+def refuse_held(directory: Path) -> None:
+    """Raise a RunDirectoryError where another process holds a directory that has a lock file."""
+    with (directory / LOCK_FILE).open("r+", encoding="utf-8") as lock:
+        _lock(lock, directory)
+
+
+def _lock(lock: TextIO, directory: Path) -> None:
+    if not locks(lock.fileno(), directory):
+        lock.seek(0)
+        raise RunDirectoryError(
+            f"another process is running in {directory} ({lock.read() or 'not known which'}): "
+            "wait for it, or stop it first"
+        )
