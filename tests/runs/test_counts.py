@@ -169,3 +169,8 @@ def test_a_verifier_samples_its_candidates():
     stages = planned(recipe, load_task(recipe.task))
     assert str(only(stages, "generate candidates").folder) == "candidates/rollouts"
     assert only(stages, "grade candidates").completions == Count(24)
+
+
+def test_a_count_of_one_has_a_noun_of_one():
+    assert Count(1).of("optimizer step") == "1 optimizer step"
+    assert Count(1200, ABOUT).of("completion") == "about 1,200 completions"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from topr.errors import DataError
-from topr.runs.directory import kept_of, trainings
+from topr.report.text import plural
+from topr.runs.directory import iterations, kept_of, trainings
 from topr.store import Manifest, read_manifest, shard_paths, stream_tables
 
 WRITER = ("model", "revision")
@@ -102,9 +103,9 @@ class Lineage:
         gone = f" (weights deleted: {step.weights_removed})" if step.weights_removed else ""
         return [
             f"{step.place}/model {step.made}{gone}",
-            f"from {self.name(step.started_from)}, {step.steps} steps of {step.objective}, "
-            f"{step.optimizer} ({step.optimizer_state} state), rate {step.learning_rate:g} "
-            f"({step.lr_scheduler_type})",
+            f"from {self.name(step.started_from)}, {plural(step.steps, 'step')} of "
+            f"{step.objective}, {step.optimizer} ({step.optimizer_state} state), "
+            f"rate {step.learning_rate:g} ({step.lr_scheduler_type})",
             f"on {', '.join(step.datasets)}: completions {written}; "
             f"{step.positive_share:.1%} positive, baseline {step.baseline:+.2f}",
         ]
@@ -138,7 +139,7 @@ def read_lineage(directory: Path) -> Lineage:
 
 
 def _rollouts(directory: Path) -> Iterator[Rollouts]:
-    for folder in sorted(directory.glob("iteration-*/rollouts")):
+    for folder in (path / "rollouts" for path in iterations(directory)):
         manifest = read_manifest(folder)
         if manifest is None:
             continue

@@ -19,6 +19,7 @@ from topr.config.recipe import comparisons
 from topr.curation import Columns, curate, finished, max_candidates, most_per_problem
 from topr.errors import DataError
 from topr.records import Split
+from topr.report.text import plural
 from topr.runs.preparation import quotas
 from topr.stages.probe import probe_source
 from topr.stages.train_arguments import training_arguments
@@ -61,6 +62,10 @@ class Count:
 
     def __str__(self) -> str:
         return f"{self.certainty}{self.value:,}"
+
+    def of(self, noun: str) -> str:
+        """Return it with its noun: `about 1,200 completions`, `1 optimizer step`."""
+        return f"{self.certainty}{plural(self.value, noun)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ from topr.models.files import is_adapter
 from topr.models.loading import load_tokenizer
 from topr.progress import Progress, duration
 from topr.records import Outcome, Problem, Split
-from topr.report.text import visible
+from topr.report.text import plural, visible
 from topr.runs.directory import holds_run
 from topr.runs.plan.costs import REPORT, Cost, Measured, cost, total, uncertainty
 from topr.runs.plan.counts import Count, Kind, Stage, planned
@@ -49,8 +49,9 @@ def brief(recipe: Recipe, task: Task) -> str:
     evaluated = sum((s.completions for s in stages if s.kind is Kind.EVALUATE), Count())
     steps = sum((s.steps for s in stages), Count())
     return (
-        f"the whole run: {drawn} completions to generate and grade, {steps} optimizer steps, "
-        f"{evaluated} completions to evaluate, {sum(s.models for s in stages)} models to write "
+        f"the whole run: {drawn.of('completion')} to generate and grade, "
+        f"{steps.of('optimizer step')}, {evaluated.of('completion')} to evaluate, "
+        f"{plural(sum(s.models for s in stages), 'model')} to write "
         "(--dry-run says how long that takes)"
     )
 
