@@ -78,11 +78,8 @@ def train(
     from topr.models.gguf import plain_model
     from topr.stages.probe import asked_source
 
-    progress = ConsoleProgress()
-    start = plain_model(start, progress)
-    probes = None
-    if probe is not None:
-        probes = asked_source(load_recipe(probe), config, start, progress)
+    start = plain_model(start, progress := ConsoleProgress())
+    probes = asked_source(load_recipe(probe), config, start, progress) if probe else None
     if not resume:  # before anything is removed
         _check(dataset, start, config, seed, behavior_model or ())
     make_room(output, [str(each) for each in reads if each], resume=resume, yes=yes)
