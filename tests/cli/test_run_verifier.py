@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from topr.config import load_recipe
-from topr.errors import DataError, RunDirectoryError, ToprError
+from topr.errors import DataError, ToprError
 from topr.runs.recipe_checks import check_recipe
-from topr.runs.replacing import removable
 from topr.store import read_manifest, read_table
 from topr.studies import cells
 from topr.studies.cells import Job, Kind
@@ -112,14 +111,6 @@ def test_the_report_shows_both(done):
     assert re.search(r"<option[^>]*>verifier · ", report)
     assert (run / "verifier/report.html").is_file()
     assert '<section id="verifier">' not in (run / "verifier/report.html").read_text()
-
-
-def test_all_of_it_lies_where_overwrite_expects_it(done):
-    run, _ = done
-    files = {str(path.relative_to(run)) for path in removable(run)}
-    assert {"verifier/votes.json", f"verifier/iteration-01/model/{PROMPT_FILE}"} <= files
-    with pytest.raises(RunDirectoryError, match="nothing that topr knows"):
-        removable(run / "verifier/base")
 
 
 def test_a_study_reads_verdicts_and_votes_of_both_verifiers(done):

@@ -15,7 +15,6 @@ import pytest
 from topr.config.study import Claim, Study
 from topr.errors import ConfigError, DataError, DivergedError, RunDirectoryError
 from topr.progress import Silent
-from topr.runs.replacing import removable
 from topr.studies import Results, add_objectives, read_results, run_study
 from topr.studies import run as study_run
 from topr.studies.cells import Job, work
@@ -93,10 +92,6 @@ def test_every_arm_has_a_cell_per_seed(done: tuple[Path, Results]) -> None:
         assert [point.step for point in cell.points] == [2, None]
         assert cell.final.tokens > 0
         assert cell.log["step"] == (1.0, 2.0, 3.0, 4.0)
-
-
-def test_all_of_it_has_names_that_overwrite_knows(done: tuple[Path, Results]) -> None:
-    assert removable(done[0])
 
 
 def test_the_rate_is_swept_once_and_passed_on(done: tuple[Path, Results]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from topr.cli.console import ConsoleProgress, say
-from topr.cli.overwriting import Resume, Yes, make_room
+from topr.cli.overwriting import Resume, make_room
 from topr.cli.sources import hub_or_path
 from topr.errors import ConfigError
 from topr.records import Several, Split
@@ -66,7 +66,6 @@ def run(
         typer.Option("--no-measure", help="With --dry-run: checks and counts, no completions."),
     ] = False,
     resume: Resume = True,
-    yes: Yes = False,
 ) -> None:
     """Run a recipe: generate, grade, curate, train, evaluate, again. Interrupted, it resumes."""
     from topr.config import load_recipe
@@ -80,15 +79,13 @@ def run(
         )
     loaded = load_recipe(recipe, overrides or [])
     prepare_tensors()
-    from topr.runs.replacing import names_in, removable
+    from topr.runs.replacing import names_in
 
     reads = [recipe, *names_in(loaded.model_dump(mode="json"))]
     if dry_run:
-        if output is not None and not resume:
-            removable(output, reads)
         from topr.runs import plan
 
-        there = output if resume else None  # what is to be removed is not counted as done
+        there = output if resume else None  # what is to be moved is not counted as done
         say(*plan.dry_run(loaded, there, ConsoleProgress(), measured=not no_measure))
         return
     assert output is not None  # noqa: S101 - refused above
@@ -96,10 +93,10 @@ def run(
     from topr.runs.preparation import check_start
     from topr.runs.recipe_checks import check_recipe
 
-    if not resume:  # before anything is removed
+    if not resume:  # before anything is moved
         check_recipe(loaded)
         check_start(loaded)
-    make_room(output, reads, resume=resume, yes=yes)
+    make_room(output, reads, resume=resume)
     summary = loop.run(loaded, output, ConsoleProgress())
     say(*_verdict(summary), f"model: {summary['kept']['path']}; next: topr report {output}")
 

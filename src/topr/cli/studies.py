@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from topr.cli.console import ConsoleProgress, list_shipped, say
-from topr.cli.overwriting import Resume, Yes, make_room
+from topr.cli.overwriting import Resume, make_room
 from topr.cli.running import Overrides, prepare_tensors
 
 
@@ -32,7 +32,6 @@ def study(
         typer.Option(help="A further arm: your objective, module:MyObjective. Can be repeated."),
     ] = None,
     resume: Resume = True,
-    yes: Yes = False,
 ) -> None:
     """Run a study: arms over seeds on shared rollouts. Interrupted, it resumes."""
     from topr.config.study import load_study, shipped_studies
@@ -52,12 +51,12 @@ def study(
     from topr.studies.run import check_study
 
     loaded = add_objectives(loaded, add or [])
-    if not resume:  # before anything is removed
+    if not resume:  # before anything is moved
         check_study(loaded)
         for arm in loaded.arms:
             check_start(loaded.cell(arm, loaded.seeds[0], None, "test"))
     reads = [name, *names_in(loaded.model_dump(mode="json"))]
-    make_room(output, reads, resume=resume, yes=yes)
+    make_room(output, reads, resume=resume)
     found = run_study(loaded, output, jobs=jobs, progress=ConsoleProgress())
     say(*claim_lines(found), f"report: {output / 'report.html'}")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from topr.cli.console import ConsoleProgress, say
-from topr.cli.overwriting import Resume, Yes, make_room
+from topr.cli.overwriting import Resume, make_room
 from topr.cli.running import ModelPath, Output, Overrides, RecipeOption, prepare_tensors, with_model
 from topr.cli.sources import hub_or_path
 from topr.errors import ConfigError, DataError
@@ -54,7 +54,6 @@ def train(
         ),
     ] = None,
     resume: Resume = True,
-    yes: Yes = False,
 ) -> None:
     """Train a model on graded completions. Settings: train.KEY=VALUE."""
     from topr.config import ModelConfig, TrainConfig, load_recipe, load_section
@@ -80,9 +79,9 @@ def train(
 
     start = plain_model(start, progress := ConsoleProgress())
     probes = asked_source(load_recipe(probe), config, start, progress) if probe else None
-    if not resume:  # before anything is removed
+    if not resume:  # before anything is moved
         _check(dataset, start, config, seed, behavior_model or ())
-    make_room(output, [str(each) for each in reads if each], resume=resume, yes=yes)
+    make_room(output, [str(each) for each in reads if each], resume=resume)
     done = (output / "training" / "manifest.json").is_file()
     manifest = _train(dataset, output, start, config, seed, behavior_model or (), probes)
     if not launched()[0]:  # The first process says it.

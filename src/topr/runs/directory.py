@@ -150,7 +150,7 @@ def _refuse_other_recipe(recipe: Section, path: Path) -> None:
         raise RunDirectoryError(
             f"{path.parent} holds a run of another recipe; it differs in "
             f"{'; '.join(differing[:5])}. Nothing is overwritten: give another output directory, "
-            "the same recipe to resume, or --overwrite to remove what is there"
+            "the same recipe to resume, or --overwrite to move what is there aside"
         )
 
 
