@@ -7,6 +7,7 @@ A budget of tokens changes memory and time, never a number.
 import ctypes
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -20,16 +21,31 @@ from topr.training.logprobs import Forward
 logger = logging.getLogger(__name__)
 
 
-def trim() -> None:
-    """Give freed memory back to the system. On Linux with glibc, and for tensors on a CPU.
+TRIM_SECONDS = 10.0
+"""Between calls. The next passes take the memory anew, page by page: a quarter of a short step."""
+
+
+def trim(last: float) -> float:
+    """Give freed memory back to the system, now and then: on Linux with glibc, of CPU tensors.
 
     Activations differ in size from step to step, and glibc keeps what they leave between others:
-    the process of a model of 0.5 billion parameters grew from 13 to 19 GB in six steps. A call
-    takes about a tenth of a second.
+    the process of a model of 0.5 billion parameters, whose steps take longer than `TRIM_SECONDS`,
+    grew from 13 to 19 GB in six steps.
+
+    Args:
+        last: when it was done, by `time.monotonic`.
+
+    Returns:
+        When it was done last, now.
+
     """
+    now = time.monotonic()
+    if now - last < TRIM_SECONDS:
+        return last
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return now
 
 
 def ran_out(error: RuntimeError) -> bool:

@@ -4,6 +4,7 @@ It does not sample, grade or choose: rows come graded, with the behaviour's log-
 with `recompute` asked for.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -201,6 +202,7 @@ class TOPRTrainer(Trainer):
 
     def _prepare_statistics(self) -> None:
         """Start what steps are counted and judged by."""
+        self._trimmed = time.monotonic()
         args = self.settings
         self._skipping = skipping_of(args, self.objective)
         size = 1 + int(numbers_of(self.rows, "row").max())
@@ -300,7 +302,7 @@ class TOPRTrainer(Trainer):
         if not torch.isfinite(loss) or not torch.isfinite(step.log_ratio_B).all():
             self._stop_diverged(f"the loss is {loss.item()}", rows)
         if self.accelerator.sync_gradients and self.args.device.type == "cpu":
-            trim()
+            self._trimmed = trim(self._trimmed)
         self._last_rows = rows
         self._last_taper[[row["row"] for row in rows]] = step.taper_B.cpu().numpy()
         self._statistics.add_step(step)
