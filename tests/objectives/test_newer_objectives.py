@@ -10,7 +10,7 @@ import torch
 
 from objectives.scored import batch_of, weigh
 from topr.objectives import OBJECTIVES, ScoredBatch, Whole, make_objective
-from topr.training.diagnostics import warn_two_values
+from topr.training.diagnostics import warn_of_rewards
 
 LENGTHS = torch.tensor([3, 1, 4, 2, 2, 4])
 MASK = torch.arange(4) < LENGTHS[:, None]
@@ -261,5 +261,5 @@ GROUP_OF_PAIRS = torch.tensor([0, 0, 1, 1])
     ],
 )
 def test_ranking_two_values_is_warned_of(name, rewards, warned, caplog):
-    warn_two_values(OBJECTIVES[name], np.array(rewards))
+    warn_of_rewards(OBJECTIVES[name], np.array(rewards), 0.0)
     assert ("two values" in caplog.text) == warned

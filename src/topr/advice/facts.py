@@ -64,7 +64,7 @@ def read_facts(source: Path) -> Facts:
 
 
 def count_facts(rows: Iterable[Mapping[str, Any]], *, where: str) -> Facts:
-    """Count over rows; one is in memory at a time, and 30 bytes of each stay."""
+    """Count over rows; one is in memory at a time, and some numbers of each stay."""
     rewards: list[float] = []
     members: list[int] = []
     lengths: list[int] = []

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from topr.cli.console import out
+from topr.cli.console import out, say
 from topr.cli.sources import hub_or_path
 
 DOCUMENTS = "docs/"
@@ -41,9 +40,8 @@ def advise(
         return
     length = "" if facts.length is None else f", {facts.length:.0f} tokens each (median)"
     counts = f"{facts.rows:,} completions of {facts.problems:,} problems"
-    out.print(f"{counts}, {facts.right:.1%} right{length}", soft_wrap=True)
+    say(f"{counts}, {facts.right:.1%} right{length}")
     for kind, each in groupby(lines, key=lambda line: line.kind):
         out.print(f"\n[bold]{kind}[/bold]")
         for line in each:
-            out.print(f"  {escape(line.what)}", soft_wrap=True)
-            out.print(f"    {escape(line.why)} ({DOCUMENTS}{line.source})", soft_wrap=True)
+            say(f"  {line.what}", f"    {line.why} ({DOCUMENTS}{line.source})")

@@ -66,7 +66,7 @@ def make_objective(name: str, **arguments: object) -> Objective:
 
     Args:
         name: a key of `OBJECTIVES`, `taper` for custom limits, or `module:MyObjective`, a
-            dataclass of one's own with the attributes of `Objective`.
+            dataclass in your code with the attributes of `Objective`.
         **arguments: fields of the objective, such as `beta` of dpo.
 
     Raises:
@@ -112,6 +112,6 @@ def _built_in(name: str) -> Objective:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
             f"no objective {name!r}; there are {', '.join(sorted(known))}, and module:MyObjective "
-            f"is one of your own.{hint}"
+            f"names one in your code.{hint}"
         )
     return known[name]

@@ -4,6 +4,7 @@ What of a row is the gold answer, and which rows are left out, each task says it
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 ConfigT = TypeVar("ConfigT", Gsm8kConfig, MathConfig)
 
 
-class QuestionSet(Generic[ConfigT]):
+class QuestionSet(ABC, Generic[ConfigT]):
     """Problems from the hub, or from local files of the same fields."""
 
     name: str
@@ -52,16 +53,16 @@ class QuestionSet(Generic[ConfigT]):
         """
         return pick(self._splits, split, what=self.name)
 
+    @abstractmethod
     def gold(self, row: SourceRow, kind: str) -> tuple[str, str | None]:
         """Return a row's gold answer, and why the row is left out; None: it is not.
 
         `kind` is train or test.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read_hub(self, kind: str, split: str) -> Source:
         """Return the rows for training or the test, from the hub."""
-        raise NotImplementedError
 
     @cached_property
     def _splits(self) -> Splits:

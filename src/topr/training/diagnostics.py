@@ -180,7 +180,13 @@ class NoEffectWarnings(TrainerCallback):
             logger.warning(message)
 
 
-def warn_one_sided(objective: Objective, advantages: np.ndarray[Any, Any]) -> None:
+def warn_of_rewards(objective: Objective, rewards: np.ndarray[Any, Any], baseline: float) -> None:
+    """Warn where rewards, [N], leave the objective little to do, or are not what it is for."""
+    _warn_one_sided(objective, rewards - baseline)
+    _warn_two_values(objective, rewards)
+
+
+def _warn_one_sided(objective: Objective, advantages: np.ndarray[Any, Any]) -> None:
     """Warn where rewards and baseline leave one sign of the advantage only; `advantages` is [N]."""
     if objective.uses.baseline is BaselineRole.CANCELS:
         return  # Signs are those of rewards less their prompt's mean.
@@ -201,7 +207,7 @@ def warn_one_sided(objective: Objective, advantages: np.ndarray[Any, Any]) -> No
         )  # fmt: skip
 
 
-def warn_two_values(objective: Objective, rewards: np.ndarray[Any, Any]) -> None:
+def _warn_two_values(objective: Objective, rewards: np.ndarray[Any, Any]) -> None:
     """Warn where an objective ranks rewards, and there are two values; `rewards` is [N]."""
     if not objective.uses.signs and len(np.unique(rewards)) <= 2:
         logger.warning(

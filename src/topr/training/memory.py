@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from transformers import TrainerCallback
 
 from topr.errors import TrainingError
 from topr.training.batches import Row
@@ -25,27 +27,24 @@ TRIM_SECONDS = 10.0
 """Between calls. The next passes take the memory anew, page by page: a quarter of a short step."""
 
 
-def trim(last: float) -> float:
-    """Give freed memory back to the system, now and then: on Linux with glibc, of CPU tensors.
+class TrimMemory(TrainerCallback):
+    """Gives freed memory back to the system, now and then: on Linux with glibc, of CPU tensors.
 
     Activations differ in size from step to step, and glibc keeps what they leave between others:
     the process of a model of 0.5 billion parameters, whose steps take longer than `TRIM_SECONDS`,
     grew from 13 to 19 GB in six steps.
-
-    Args:
-        last: when it was done, by `time.monotonic`.
-
-    Returns:
-        When it was done last, now.
-
     """
-    now = time.monotonic()
-    if now - last < TRIM_SECONDS:
-        return last
-    if sys.platform == "linux":
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Do it where the last time was long ago."""
+        if time.monotonic() - self._last < TRIM_SECONDS or sys.platform != "linux":
+            return
+        self._last = time.monotonic()
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return now
 
 
 def ran_out(error: RuntimeError) -> bool:

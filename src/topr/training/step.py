@@ -124,7 +124,7 @@ class Step:
         """Largest |weight / A| over each completion's tokens."""
         self._negative = (self.advantage_B < 0).tolist()
         self._decided: dict[int, Tensor] = {}
-        self._log_ratios: dict[int, Tensor] = {}
+        self._logprobs: dict[int, Tensor] = {}
 
     def first(self) -> list[int]:
         """Return the positions whose log-probabilities are wanted before any backward pass: all
@@ -146,16 +146,15 @@ class Step:
 
     def score(self, positions: Sequence[int], logprobs: Tensor) -> None:
         """Take the log-probabilities of some rows, end to end, [N]."""
-        ratios = self._ratios(positions, logprobs)
         lengths = [self.lengths[i] for i in positions]
-        self._log_ratios |= zip(positions, ratios.split_with_sizes(lengths), strict=True)
+        parts = logprobs.detach().split_with_sizes(lengths)
+        self._logprobs |= zip(positions, parts, strict=True)
 
     def decide(self) -> None:
         """Fix the weights of all rows that were scored, together."""
-        positions = list(self._log_ratios)
+        positions = list(self._logprobs)
         if positions:
-            ratios = torch.cat([self._log_ratios[i] for i in positions])
-            weights = self._weights(positions, ratios)
+            weights = self._weights(positions, torch.cat([self._logprobs[i] for i in positions]))
             lengths = [self.lengths[i] for i in positions]
             self._decided |= zip(positions, weights.split_with_sizes(lengths), strict=True)
 
@@ -171,23 +170,16 @@ class Step:
             chosen = positions[sequences]
             if all(i in self._decided for i in chosen):
                 return torch.cat([self._decided[i] for i in chosen])
-            return self._weights(chosen, self._ratios(chosen, logprobs))
+            return self._weights(chosen, logprobs)
 
         return factors
 
-    def _ratios(self, positions: Sequence[int], logprobs: Tensor) -> Tensor:
-        """Return log pi - log mu of each token, [N]."""
-        return logprobs.detach().float() - self._behavior(positions)
-
-    def _behavior(self, positions: Sequence[int]) -> Tensor:
-        """Return log mu of each token, [N]."""
-        behavior = [self.rows[i]["behavior_logprobs"] for i in positions]
-        return flat_tokens(behavior).to(self.device)
-
-    def _weights(self, positions: Sequence[int], ratios: Tensor) -> Tensor:
+    def _weights(self, positions: Sequence[int], logprobs: Tensor) -> Tensor:
         """Return the factor of each token's grad log pi, [N], and note what was seen."""
         lengths = [self.lengths[i] for i in positions]
-        log_ratio, mask = spread(ratios, lengths)
+        behavior = flat_tokens([self.rows[i]["behavior_logprobs"] for i in positions])
+        log_mu, mask = spread(behavior.to(self.device), lengths)
+        log_ratio = spread(logprobs.detach().float(), lengths)[0] - log_mu
         at = torch.tensor(positions, device=self.device)
         advantage = self.advantage_B[at]
         batch = ScoredBatch(
@@ -195,7 +187,7 @@ class Step:
             advantage=advantage,
             mask=mask,
             group=self.group_B[at],
-            behavior_logprobs=spread(self._behavior(positions), lengths)[0],
+            behavior_logprobs=log_mu,
             whole=Whole(advantage=self.advantage_B, group=self.group_B, rows=at),
         )
         weights = self.objective.weights(batch)

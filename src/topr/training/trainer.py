@@ -4,7 +4,6 @@ It does not sample, grade or choose: rows come graded, with the behaviour's log-
 with `recompute` asked for.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -43,19 +42,13 @@ from topr.training.checks import (
 )
 from topr.training.compiling import compile_layers, leave_compiling_to_us
 from topr.training.data import prepare_rows
-from topr.training.diagnostics import (
-    NoEffectWarnings,
-    StepStatistics,
-    diverged,
-    warn_one_sided,
-    warn_two_values,
-)
+from topr.training.diagnostics import NoEffectWarnings, StepStatistics, diverged, warn_of_rewards
 from topr.training.distributed import distributed_context
 from topr.training.fitting import fitting_forward
 from topr.training.last_good import LastGood
 from topr.training.loader import loader_of
 from topr.training.mapped_rows import numbers_of, with_column
-from topr.training.memory import trim
+from topr.training.memory import TrimMemory
 from topr.training.ordering import ShuffledBatches, assign_to_ranks, validate_order, write_order
 from topr.training.passes import Passes
 from topr.training.sharding import (
@@ -167,8 +160,7 @@ class TOPRTrainer(Trainer):
             args, self.composition, self.objective
         )
         rewards, groups = numbers_of(self.rows, "reward"), numbers_of(self.rows, "group")
-        warn_one_sided(self.objective, rewards - self.baseline)
-        warn_two_values(self.objective, rewards)
+        warn_of_rewards(self.objective, rewards, self.baseline)
         check_gradient(args.objective, self.objective, rewards, groups, self.baseline)
         warn_idle_baseline(args, self.objective, rewards)
         # Wrong groups must be refused now, not after the behaviour was recomputed.
@@ -202,7 +194,6 @@ class TOPRTrainer(Trainer):
 
     def _prepare_statistics(self) -> None:
         """Start what steps are counted and judged by."""
-        self._trimmed = time.monotonic()
         args = self.settings
         self._skipping = skipping_of(args, self.objective)
         size = 1 + int(numbers_of(self.rows, "row").max())
@@ -217,6 +208,8 @@ class TOPRTrainer(Trainer):
         )
         self.add_callback(self._no_effect)
         self.add_callback(self.watch)
+        if args.device.type == "cpu":
+            self.add_callback(TrimMemory())
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -301,8 +294,6 @@ class TOPRTrainer(Trainer):
             self.distributed.sum_gradients(model.parameters())
         if not torch.isfinite(loss) or not torch.isfinite(step.log_ratio_B).all():
             self._stop_diverged(f"the loss is {loss.item()}", rows)
-        if self.accelerator.sync_gradients and self.args.device.type == "cpu":
-            self._trimmed = trim(self._trimmed)
         self._last_rows = rows
         self._last_taper[[row["row"] for row in rows]] = step.taper_B.cpu().numpy()
         self._statistics.add_step(step)
