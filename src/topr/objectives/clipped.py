@@ -21,11 +21,11 @@ from topr.objectives.base import (
     Uses,
     log_rho,
 )
-from topr.objectives.relative import CENTRED, group_normalized
+from topr.objectives.relative import CENTRED, MaybeNormalized, group_normalized
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PPO:
+class PPO(MaybeNormalized):
     """PPO's clipped surrogate (Schulman et al., arXiv 1707.06347, eq. 7); with
     `group_normalized`, GRPO (Shao et al., arXiv 2402.03300) without its KL term.
     """
@@ -35,25 +35,11 @@ class PPO:
     high: NotNegative = 0.2
     """Clipped above 1 + high."""
     level: Level = "token"
-    group_normalized: bool = False
-    """Advantage minus the group's mean, over its standard deviation."""
-
     normalization: ClassVar[Normalization] = "length"
-
-    @property
-    def needs_group(self) -> GroupNeed:
-        """See `Objective.needs_group`."""
-        return "rewards" if self.group_normalized else None
-
-    @property
-    def uses(self) -> Uses:
-        """See `Objective.uses`."""
-        return CENTRED if self.group_normalized else Uses()
 
     def weights(self, batch: ScoredBatch) -> Tensor:
         """Return rho A where the clip is inactive, else 0. See `Objective.weights`."""
-        advantage = group_normalized(batch) if self.group_normalized else batch.advantage.float()
-        rho = batch.log_rho(self.level)
+        advantage, rho = self.advantages(batch), batch.log_rho(self.level)
         active = _inactive_clip(rho, advantage, *_log_limits(self.low, self.high))
         return _ratio_weights(rho, advantage, active & batch.mask)
 

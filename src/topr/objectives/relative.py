@@ -45,6 +45,28 @@ def _normalized(advantage: Tensor, group: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MaybeNormalized:
+    """What objectives have in common that take A = R - c, or GRPO's advantages."""
+
+    group_normalized: bool = False
+    """Advantage minus the group's mean, over its standard deviation."""
+
+    @property
+    def needs_group(self) -> GroupNeed:
+        """See `Objective.needs_group`."""
+        return "rewards" if self.group_normalized else None
+
+    @property
+    def uses(self) -> Uses:
+        """See `Objective.uses`."""
+        return CENTRED if self.group_normalized else Uses()
+
+    def advantages(self, batch: ScoredBatch) -> Tensor:
+        """Return the advantage of each completion, [B] float32."""
+        return group_normalized(batch) if self.group_normalized else batch.advantage.float()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AsymRE:
     """Asymmetric REINFORCE (Arnal et al., arXiv 2506.20520): no ratio, A = R - V with the
     baseline V a little below (delta < 0) the mean reward of the behaviour policy on the prompt.

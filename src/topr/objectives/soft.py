@@ -15,11 +15,11 @@ from topr.objectives.base import (
     ScoredBatch,
     Uses,
 )
-from topr.objectives.relative import CENTRED, group_normalized
+from topr.objectives.relative import CENTRED, MaybeNormalized, group_normalized
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VESPO:
+class VESPO(MaybeNormalized):
     """Variational sequence-level soft policy optimization (arXiv 2602.10693): A times
 
         phi(rho) = rho^k exp(lambda (1 - rho))
@@ -38,20 +38,9 @@ class VESPO:
 
     normalization: ClassVar[Normalization] = "none"
 
-    @property
-    def needs_group(self) -> GroupNeed:
-        """See `Objective.needs_group`."""
-        return "rewards" if self.group_normalized else None
-
-    @property
-    def uses(self) -> Uses:
-        """See `Objective.uses`."""
-        return CENTRED if self.group_normalized else Uses()
-
     def weights(self, batch: ScoredBatch) -> Tensor:
         """Return A phi(rho). See `Objective.weights`."""
-        advantage = group_normalized(batch) if self.group_normalized else batch.advantage.float()
-        rho, advantage = batch.log_rho("sequence"), advantage[:, None]
+        rho, advantage = batch.log_rho("sequence"), self.advantages(batch)[:, None]
         k = torch.where(advantage >= 0, self.k_positive, self.k_negative)
         slope = torch.where(advantage >= 0, self.lambda_positive, self.lambda_negative)
         log_phi = k * rho + slope * (1 - rho.clamp(max=LOG_CAP).exp())
